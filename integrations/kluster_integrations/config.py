@@ -1,0 +1,212 @@
+"""How to reach kluster.ai: the key, the address and the few choices that hold for every call."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
+from urllib.parse import urlsplit
+
+from pydantic import AliasChoices, Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from kluster_integrations.catalog import Plan
+from kluster_integrations.errors import AuthenticationError
+
+__all__ = ["DEFAULT_BASE_URL", "KlusterConfig", "Unsupported", "env_source"]
+
+DEFAULT_BASE_URL = "https://api.kluster.ai/v1"
+"""Source: kluster.ai's docs, 2025-07-31."""
+
+Unsupported = Literal["error", "drop"]
+
+# The first is this package's; the others are what the vendor's LangChain and LiteLLM forks read.
+_ENV: Mapping[str, tuple[str, ...]] = {
+    "api_key": ("KLUSTER_API_KEY", "KLUSTERAI_API_KEY", "KLUSTER_AI_API_KEY"),
+    "base_url": ("KLUSTER_BASE_URL", "KLUSTER_AI_BASE_URL"),
+    "plan": ("KLUSTER_PLAN",),
+    "timeout": ("KLUSTER_TIMEOUT",),
+    "max_retries": ("KLUSTER_MAX_RETRIES",),
+    "unsupported": ("KLUSTER_UNSUPPORTED",),
+}
+
+
+def env_source(name: str) -> str | None:
+    """Return the environment variable that a field of `KlusterConfig` is read from, None if none is set."""
+    return next((env for env in _ENV.get(name, ()) if os.environ.get(env)), None)
+
+
+def _field(name: str, default: Any) -> Any:
+    return Field(default, validation_alias=AliasChoices(name, *_ENV.get(name, ())))
+
+
+class KlusterConfig(BaseSettings):
+    """The connection to kluster.ai, or to any server of the same shape.
+
+    Each field is taken from the argument, else from the environment variables named below in their order, else from
+    the default. Variables of other companies (`OPENAI_…`) are never read: their keys must not reach this host.
+
+    Args:
+        api_key: Sent as bearer token. `KLUSTER_API_KEY`, `KLUSTERAI_API_KEY`, `KLUSTER_AI_API_KEY`.
+        base_url: Where the API is: `https://…`, or `http://…` on a loopback address (a key never travels unencrypted).
+            Trailing slashes are cut, and an address without a path gets `/v1`; any other path stays as it is.
+            `KLUSTER_BASE_URL`, `KLUSTER_AI_BASE_URL`; default `https://api.kluster.ai/v1`.
+        plan: `trial`, `core`, `scale` or `enterprise`; decides windows and limits. Default None: unknown, no limits
+            here. `KLUSTER_PLAN`.
+        timeout: Seconds to wait for the server between bytes; default 600, as in the openai SDK. `KLUSTER_TIMEOUT`.
+        max_retries: Further tries after 408, 409, 429, 5xx and broken connections, with growing, jittered waits or
+            what `Retry-After` says; default 2. `KLUSTER_MAX_RETRIES`.
+        default_headers: Sent with every request; they may hold credentials, and are shown nowhere.
+        unsupported: What to do with a parameter that kluster.ai does not take and that cannot be done here: `error`
+            (default) raises before any request, `drop` leaves it out with one warning. `KLUSTER_UNSUPPORTED`.
+
+    Raises:
+        pydantic.ValidationError: A `ValueError`, if a value is not acceptable; it never shows the key.
+    """
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="forbid",
+        env_ignore_empty=True,
+        hide_input_in_errors=True,
+        arbitrary_types_allowed=True,
+    )
+
+    api_key: SecretStr | None = _field("api_key", None)
+    base_url: str = _field("base_url", DEFAULT_BASE_URL)
+    plan: Plan | None = _field("plan", None)
+    timeout: float = _field("timeout", 600.0)
+    max_retries: int = _field("max_retries", 2)
+    default_headers: Mapping[str, str] = Field(default_factory=dict, repr=False, exclude=True)
+    unsupported: Unsupported = _field("unsupported", "error")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Read arguments and the environment, no files."""
+        return init_settings, env_settings
+
+    @field_validator("api_key")
+    @classmethod
+    def _check_key(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is None:
+            return None
+        key = value.get_secret_value().strip()  # a file or a shell adds line ends
+        if not key.isascii() or not key.isprintable() or " " in key:
+            raise ValueError(
+                "api_key (not shown) holds white space or characters that no header can carry; copy it again."
+            )
+        return SecretStr(key) if key else None
+
+    @field_validator("base_url")
+    @classmethod
+    def _check_base_url(cls, value: str) -> str:
+        return normalize_base_url(value)
+
+    @field_validator("plan", "unsupported", mode="before")
+    @classmethod
+    def _check_choice(cls, value: object, info: Any) -> object:
+        allowed = get_args(Plan if info.field_name == "plan" else Unsupported)
+        if isinstance(value, str):
+            value = value.strip().lower()
+        if value in allowed or (value is None and info.field_name == "plan"):
+            return value
+        raise ValueError(f"{info.field_name}={value!r} must be one of {', '.join(allowed)}.")
+
+    @field_validator("timeout", mode="before")
+    @classmethod
+    def _check_timeout(cls, value: object) -> float:
+        number = _number(value)
+        if number is None or not 0 < number < float("inf"):
+            raise ValueError(f"timeout={value!r} must be a number of seconds above 0, such as 60.")
+        return number
+
+    @field_validator("max_retries", mode="before")
+    @classmethod
+    def _check_retries(cls, value: object) -> int:
+        number = _number(value)
+        if number is None or number < 0 or number != int(number):
+            raise ValueError(f"max_retries={value!r} must be a whole number, 0 or more.")
+        return int(number)
+
+    def __getstate__(self) -> dict[Any, Any]:
+        """Leave out what may be secret; a restored config takes its key from the environment."""
+        state = super().__getstate__()
+        state["__dict__"] = {**state["__dict__"], "api_key": None, "default_headers": {}}
+        return state
+
+    def __setstate__(self, state: dict[Any, Any]) -> None:
+        if name := env_source("api_key"):
+            state["__dict__"]["api_key"] = self._check_key(SecretStr(os.environ[name]))
+        super().__setstate__(state)
+
+    def require_key(self) -> str:
+        """Return the key itself, for the one place that sends it.
+
+        Raises:
+            AuthenticationError: If there is none; nothing has been sent.
+        """
+        if self.api_key is None:
+            raise AuthenticationError(
+                "No kluster.ai API key: neither api_key nor " + ", ".join(_ENV["api_key"]) + " is set."
+            )
+        return self.api_key.get_secret_value()
+
+
+def _number(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return None
+    try:
+        return float(value)
+    except ValueError:
+        return None
+
+
+def normalize_base_url(value: str) -> str:
+    """Return an address in the one form that is used: no trailing slash, `/v1` where there was no path.
+
+    Raises:
+        ValueError: If it is no http(s) URL, holds credentials, a query or an endpoint's path, or would send the key
+            unencrypted to another machine.
+    """
+    text = value.strip()
+    url = urlsplit(text)
+    try:
+        host, _ = url.hostname, url.port
+    except ValueError:
+        host = None
+    if url.scheme not in ("http", "https") or not host or any(c.isspace() for c in text):
+        shown = text if "@" not in text else "(with credentials)"
+        raise ValueError(f"base_url={shown!r} must be an address such as {DEFAULT_BASE_URL!r}.")
+    if url.username is not None or url.password is not None:
+        raise ValueError("base_url (not shown) holds credentials; pass api_key or default_headers instead.")
+    if url.query or url.fragment:
+        raise ValueError(f"base_url={text.split('?')[0].split('#')[0]!r} must not have a query or fragment.")
+    path = url.path.rstrip("/")
+    for endpoint in ("/chat/completions", "/embeddings", "/models", "/completions"):
+        if path.endswith(endpoint):
+            raise ValueError(
+                f"base_url={text!r} names an endpoint; leave {endpoint!r} off, as in {DEFAULT_BASE_URL!r}."
+            )
+    if url.scheme == "http" and not _is_loopback(host):
+        raise ValueError(
+            f"base_url={text!r} would send the key unencrypted; use https://, or http:// on a loopback address "
+            "(localhost, 127.0.0.1, [::1])."
+        )
+    return f"{url.scheme}://{url.netloc}{path or '/v1'}"
+
+
+def _is_loopback(host: str) -> bool:
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

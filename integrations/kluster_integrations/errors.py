@@ -1,0 +1,360 @@
+"""What can go wrong, by cause, and the one place that maps everything else into it.
+
+    KlusterError
+    ├── AuthenticationError          401, or no key at all
+    ├── PermissionDeniedError        403
+    ├── NotFoundError                404
+    ├── BadRequestError              400, 422 and other 4xx; also what is refused before a request
+    │   ├── UnsupportedParameterError    kluster.ai has no such parameter
+    │   └── ContextWindowExceededError   the prompt does not fit
+    ├── RateLimitError               429
+    ├── InternalServerError          5xx, and answers that are none
+    ├── APIConnectionError           no connection, or it broke
+    │   ├── APITimeoutError              nothing came in time
+    │   └── TruncatedStreamError         the stream stopped before the answer was complete
+    └── OutputValidationError        the model's text is not what was asked for
+
+An HTTP error is judged by its status alone: kluster.ai has answered a 500 with `"type": "invalid_request_error"` and
+`errorCode` in place of `code` (reference/kluster-api.md, Errors). Keys never enter: the SDK's exceptions, which hold
+the request, are replaced, and a key that a server echoes is masked.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import json
+import re
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Self
+
+__all__ = [
+    "APIConnectionError",
+    "APITimeoutError",
+    "AuthenticationError",
+    "BadRequestError",
+    "ContextWindowExceededError",
+    "InternalServerError",
+    "KlusterError",
+    "NotFoundError",
+    "OutputValidationError",
+    "PermissionDeniedError",
+    "RateLimitError",
+    "TruncatedStreamError",
+    "UnsupportedParameterError",
+    "from_body",
+    "mapped",
+]
+
+# vLLM (old and new), SGLang, OpenAI and llama.cpp say it in these words.
+_OVERFLOW = re.compile(
+    r"maximum context length|model's context length|context_length_exceeded|maximum model length"
+    r"|exceeds? the (?:model's |available )?(?:maximum )?context|max(?:imum)? (?:allowed )?input length",
+    re.IGNORECASE,
+)
+_MAX_MESSAGE = 2_000
+
+
+class KlusterError(Exception):
+    """Base of every error of this package.
+
+    Args:
+        message: What happened.
+        status_code: The HTTP status, None where there was no answer.
+        code: The server's error code (`code`, or the vendor's `errorCode`), as text.
+        request_id: The server's id of the request.
+        retry_after: Seconds to wait, where the server said so.
+        hint: What to do; each class has a default.
+        body: The decoded error body, for programs.
+        headers: The answer's headers, names in lower case, without cookies.
+    """
+
+    default_hint: str | None = None
+    status_code: Any  # int | None: adapters mix in openai's classes, which declare a Literal
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status_code: int | None = None,
+        code: str | None = None,
+        request_id: str | None = None,
+        retry_after: float | None = None,
+        hint: str | None = None,
+        body: object = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        Exception.__init__(self, message)
+        self.message = message
+        self.status_code = status_code
+        self.code = code
+        self.request_id = request_id
+        self.retry_after = retry_after
+        self.hint = hint if hint is not None else self.default_hint
+        self.body = body
+        self.headers = {k.lower(): v for k, v in (headers or {}).items() if k.lower() != "set-cookie"}
+
+    def __str__(self) -> str:
+        status = f" (HTTP {self.status_code})" if self.status_code else ""
+        return f"{self.message}{status}" + (f" Hint: {self.hint}" if self.hint else "")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Exception's own would call the class with `args` alone and lose the rest.
+        return (_rebuild, (type(self), self.message, self.__dict__.copy()))
+
+    @classmethod
+    def like(cls, other: KlusterError) -> Self:
+        """Return an error of this class with everything that `other` says; for adapters' own classes."""
+        error = cls(other.message)
+        error.__dict__.update(other.__dict__)
+        return error
+
+
+def _rebuild(cls: type[KlusterError], message: str, state: dict[str, Any]) -> KlusterError:
+    error = cls(message)
+    error.__dict__.update(state)
+    return error
+
+
+class AuthenticationError(KlusterError):
+    """The key is missing or not accepted."""
+
+    default_hint = "set KLUSTER_API_KEY, or pass api_key=…; `kluster doctor` shows what is found."
+
+
+class PermissionDeniedError(KlusterError):
+    """The key is valid, but not for this."""
+
+    default_hint = "the key's account may not use this model or endpoint."
+
+
+class NotFoundError(KlusterError):
+    """No such model, file, job or path."""
+
+    default_hint = "`kluster models --refresh` lists what the server has; check base_url too."
+
+
+class BadRequestError(KlusterError):
+    """The request is not acceptable; sending it again will not help."""
+
+
+class UnsupportedParameterError(BadRequestError):
+    """A parameter that kluster.ai does not take and that cannot be done on this side."""
+
+
+class ContextWindowExceededError(BadRequestError):
+    """The prompt, or prompt and answer together, are longer than the model's context window."""
+
+    default_hint = "shorten the messages, lower max_completion_tokens, or take a model with a longer window."
+
+
+class RateLimitError(KlusterError):
+    """Too many requests a minute, or at the same time."""
+
+    default_hint = "wait, send less at once, or raise max_retries; limits are by plan."
+
+
+class InternalServerError(KlusterError):
+    """The server failed, or its answer cannot be read."""
+
+
+class APIConnectionError(KlusterError):
+    """There was no connection to the server, or it broke before the answer was complete."""
+
+    default_hint = "check base_url and the network; `kluster doctor` tries them."
+
+
+class APITimeoutError(APIConnectionError):
+    """The server did not answer within `timeout`."""
+
+    default_hint = "raise timeout=… (seconds), or stream the answer."
+
+
+class TruncatedStreamError(APIConnectionError):
+    """A stream ended without a finish reason; what had come is in `partial`."""
+
+    default_hint = "send the request again; the text so far is in .partial."
+    partial: str = ""
+
+
+class OutputValidationError(KlusterError):
+    """The model's answer is not what the schema or the tools ask for; its text is in `raw_text`."""
+
+    raw_text: str = ""
+
+
+_BY_STATUS: Mapping[int, type[KlusterError]] = {
+    401: AuthenticationError,
+    403: PermissionDeniedError,
+    404: NotFoundError,
+    408: APITimeoutError,
+    429: RateLimitError,
+}
+
+
+def _class_for(status: int | None, text: str) -> type[KlusterError]:
+    if status is not None and status in _BY_STATUS:
+        return _BY_STATUS[status]
+    if status is not None and 300 <= status < 500:
+        # 413 is how some gateways word an overflow; rate limits and keys are settled above.
+        return ContextWindowExceededError if _OVERFLOW.search(text) else BadRequestError
+    return InternalServerError
+
+
+def _int_or_none(value: object) -> int | None:
+    try:
+        return int(value) if isinstance(value, (int, str)) else None
+    except ValueError:
+        return None
+
+
+def from_body(
+    body: object,
+    *,
+    status_code: int | None = None,
+    headers: Mapping[str, str] | None = None,
+    secret: str | None = None,
+) -> KlusterError:
+    """Return the error that an error body stands for: of an HTTP error, or inside a 200.
+
+    Args:
+        body: The decoded JSON, or text; `{"error": {…}}`, the inner object alone, and vLLM's flat
+            `{"object": "error", …}` are all read.
+        status_code: The HTTP status; inside a 200 leave it out, and a numeric `code` of the body stands in.
+        headers: The answer's headers, for the request id and `Retry-After`.
+        secret: A key to mask, should the server echo it.
+    """
+    inner = body.get("error", body) if isinstance(body, dict) else body
+    detail: Mapping[str, Any] = inner if isinstance(inner, dict) else {"message": inner}
+    code = detail.get("code")
+    if code is None:
+        code = detail.get("errorCode")
+    message = detail.get("message") or detail.get("detail") or ""
+    text = _plain(message) or (
+        f"HTTP {status_code} without a message." if status_code else "The server reports an error without a message."
+    )
+    text, body = _mask(text, secret), _mask(body, secret)
+    if status_code is None:
+        found = _int_or_none(code)
+        status_code = found if found is not None and 400 <= found < 600 else None
+    cls = _class_for(status_code, f"{text} {code}")
+    if status_code is None and _OVERFLOW.search(f"{text} {code}"):
+        cls = ContextWindowExceededError
+    return cls(
+        text,
+        status_code=status_code,
+        code=None if code is None else str(code),
+        request_id=(headers or {}).get("x-request-id"),
+        retry_after=_retry_after(headers or {}),
+        body=body,
+        headers=headers,
+    )
+
+
+def _plain(message: object) -> str:
+    text = message if isinstance(message, str) else str(message)
+    if text.lstrip()[:1] == "<":  # a gateway's HTML page
+        title = re.search(r"<title[^>]*>(.*?)</title>", text, re.IGNORECASE | re.DOTALL)
+        text = title.group(1) if title else re.sub(r"<[^>]+>", " ", text)
+    text = " ".join(text.split())
+    return text if len(text) <= _MAX_MESSAGE else text[:_MAX_MESSAGE] + "…"
+
+
+def _mask(value: Any, secret: str | None) -> Any:
+    if not secret:
+        return value
+    if isinstance(value, str):
+        return value.replace(secret, "***")
+    if isinstance(value, dict):
+        return {_mask(k, secret): _mask(v, secret) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_mask(v, secret) for v in value]
+    return value
+
+
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds to wait: `retry-after-ms`, or `Retry-After` as seconds or as a date (RFC 9110, 10.2.3)."""
+    for name, divisor in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
+        value = headers.get(name)
+        if value is None:
+            continue
+        try:
+            return max(0.0, float(value) / divisor)
+        except ValueError:
+            when = email.utils.parsedate_tz(value)
+            if when is not None:
+                return max(0.0, email.utils.mktime_tz(when) - time.time())
+    return None
+
+
+def _is_from(err: BaseException, name: str) -> bool:
+    """Whether an exception is of this kind of httpx's or httpx2's: openai 2.x lets them out of a broken stream."""
+    return any(
+        cls.__name__ == name and cls.__module__.split(".")[0] in ("httpx", "httpx2") for cls in type(err).__mro__
+    )
+
+
+def _translate(err: Exception, secret: str | None) -> KlusterError | None:
+    import openai
+
+    if isinstance(err, openai.APIStatusError):
+        response = err.response
+        body: object = err.body if err.body is not None else response.text
+        if location := response.headers.get("location"):
+            body = f"The server redirects to {location}; set base_url to where the API is."
+        return from_body(body, status_code=err.status_code, headers=response.headers, secret=secret)
+    if isinstance(err, openai.APIResponseValidationError):
+        return InternalServerError(f"The answer cannot be read: {_plain(err)}", status_code=err.status_code)
+    if isinstance(err, (openai.APIConnectionError, OSError)) or _is_from(err, "RequestError"):
+        inner = _innermost(err)
+        # By the cause: through aiohttp, httpx calls a server that hangs up a timeout, too.
+        if isinstance(inner, TimeoutError) or "Timeout" in type(inner).__name__:
+            return APITimeoutError("The server did not answer in time.")
+        said = _plain(f"{type(inner).__name__}: {inner}")
+        return APIConnectionError(_mask(f"The connection failed: {said}.", secret))
+    if isinstance(err, UnicodeEncodeError):
+        return BadRequestError(f"The messages hold text that is not valid Unicode ({err.reason}).")
+    if isinstance(err, (json.JSONDecodeError, UnicodeDecodeError)):
+        return InternalServerError(f"The answer cannot be read: {_plain(err)}")
+    return None
+
+
+def _innermost(err: BaseException) -> BaseException:
+    while (inner := err.__cause__ or err.__context__) is not None:
+        err = inner
+    return err
+
+
+class mapped:  # noqa: N801
+    """A context manager that turns whatever goes wrong inside into a `KlusterError`. It may be used again and again.
+
+    Args:
+        secret: The key in use, masked wherever a server echoes it.
+        adapt: An adapter's own class for each class of this module (they inherit from it), so that a framework finds
+            what it knows.
+    """
+
+    __slots__ = ("_adapt", "_secret")
+
+    def __init__(
+        self,
+        *,
+        secret: str | None = None,
+        adapt: Mapping[type[KlusterError], type[KlusterError]] | None = None,
+    ) -> None:
+        self._secret = secret
+        self._adapt = adapt or {}
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, err: BaseException | None, _: TracebackType | None) -> None:
+        if not isinstance(err, Exception):
+            return
+        known = err if isinstance(err, KlusterError) else _translate(err, self._secret)
+        if known is not None and (adapted := self._adapt.get(type(known))):
+            known = adapted.like(known)
+        if known is not None and known is not err:
+            # Not "from err": the SDK's exception holds the request, and its frames the headers with the key.
+            raise known from None

@@ -1,0 +1,228 @@
+"""LangChain's messages <-> the wire."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from langchain_core.messages import (
+    AIMessage,
+    AIMessageChunk,
+    BaseMessage,
+    ChatMessage,
+    HumanMessage,
+    SystemMessage,
+    ToolMessage,
+    UsageMetadata,
+    convert_to_openai_data_block,
+    is_data_content_block,
+)
+from langchain_core.messages.ai import InputTokenDetails, OutputTokenDetails
+from langchain_core.messages.tool import invalid_tool_call, tool_call, tool_call_chunk
+from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+
+from kluster_integrations.catalog import ModelSpec
+from kluster_integrations.errors import BadRequestError
+from kluster_integrations.response import Completion
+from kluster_integrations.streaming import ChatStream, Delta, Usage
+
+__all__ = ["ChunkMaker", "to_result", "to_wire"]
+
+PROVIDER = "kluster"
+
+
+def to_wire(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
+    """Return OpenAI's message objects; what kluster.ai takes of them is for core to say."""
+    return [_message(m) for m in messages]
+
+
+def _message(message: BaseMessage) -> dict[str, Any]:
+    content: Any = message.content
+    if not isinstance(content, str):
+        content = [part for block in content if (part := _part(block)) is not None]
+    if isinstance(message, HumanMessage):
+        return {"role": "user", "content": content}
+    if isinstance(message, SystemMessage):
+        return {"role": "system", "content": content}
+    if isinstance(message, AIMessage):
+        return _assistant(message, content)
+    if isinstance(message, ToolMessage):
+        return {"role": "tool", "content": content, "tool_call_id": message.tool_call_id}
+    # ChatMessage has a role of its own; FunctionMessage and the rest have none on this wire.
+    return {"role": message.role if isinstance(message, ChatMessage) else message.type, "content": content}
+
+
+def _assistant(message: AIMessage, content: Any) -> dict[str, Any]:
+    calls = [(c["id"], c["name"], json.dumps(c["args"], ensure_ascii=False)) for c in message.tool_calls]
+    calls += [(c["id"], c["name"] or "", c["args"] or "") for c in message.invalid_tool_calls]
+    wire: dict[str, Any] = {"role": "assistant", "content": content}
+    if calls:
+        wire["tool_calls"] = [
+            {"id": id_, "type": "function", "function": {"name": name, "arguments": arguments}}
+            for id_, name, arguments in calls
+        ]
+    elif raw := message.additional_kwargs.get("tool_calls"):
+        wire["tool_calls"] = raw
+    return wire
+
+
+# Blocks that repeat what tool_calls says, or that never go back.
+_LEFT_OUT = frozenset({"tool_use", "tool_call", "tool_call_chunk", "invalid_tool_call", "reasoning", "thinking"})
+
+
+def _part(block: str | dict[Any, Any]) -> str | dict[str, Any] | None:
+    if isinstance(block, str):
+        return block
+    kind = block.get("type")
+    if kind in _LEFT_OUT:
+        return None
+    if kind == "text" or kind == "image_url":
+        return block
+    if kind == "image" and isinstance(source := block.get("source"), Mapping):  # Anthropic's form
+        data, media = source.get("data"), source.get("media_type")
+        url = source.get("url") or f"data:{media};base64,{data}"
+        return {"type": "image_url", "image_url": {"url": url}}
+    if is_data_content_block(block):
+        try:
+            return convert_to_openai_data_block(block)
+        except ValueError as err:
+            raise BadRequestError(f"A content block of type {kind!r} is not acceptable: {err}") from None
+    return block
+
+
+def to_result(answer: Completion, spec: ModelSpec, headers: Mapping[str, str] | None) -> ChatResult:
+    """Return LangChain's result of a whole answer."""
+    message = AIMessage(
+        content=answer.text,
+        additional_kwargs={"reasoning_content": answer.reasoning} if answer.reasoning else {},
+        response_metadata=_metadata(answer, spec, headers),
+        usage_metadata=_usage(answer.usage),
+    )
+    for call in answer.tool_calls:
+        args = _arguments(call.arguments)
+        if isinstance(args, dict):
+            message.tool_calls.append(tool_call(name=call.name, args=args, id=call.id))
+        else:
+            message.invalid_tool_calls.append(
+                invalid_tool_call(name=call.name, args=call.arguments, id=call.id, error=args)
+            )
+    info = {"finish_reason": answer.finish_reason}
+    if answer.logprobs:
+        info["logprobs"] = answer.logprobs  # type: ignore[assignment]
+    output = {"token_usage": message.response_metadata["token_usage"], "model_name": answer.model or spec.id}
+    return ChatResult(generations=[ChatGeneration(message=message, generation_info=info)], llm_output=output)
+
+
+def _arguments(text: str) -> dict[str, Any] | str:
+    """Return the arguments of a call, or what is wrong with them."""
+    try:
+        value = json.loads(text, strict=False)
+    except ValueError as err:
+        return f"Arguments are not valid JSON: {err}"
+    return value if isinstance(value, dict) else "Arguments are not a JSON object."
+
+
+def _metadata(answer: Completion, spec: ModelSpec, headers: Mapping[str, str] | None) -> dict[str, Any]:
+    metadata: dict[str, Any] = {
+        "token_usage": _token_usage(answer.usage),
+        "model_provider": PROVIDER,
+        "model_name": answer.model or spec.id,
+        "finish_reason": answer.finish_reason,
+        "id": answer.id,
+        **answer.meta,
+        **_cost(answer.usage, spec),
+    }
+    if answer.logprobs:
+        metadata["logprobs"] = answer.logprobs
+    if headers is not None:
+        metadata["headers"] = dict(headers)
+    return metadata
+
+
+def _token_usage(usage: Usage) -> dict[str, Any]:
+    numbers: dict[str, Any] = {
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "total_tokens": usage.total_tokens,
+    }
+    if usage.estimated:
+        numbers["estimated"] = True
+    return numbers
+
+
+def _cost(usage: Usage, spec: ModelSpec) -> dict[str, Any]:
+    """Return the cost in US$ where the price is known, and the mark of estimated tokens."""
+    said: dict[str, Any] = {}
+    cost = spec.cost(usage.prompt_tokens, usage.completion_tokens)
+    if cost is not None:
+        said["cost"] = cost
+    if usage.estimated:
+        said["usage_estimated"] = True
+    return said
+
+
+def _usage(usage: Usage) -> UsageMetadata:
+    numbers = UsageMetadata(
+        input_tokens=usage.prompt_tokens,
+        output_tokens=usage.completion_tokens,
+        total_tokens=usage.total_tokens,
+    )
+    if usage.cached_tokens is not None:
+        numbers["input_token_details"] = InputTokenDetails(cache_read=usage.cached_tokens)
+    if usage.reasoning_tokens is not None:
+        numbers["output_token_details"] = OutputTokenDetails(reasoning=usage.reasoning_tokens)
+    return numbers
+
+
+class ChunkMaker:
+    """Turns the deltas of one answer into LangChain's chunks.
+
+    Metadata, the finish reason and usage each stand on exactly one chunk, since LangChain adds up what it merges.
+
+    Args:
+        reader: The state of the answer, for its HTTP headers.
+        spec: The model's spec, for the cost.
+        with_headers: Whether the metadata hold the headers.
+    """
+
+    def __init__(self, reader: ChatStream, spec: ModelSpec, *, with_headers: bool) -> None:
+        self._reader = reader
+        self._spec = spec
+        self._with_headers = with_headers
+
+    def make(self, delta: Delta) -> ChatGenerationChunk:
+        """Return the chunk of one delta."""
+        fields: dict[str, Any] = {}
+        if delta.reasoning:
+            fields["additional_kwargs"] = {"reasoning_content": delta.reasoning}
+        if delta.tool_calls:
+            fields["tool_call_chunks"] = [
+                tool_call_chunk(name=c.name, args=c.arguments, id=c.id, index=c.index) for c in delta.tool_calls
+            ]
+        if delta.usage:
+            fields["usage_metadata"] = _usage(delta.usage)
+        if delta.meta or delta.usage:
+            fields["response_metadata"] = self._metadata(delta)
+        info: dict[str, Any] = {}
+        if delta.finish_reason:
+            info["finish_reason"] = delta.finish_reason
+        if delta.logprobs:
+            info["logprobs"] = delta.logprobs
+        message = AIMessageChunk(content=delta.content, **fields)
+        return ChatGenerationChunk(message=message, generation_info=info or None)
+
+    def _metadata(self, delta: Delta) -> dict[str, Any]:
+        metadata: dict[str, Any] = {}
+        if delta.meta:
+            metadata = {_RENAMED.get(k, k): v for k, v in delta.meta.items()}
+            if "model_name" in metadata:
+                metadata["model_provider"] = PROVIDER
+                if self._with_headers:
+                    metadata["headers"] = dict(self._reader.headers)
+        if delta.usage:
+            metadata |= _cost(delta.usage, self._spec)
+        return metadata
+
+
+_RENAMED = {"model": "model_name"}

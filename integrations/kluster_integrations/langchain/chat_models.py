@@ -1,0 +1,400 @@
+"""`ChatKluster`, LangChain's chat model for kluster.ai."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from typing import Any, Self
+
+from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
+from langchain_core.language_models import LanguageModelInput, ModelProfile
+from langchain_core.language_models.base import LangSmithParams
+from langchain_core.language_models.chat_models import BaseChatModel
+from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.outputs import ChatGenerationChunk, ChatResult
+from langchain_core.runnables import Runnable
+from langchain_core.tools import BaseTool
+from langchain_core.utils.function_calling import convert_to_openai_tool
+from langchain_core.utils.utils import _build_model_kwargs
+from pydantic import ConfigDict, Field, PrivateAttr, SecretStr, model_validator
+
+from kluster_integrations import catalog, request
+from kluster_integrations._version import __version__
+from kluster_integrations.catalog import Plan
+from kluster_integrations.config import KlusterConfig, Unsupported
+from kluster_integrations.langchain._errors import LANGCHAIN_ERRORS
+from kluster_integrations.langchain._messages import PROVIDER, ChunkMaker, to_result, to_wire
+from kluster_integrations.request import ChatRequest, ToolCalling
+from kluster_integrations.response import read
+from kluster_integrations.streaming import ChatStream
+from kluster_integrations.transport import CHAT_PATH, Transport
+
+__all__ = ["ChatKluster"]
+
+_CONFIG_FIELDS = ("api_key", "base_url", "plan", "timeout", "max_retries", "default_headers", "unsupported")
+_SAMPLING = (
+    "temperature",
+    "top_p",
+    "frequency_penalty",
+    "presence_penalty",
+    "logit_bias",
+    "logprobs",
+    "top_logprobs",
+    "seed",
+    "parallel_tool_calls",
+)
+# Arguments of a call that are for the transport or for LangSmith, not for the body.
+_NOT_BODY = ("model", "tool_calling", "extra_body", "extra_headers", "timeout", "ls_structured_output_format")
+
+
+class ChatKluster(BaseChatModel):
+    """A kluster.ai model as a LangChain chat model.
+
+    ```python
+    from kluster_integrations.langchain import ChatKluster
+
+    model = ChatKluster(model="klusterai/Meta-Llama-3.3-70B-Instruct-Turbo", temperature=0)
+    model.invoke("What is the ultimate breakfast sandwich?").text
+    ```
+
+    Thoughts of reasoning models are in `additional_kwargs["reasoning_content"]` and in `content_blocks`, never in `content`.
+    Tools and JSON answers work on every model: natively where the model has them, else through the prompt.
+
+    Raises:
+        pydantic.ValidationError: A `ValueError`, at construction, if an argument is not acceptable.
+        KlusterError: At calls; each of its kinds is also openai's class and langchain-core's `ModelError` kind.
+    """
+
+    model_config = ConfigDict(populate_by_name=True, arbitrary_types_allowed=True)
+
+    model_name: str = Field(alias="model", min_length=1)
+    """The model's id, sent as it is; `kluster models` lists them."""
+
+    api_key: SecretStr | None = Field(default=None, repr=False)
+    """Default: `KLUSTER_API_KEY` or its aliases; see `KlusterConfig`."""
+
+    base_url: str | None = None
+    """Default: `KLUSTER_BASE_URL`, else `https://api.kluster.ai/v1`."""
+
+    plan: Plan | None = None
+    """The account's plan, which decides windows. Default: `KLUSTER_PLAN`, else unknown."""
+
+    timeout: float | None = Field(default=None, alias="request_timeout")
+    """Seconds to wait between bytes. Default: `KLUSTER_TIMEOUT`, else 600."""
+
+    max_retries: int | None = None
+    """Further tries after 408, 409, 429, 5xx and broken connections. Default: `KLUSTER_MAX_RETRIES`, else 2."""
+
+    default_headers: Mapping[str, str] | None = Field(default=None, repr=False, exclude=True)
+    """Sent with every request."""
+
+    unsupported: Unsupported | None = None
+    """`error` or `drop` for parameters that kluster.ai does not take. Default: `KLUSTER_UNSUPPORTED`, else `error`."""
+
+    config: KlusterConfig | None = Field(default=None, repr=False, exclude=True)
+    """All of the connection at once; arguments given beside it win."""
+
+    temperature: float | None = None
+    """0 to 2."""
+
+    top_p: float | None = None
+    """0 to 1."""
+
+    frequency_penalty: float | None = None
+    """-2 to 2."""
+
+    presence_penalty: float | None = None
+    """-2 to 2."""
+
+    logit_bias: Mapping[str, float] | None = None
+    """Token ids to numbers that are added to their logits."""
+
+    logprobs: bool | None = None
+    """Whether to give log probabilities, in `response_metadata["logprobs"]`."""
+
+    top_logprobs: int | None = None
+    """Alternatives a token, 0 to 20; needs `logprobs`."""
+
+    max_tokens: int | None = Field(default=None, alias="max_completion_tokens")
+    """Tokens of the answer at the most; sent as `max_completion_tokens`. Default: the server's."""
+
+    seed: int | None = None
+    """For repeatable sampling, as far as the server can."""
+
+    stop: list[str] | str | None = Field(default=None, alias="stop_sequences")
+    """Texts that end the answer; the server takes four, more are applied here."""
+
+    parallel_tool_calls: bool | None = None
+    """Whether the model may call several tools at once. Default: the server's."""
+
+    tool_calling: ToolCalling = "auto"
+    """`native` sends tools, `prompted` describes them in the prompt, `auto` prefers native where the model has it."""
+
+    streaming: bool = False
+    """Whether `invoke` streams underneath."""
+
+    model_kwargs: dict[str, Any] = Field(default_factory=dict)
+    """Further parameters of OpenAI's API; what kluster.ai does not take is treated as `unsupported` says."""
+
+    extra_body: Mapping[str, Any] | None = None
+    """Sent as it is, for fields beyond OpenAI's API, such as `{"top_k": 5}` on a dedicated deployment."""
+
+    include_response_headers: bool = False
+    """Whether `response_metadata["headers"]` holds the HTTP headers of the answer."""
+
+    http_client: Any = Field(default=None, repr=False, exclude=True)
+    """An `httpx.Client` or `httpx2.Client` to use in place of the shared one."""
+
+    http_async_client: Any = Field(default=None, repr=False, exclude=True)
+    """The same for async calls."""
+
+    _transport: Transport = PrivateAttr()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _collect_extra(cls, values: dict[str, Any]) -> Any:
+        """Put unknown arguments into `model_kwargs`, with a warning, as LangChain's own packages do."""
+        names = {n for name, f in cls.model_fields.items() for n in (name, f.alias) if n}
+        return _build_model_kwargs(values, names)
+
+    @model_validator(mode="after")
+    def _set_transport(self) -> Self:
+        self._connect()
+        return self
+
+    def _connect(self) -> None:
+        given = {n: v for n in _CONFIG_FIELDS if (v := getattr(self, n)) is not None}
+        if self.config is not None:
+            given = {**{n: getattr(self.config, n) for n in _CONFIG_FIELDS}, **given}
+        self._transport = Transport(
+            KlusterConfig(**given),
+            http_client=self.http_client,
+            http_async_client=self.http_async_client,
+            adapt=LANGCHAIN_ERRORS,
+        )
+
+    @model_validator(mode="after")
+    def _add_kluster_version(self) -> Self:
+        self._add_version("kluster-integrations", __version__)
+        return self
+
+    def __getstate__(self) -> dict[Any, Any]:
+        """Leave out the key, what else may be secret, and connections; a restored model takes them up from the environment."""
+        state = super().__getstate__()
+        secret = {"api_key": None, "default_headers": None, "http_client": None, "http_async_client": None}
+        state["__dict__"] = {**state["__dict__"], **secret}
+        state["__pydantic_private__"] = {
+            k: v for k, v in (state["__pydantic_private__"] or {}).items() if k != "_transport"
+        }
+        return state
+
+    def __setstate__(self, state: dict[Any, Any]) -> None:
+        super().__setstate__(state)
+        self._connect()
+
+    @property
+    def model(self) -> str:
+        """The model's id."""
+        return self.model_name
+
+    @property
+    def spec(self) -> catalog.ModelSpec:
+        """What the catalog knows of the model, under the account's plan."""
+        return catalog.get(self.model_name, plan=self._transport.config.plan)
+
+    @property
+    def _llm_type(self) -> str:
+        return "kluster-chat"
+
+    @property
+    def lc_secrets(self) -> dict[str, str]:
+        """Where LangChain's loader finds the key."""
+        return {"api_key": "KLUSTER_API_KEY"}
+
+    @classmethod
+    def is_lc_serializable(cls) -> bool:
+        """Whether `dumps` writes it."""
+        return True
+
+    @property
+    def _identifying_params(self) -> dict[str, Any]:
+        return {
+            "model_name": self.model_name,
+            "base_url": self._transport.config.base_url,
+            "tool_calling": self.tool_calling,
+            **self._params(None, {}),
+            **({"extra_body": self.extra_body} if self.extra_body else {}),
+        }
+
+    def _get_invocation_params(self, stop: list[str] | None = None, **kwargs: Any) -> dict[str, Any]:
+        return {"model": self.model_name, "_type": self._llm_type, **self._params(stop, {}), **kwargs}
+
+    def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
+        params = super()._get_ls_params(stop=stop, **kwargs)
+        said = self._params(stop, kwargs)
+        params["ls_provider"] = PROVIDER
+        params["ls_model_name"] = kwargs.get("model", self.model_name)
+        if (temperature := said.get("temperature")) is not None:
+            params["ls_temperature"] = temperature
+        if (most := said.get("max_completion_tokens", said.get("max_tokens"))) is not None:
+            params["ls_max_tokens"] = most
+        if stops := said.get("stop"):
+            params["ls_stop"] = [stops] if isinstance(stops, str) else list(stops)
+        return params
+
+    def _resolve_model_profile(self) -> ModelProfile:
+        return ModelProfile(
+            max_input_tokens=self.spec.context_window,
+            max_output_tokens=self.spec.max_output_tokens,
+            text_inputs=True,
+            image_inputs=self.spec.supports_vision,
+            image_url_inputs=self.spec.supports_vision,
+            pdf_inputs=False,
+            audio_inputs=False,
+            video_inputs=False,
+            image_tool_message=False,
+            text_outputs=True,
+            reasoning_output=self.spec.reasoning,
+            tool_calling=True,
+            tool_choice=True,
+            structured_output=False,
+        )
+
+    def _params(self, stop: list[str] | None, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the parameters of a call: the fields, then `model_kwargs`, then the call's own."""
+        params = {n: v for n in _SAMPLING if (v := getattr(self, n)) is not None}
+        if self.max_tokens is not None:
+            params["max_completion_tokens"] = self.max_tokens
+        if stops := stop or self.stop:
+            params["stop"] = stops
+        params |= self.model_kwargs
+        if kwargs:
+            if kwargs.get("max_tokens") is not None:
+                params.pop("max_completion_tokens", None)
+            params |= {k: v for k, v in kwargs.items() if k not in _NOT_BODY}
+        return params
+
+    def _request(
+        self, messages: Sequence[BaseMessage], stop: list[str] | None, kwargs: Mapping[str, Any], *, stream: bool
+    ) -> ChatRequest:
+        with self._transport.errors:
+            return request.build(
+                kwargs.get("model") or self.model_name,
+                to_wire(messages),
+                self._params(stop, kwargs),
+                config=self._transport.config,
+                stream=stream,
+                tool_calling=kwargs.get("tool_calling") or self.tool_calling,
+                extra_body={**(self.extra_body or {}), **(kwargs.get("extra_body") or {})},
+            )
+
+    def _result(self, answer: Any, sent: ChatRequest) -> ChatResult:
+        with self._transport.errors:
+            completion = read(answer.data, sent, secret=self._transport.secret)
+        return to_result(completion, sent.spec, answer.headers if self.include_response_headers else None)
+
+    def _generate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        sent = self._request(messages, stop, kwargs, stream=False)
+        return self._result(self._transport.post(CHAT_PATH, sent.body, **_options(kwargs)), sent)
+
+    async def _agenerate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        sent = self._request(messages, stop, kwargs, stream=False)
+        return self._result(await self._transport.apost(CHAT_PATH, sent.body, **_options(kwargs)), sent)
+
+    def _reader(self, sent: ChatRequest) -> tuple[ChatStream, ChunkMaker]:
+        reader = ChatStream(sent, secret=self._transport.secret)
+        return reader, ChunkMaker(reader, sent.spec, with_headers=self.include_response_headers)
+
+    def _stream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> Iterator[ChatGenerationChunk]:
+        sent = self._request(messages, stop, kwargs, stream=True)
+        reader, maker = self._reader(sent)
+        for delta in self._transport.stream(sent.body, reader, **_options(kwargs)):
+            chunk = maker.make(delta)
+            if run_manager:
+                run_manager.on_llm_new_token(delta.content, chunk=chunk)
+            yield chunk
+
+    async def _astream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[ChatGenerationChunk]:
+        sent = self._request(messages, stop, kwargs, stream=True)
+        reader, maker = self._reader(sent)
+        async for delta in self._transport.astream(sent.body, reader, **_options(kwargs)):
+            chunk = maker.make(delta)
+            if run_manager:
+                await run_manager.on_llm_new_token(delta.content, chunk=chunk)
+            yield chunk
+
+    def bind_tools(
+        self,
+        tools: Sequence[dict[str, Any] | type | Callable[..., Any] | BaseTool],
+        *,
+        tool_choice: dict[str, Any] | str | bool | None = None,
+        strict: bool | None = None,
+        parallel_tool_calls: bool | None = None,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, AIMessage]:
+        """Return this model with tools.
+
+        Args:
+            tools: Tools, functions, pydantic classes, TypedDicts or OpenAI's tool objects.
+            tool_choice: `auto`, `none`, `any` or `required` (at least one), a tool's name, True (the only one), OpenAI's
+                object, or None for the server's default.
+            strict: Whether schemas are made strict; kluster.ai itself takes no such wish.
+            parallel_tool_calls: Whether the model may call several at once.
+            kwargs: Further parameters of the calls.
+
+        Raises:
+            ValueError: If `tool_choice` is not acceptable.
+        """
+        formatted = [convert_to_openai_tool(tool, strict=strict) for tool in tools]
+        if tool_choice is True:
+            if len(formatted) != 1:
+                raise ValueError(
+                    f"tool_choice=True needs exactly one tool, not {len(formatted)}; name one, or use 'required'."
+                )
+            tool_choice = formatted[0]["function"]["name"]
+        if tool_choice:
+            kwargs["tool_choice"] = tool_choice
+        if parallel_tool_calls is not None:
+            kwargs["parallel_tool_calls"] = parallel_tool_calls
+        return self.bind(tools=formatted, **kwargs)
+
+    def close(self) -> None:
+        """Close the connections to this base URL; a later call opens new ones."""
+        self._transport.close()
+
+    async def aclose(self) -> None:
+        """Close the async connections to this base URL in this event loop."""
+        await self._transport.aclose()
+
+
+def _options(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the call's own options for the transport."""
+    options = {}
+    if (timeout := kwargs.get("timeout")) is not None:
+        options["timeout"] = timeout
+    if headers := kwargs.get("extra_headers"):
+        options["headers"] = headers
+    return options

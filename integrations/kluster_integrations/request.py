@@ -1,0 +1,473 @@
+"""The only place where the body of a request is built.
+
+A whitelist (reference/kluster-api.md, Chat completions): what kluster.ai documents is sent, what it does not take is done
+on this side where that can be, and refused (or dropped) where it cannot. Nothing else ever leaves.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from kluster_integrations import catalog, prompting, tokens
+from kluster_integrations.catalog import ModelSpec
+from kluster_integrations.config import KlusterConfig
+from kluster_integrations.errors import (
+    BadRequestError,
+    ContextWindowExceededError,
+    UnsupportedParameterError,
+)
+
+__all__ = ["ChatRequest", "ToolCalling", "build"]
+
+ToolCalling = Literal["auto", "native", "prompted"]
+Message = dict[str, Any]
+
+MAX_SERVER_STOPS = 4
+
+# Values that ask for nothing: frameworks send them by habit, and leaving them out changes nothing.
+_HARMLESS: Mapping[str, tuple[object, ...]] = {
+    "n": (1,),
+    "store": (False,),
+    "service_tier": ("auto",),
+    "modalities": (["text"],),
+    "function_call": ("none",),
+    "functions": ([],),
+}
+_INSTEAD: Mapping[str, str] = {
+    "n": "send the request n times, or use batch()",
+    "functions": "use tools",
+    "function_call": "use tool_choice",
+    "max_tokens": "use max_completion_tokens",
+}
+_ROLES = ("system", "user", "assistant", "tool")
+_RENAMED_ROLES = {"developer": "system"}
+
+
+@dataclass(slots=True)
+class ChatRequest:
+    """A request that is ready to send, and what this side has taken over from the server.
+
+    Attributes:
+        body: The JSON body.
+        spec: The model's spec under the account's plan.
+        client_stops: Stop sequences beyond the four that the server takes.
+        tools: The tools, where they are prompted and calls must be read out of the text.
+        schema: The JSON schema (`{}` for any object) that the answer is to follow, where `response_format` asked.
+    """
+
+    body: dict[str, Any]
+    spec: ModelSpec
+    client_stops: tuple[str, ...] = ()
+    tools: Sequence[Mapping[str, Any]] = ()
+    schema: Mapping[str, Any] | None = None
+    estimate: Callable[[str], int] = field(default=tokens.estimate, repr=False)
+
+    def tool_splitter(self) -> prompting.ToolCallSplitter | None:
+        """Return what reads prompted tool calls out of the text, None where calls are native."""
+        return prompting.ToolCallSplitter(self.tools) if self.tools else None
+
+    def estimate_prompt(self) -> int:
+        """Return about how many tokens the messages and tools have; four a message for its frame."""
+        messages = self.body["messages"]
+        text = sum(self.estimate(t) + 4 for t in map(_text_of, messages))
+        tools = self.body.get("tools")
+        return text + (self.estimate(json.dumps(tools, ensure_ascii=False)) if tools else 0)
+
+
+def build(
+    model: str,
+    messages: Sequence[Mapping[str, Any]],
+    params: Mapping[str, Any],
+    *,
+    config: KlusterConfig,
+    stream: bool = False,
+    tool_calling: ToolCalling = "auto",
+    extra_body: Mapping[str, Any] | None = None,
+) -> ChatRequest:
+    """Build a chat request from OpenAI-shaped messages and parameters.
+
+    Args:
+        model: The id, sent as it is.
+        messages: OpenAI's message objects; attributes that kluster.ai does not take are left out.
+        params: OpenAI's parameters by name; None values are left out.
+        config: Gives the plan and what `unsupported` parameters do.
+        stream: Whether to stream.
+        tool_calling: How `tools` are handled: `native` sends them, `prompted` describes them in the prompt, `auto`
+            prefers native where the model has it.
+        extra_body: Sent as it is, for fields that OpenAI's API does not know (a dedicated deployment's `top_k`, say);
+            OpenAI's own fields in it are treated like `params`.
+
+    Raises:
+        UnsupportedParameterError: A parameter cannot be had here, and `config.unsupported` is `error`.
+        ContextWindowExceededError: The messages cannot fit the model's window.
+        BadRequestError: Any other input that the server would refuse.
+    """
+    spec = catalog.get(model, plan=config.plan)
+    if spec.purpose == "embeddings":
+        raise BadRequestError(
+            f"model={model!r} makes embeddings, not chat.",
+            hint="use KlusterEmbeddings, or a chat model.",
+        )
+    sent, extra = _split_extra(params, extra_body)
+    values = _known_values(sent, config)
+    stops = _stops(values.pop("stop", None))
+    wire = _messages(messages, spec)
+    request = ChatRequest({"model": model, "messages": wire}, spec)
+    _add_tools(request, values, tool_calling)
+    _add_schema(request, values.pop("response_format", None))
+    body = request.body
+    body.update(values)
+    if stops:
+        body["stop"] = list(stops[:MAX_SERVER_STOPS])
+        request.client_stops = stops[MAX_SERVER_STOPS:]
+    if stream:
+        body["stream"] = True
+    body.update(extra)
+    _check_window(request)
+    return request
+
+
+def _split_extra(
+    params: Mapping[str, Any], extra_body: Mapping[str, Any] | None
+) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    if not extra_body:
+        return params, {}
+    ours = {k: v for k, v in extra_body.items() if k in _OPENAI}
+    return {**params, **ours}, {k: v for k, v in extra_body.items() if k not in _OPENAI}
+
+
+def _known_values(params: Mapping[str, Any], config: KlusterConfig) -> dict[str, Any]:
+    """Return the parameters that are sent or handled here, checked and under their present names."""
+    values: dict[str, Any] = {}
+    refused: dict[str, Any] = {}
+    for name, value in params.items():
+        if value is None or name in _HANDLED_ELSEWHERE:
+            continue
+        if name == "max_tokens":
+            if params.get("max_completion_tokens") is None:
+                values["max_completion_tokens"] = _check(name, value, "max_completion_tokens")
+        elif name in _CHECKS:
+            values[name] = _check(name, value, name)
+        elif name in _DONE_HERE:
+            values[name] = value
+        elif not any(value == harmless and type(value) is type(harmless) for harmless in _HARMLESS.get(name, ())):
+            refused[name] = value
+    if values.get("top_logprobs") is not None and not values.get("logprobs"):
+        raise BadRequestError(
+            f"top_logprobs={values['top_logprobs']!r} needs logprobs=True.",
+            hint="set logprobs=True.",
+        )
+    if refused:
+        _refuse(refused, config)
+    return values
+
+
+def _refuse(refused: Mapping[str, Any], config: KlusterConfig) -> None:
+    names = ", ".join(f"{name}={_short(value)}" for name, value in refused.items())
+    instead = "; ".join(_INSTEAD[name] for name in refused if name in _INSTEAD)
+    if config.unsupported == "drop":
+        warnings.warn(f"kluster.ai does not take {names}: left out.", stacklevel=5)
+        return
+    raise UnsupportedParameterError(
+        f"kluster.ai does not take {names}; allowed are {', '.join(sorted({*_CHECKS, *_DONE_HERE} - {'stream'}))}.",
+        hint=(f"{instead}; or " if instead else "") + 'leave it out, or set unsupported="drop".',
+    )
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:80] + "…"
+
+
+def _number(low: float, high: float) -> Callable[[object], str | None]:
+    def check(value: object) -> str | None:
+        ok = isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= high
+        return None if ok else f"a number from {low:g} to {high:g}"
+
+    return check
+
+
+def _integer(low: float, high: float = math.inf) -> Callable[[object], str | None]:
+    def check(value: object) -> str | None:
+        ok = isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+        span = f"from {low:g} to {high:g}" if high < math.inf else f"of {low:g} or more" if low > -math.inf else ""
+        return None if ok else f"a whole number {span}".rstrip()
+
+    return check
+
+
+def _of_type(kind: type | tuple[type, ...], name: str) -> Callable[[object], str | None]:
+    return lambda value: None if isinstance(value, kind) else name
+
+
+# The documented parameters and their documented ranges.
+_CHECKS: Mapping[str, Callable[[object], str | None]] = {
+    "temperature": _number(0, 2),
+    "top_p": _number(0, 1),
+    "frequency_penalty": _number(-2, 2),
+    "presence_penalty": _number(-2, 2),
+    "logit_bias": _of_type(Mapping, "a mapping of token ids to numbers"),
+    "logprobs": _of_type(bool, "True or False"),
+    "top_logprobs": _integer(0, 20),
+    "max_completion_tokens": _integer(1),
+    "seed": _integer(-math.inf),
+    "metadata": _of_type(Mapping, "a mapping"),
+}
+_DONE_HERE = frozenset({"stop", "tools", "tool_choice", "parallel_tool_calls", "response_format"})
+# Of the request as a whole, or (stream_options) pointless: usage in a stream is read or estimated anyway.
+_HANDLED_ELSEWHERE = frozenset({"model", "messages", "stream", "stream_options"})
+_OPENAI = frozenset(
+    {
+        *_CHECKS,
+        *_DONE_HERE,
+        *_HANDLED_ELSEWHERE,
+        *_HARMLESS,
+        "max_tokens",
+        "audio",
+        "moderation",
+        "prediction",
+    }
+    | {
+        "prompt_cache_key",
+        "prompt_cache_retention",
+        "reasoning_effort",
+        "safety_identifier",
+        "user",
+    }
+    | {"verbosity", "web_search_options"}
+)
+
+
+def _check(name: str, value: Any, rule: str) -> Any:
+    allowed = _CHECKS[rule](value)
+    if allowed is not None:
+        raise BadRequestError(f"{name}={_short(value)} must be {allowed}.", hint=f"correct {name}.")
+    return value
+
+
+def _stops(stop: object) -> tuple[str, ...]:
+    given = [stop] if isinstance(stop, str) else stop or []
+    if not isinstance(given, Sequence) or not all(isinstance(s, str) for s in given):
+        raise BadRequestError(f"stop={_short(stop)} must be a text or a list of texts.", hint="correct stop.")
+    return tuple(dict.fromkeys(s for s in given if s))
+
+
+def _messages(messages: Sequence[Mapping[str, Any]], spec: ModelSpec) -> list[Message]:
+    if not messages:
+        raise BadRequestError("messages=[] must hold at least one message.", hint="add a user message.")
+    return [_message(message, f"messages[{i}]", spec) for i, message in enumerate(messages)]
+
+
+def _message(message: Mapping[str, Any], where: str, spec: ModelSpec) -> Message:
+    role = message.get("role")
+    role = _RENAMED_ROLES.get(role, role) if isinstance(role, str) else role
+    if role not in _ROLES:
+        raise BadRequestError(
+            f"{where}.role={role!r} must be one of {', '.join(_ROLES)}.",
+            hint="answers of functions are role tool, with tool_call_id."
+            if role == "function"
+            else "correct the role.",
+        )
+    wire: Message = {"role": role, "content": _content(message.get("content"), role, where, spec)}
+    if role == "assistant" and (calls := message.get("tool_calls")):
+        wire["tool_calls"] = [_tool_call(c, f"{where}.tool_calls[{i}]") for i, c in enumerate(calls)]
+    if role == "tool":
+        if not message.get("tool_call_id"):
+            raise BadRequestError(
+                f"{where}.tool_call_id is missing; it must be the id of the call that this answers.",
+                hint="take it from the assistant message's tool_calls.",
+            )
+        wire["tool_call_id"] = message["tool_call_id"]
+    return wire
+
+
+def _content(content: object, role: str, where: str, spec: ModelSpec) -> str | list[dict[str, Any]]:
+    if isinstance(content, str):
+        return content
+    if content is None:
+        if role in ("assistant", "tool"):
+            return ""
+        raise BadRequestError(f"{where}.content is missing.", hint="give it a text.")
+    if not isinstance(content, Sequence):
+        raise BadRequestError(
+            f"{where}.content={_short(content)} must be a text or a list of parts.",
+            hint="correct the content.",
+        )
+    parts = [p for i, part in enumerate(content) if (p := _part(part, f"{where}.content[{i}]", spec))]
+    if role == "user" and any(p["type"] != "text" for p in parts):
+        return parts
+    if any(p["type"] != "text" for p in parts):
+        raise BadRequestError(
+            f"{where}: images are allowed in user messages only, not in role {role}.",
+            hint="move the image to a user message.",
+        )
+    return ("" if role == "assistant" else "\n").join(p["text"] for p in parts)
+
+
+def _part(part: object, where: str, spec: ModelSpec) -> dict[str, Any] | None:
+    if isinstance(part, str):
+        return {"type": "text", "text": part}
+    kind = part.get("type") if isinstance(part, Mapping) else None
+    if isinstance(part, Mapping):
+        if kind in ("text", "input_text", "output_text"):
+            return {"type": "text", "text": str(part.get("text") or "")}
+        if kind == "refusal":
+            return {"type": "text", "text": str(part.get("refusal") or "")}
+        if kind in ("reasoning", "thinking", "redacted_thinking"):
+            return None  # thoughts are never sent back
+        if kind == "image_url":
+            return _image(part.get("image_url"), where, spec)
+    raise BadRequestError(
+        f"{where}.type={kind!r} must be text or image_url.",
+        hint="kluster.ai takes texts and images.",
+    )
+
+
+def _image(image: object, where: str, spec: ModelSpec) -> dict[str, Any]:
+    url = image.get("url") if isinstance(image, Mapping) else image
+    if not isinstance(url, str) or not url.lower().startswith(("https://", "http://", "data:image/")):
+        raise BadRequestError(
+            f"{where}.image_url={_short(url)} must be an http(s) address or a data URL of an image.",
+            hint="encode a file as data:image/png;base64,…",
+        )
+    if spec.known and not spec.supports_vision:
+        able = ", ".join(s.id for s in catalog.all_models() if s.supports_vision)
+        raise BadRequestError(f"{where}: model={spec.id!r} takes no images.", hint=f"use one of {able}.")
+    return {"type": "image_url", "image_url": {"url": url}}
+
+
+def _tool_call(call: Mapping[str, Any], where: str) -> dict[str, Any]:
+    function = call.get("function") if isinstance(call, Mapping) else None
+    if not isinstance(function, Mapping) or not function.get("name"):
+        raise BadRequestError(f"{where}.function.name is missing.", hint="correct the assistant message.")
+    arguments = function.get("arguments")
+    if not isinstance(arguments, str):
+        arguments = json.dumps(arguments or {}, ensure_ascii=False)
+    return {
+        "id": call.get("id"),
+        "type": "function",
+        "function": {"name": function["name"], "arguments": arguments},
+    }
+
+
+def _add_tools(request: ChatRequest, values: dict[str, Any], tool_calling: ToolCalling) -> None:
+    tools = [_tool(t, f"tools[{i}]") for i, t in enumerate(values.pop("tools", None) or [])]
+    choice = _tool_choice(values.pop("tool_choice", None), tools)
+    parallel = values.pop("parallel_tool_calls", None)
+    spec, body = request.spec, request.body
+    if tool_calling not in ("auto", "native", "prompted"):
+        raise BadRequestError(
+            f"tool_calling={tool_calling!r} must be auto, native or prompted.",
+            hint="correct tool_calling.",
+        )
+    if tool_calling == "native" and tools and spec.known and not spec.supports_tools:
+        able = ", ".join(s.id for s in catalog.all_models() if s.supports_tools)
+        raise BadRequestError(
+            f"tool_calling='native': model={spec.id!r} takes no tools.",
+            hint=f"use tool_calling='auto', or one of {able}.",
+        )
+    native = tool_calling == "native" or (tool_calling == "auto" and spec.supports_tools)
+    if not native:
+        body["messages"] = prompting.render(body["messages"], tools, choice, parallel=parallel is not False)
+        request.tools = tools if choice != "none" else []
+    elif tools:
+        body["tools"] = tools
+        if choice is not None:
+            body["tool_choice"] = choice
+        if parallel is not None:
+            body["parallel_tool_calls"] = bool(parallel)
+
+
+def _tool(tool: object, where: str) -> dict[str, Any]:
+    function = tool.get("function") if isinstance(tool, Mapping) else None
+    if not isinstance(tool, Mapping) or tool.get("type") != "function" or not isinstance(function, Mapping):
+        kind = tool.get("type") if isinstance(tool, Mapping) else type(tool).__name__
+        raise BadRequestError(
+            f"{where}.type={kind!r} must be 'function', with a function object.",
+            hint="kluster.ai has no built-in tools.",
+        )
+    if not isinstance(function.get("name"), str) or not function["name"]:
+        raise BadRequestError(f"{where}.function.name is missing.", hint="name the function.")
+    wire = {k: function[k] for k in ("name", "description") if function.get(k)}
+    wire["parameters"] = function.get("parameters") or {"type": "object", "properties": {}}
+    return {"type": "function", "function": wire}
+
+
+def _tool_choice(choice: object, tools: Sequence[Mapping[str, Any]]) -> str | dict[str, Any] | None:
+    """Return OpenAI's form: `auto`, `none`, `required`, or one named function; None where it was not given."""
+    names = [t["function"]["name"] for t in tools]
+    if isinstance(choice, Mapping):
+        function = choice.get("function")
+        name = function.get("name") if isinstance(function, Mapping) else choice.get("name")
+    elif choice in (None, "auto", "none", "required", "any"):
+        if choice in ("required", "any") and not tools:
+            raise BadRequestError(f"tool_choice={choice!r} needs tools.", hint="pass tools, or leave tool_choice out.")
+        return "required" if choice == "any" else choice if tools else None
+    else:
+        name = choice
+    if name not in names:
+        raise BadRequestError(
+            f"tool_choice={_short(choice)} must be auto, none, required or one of the tools: {', '.join(names) or '(none given)'}.",
+            hint="correct tool_choice.",
+        )
+    return {"type": "function", "function": {"name": name}}
+
+
+def _add_schema(request: ChatRequest, response_format: object) -> None:
+    """Ask for JSON in the prompt: the service has no `response_format`."""
+    if response_format is None:
+        return
+    kind = response_format.get("type") if isinstance(response_format, Mapping) else None
+    if not isinstance(response_format, Mapping) or kind not in (
+        "text",
+        "json_object",
+        "json_schema",
+    ):
+        raise BadRequestError(
+            f"response_format={_short(response_format)} must have type text, json_object or json_schema.",
+            hint="correct response_format.",
+        )
+    if kind == "text":
+        return
+    schema: Mapping[str, Any] = {}
+    if kind == "json_schema":
+        given = response_format.get("json_schema")
+        found = given.get("schema") if isinstance(given, Mapping) else None
+        if not isinstance(found, Mapping):
+            raise BadRequestError(
+                "response_format.json_schema.schema is missing; it must be a JSON schema.",
+                hint="add the schema.",
+            )
+        schema = found
+    request.schema = schema
+    request.body["messages"] = prompting.ask_for_json(request.body["messages"], schema)
+
+
+def _text_of(message: Mapping[str, Any]) -> str:
+    content = message["content"]
+    if not isinstance(content, str):
+        content = "".join(p.get("text", "") for p in content)
+    if calls := message.get("tool_calls"):
+        content += json.dumps(calls, ensure_ascii=False)
+    return content
+
+
+def _check_window(request: ChatRequest) -> None:
+    """Refuse what cannot fit. Only a known window is enforced, and only by a count that is surely too low."""
+    spec = request.spec
+    if not spec.known:
+        return
+    texts = [_text_of(m) for m in request.body["messages"]]
+    if sum(map(len, texts)) <= spec.context_window:
+        return  # no token is shorter than a character
+    least = sum(map(tokens.at_least, texts))
+    if least > spec.context_window:
+        raise ContextWindowExceededError(
+            f"The messages have at least {least} tokens; model={spec.id!r} has a context window of {spec.context_window}.",
+            code="context_length_exceeded",
+        )

@@ -1,0 +1,577 @@
+"""Server-sent events -> deltas: one state machine that the sync and the async loop both feed.
+
+    bytes -> EventSplitter -> JSON -> ChatStream -> Delta
+
+What real servers do, and what comes out the same here (reference/kluster-api.md, Streaming): reasoning in
+`reasoning_content`, `reasoning` or inline `<think>`; tool-call fragments without `index`; usage on any chunk, also with
+`choices: []`; comments, CRLF, characters split over reads, no `[DONE]`. A stream that stops early raises.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jiter
+
+from kluster_integrations.errors import (
+    APIConnectionError,
+    APITimeoutError,
+    InternalServerError,
+    TruncatedStreamError,
+    from_body,
+)
+
+if TYPE_CHECKING:
+    from kluster_integrations.request import ChatRequest
+
+__all__ = ["ChatStream", "Delta", "EventSplitter", "ThoughtSplitter", "ToolCallDelta", "Usage"]
+
+
+class Usage(NamedTuple):
+    """Tokens of one request. `estimated` marks numbers that this package made up for a stream without usage."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    reasoning_tokens: int | None = None
+    cached_tokens: int | None = None
+    estimated: bool = False
+
+
+@dataclass(slots=True)
+class ToolCallDelta:
+    """A fragment of a tool call. The first of a call has `id` and `name`; `index` counts calls from 0."""
+
+    index: int
+    id: str | None
+    name: str | None
+    arguments: str
+
+
+class Delta(NamedTuple):
+    """What one event adds. `meta` (id, model, …) comes once, with the first; `usage` once, with the last."""
+
+    content: str = ""
+    reasoning: str = ""
+    tool_calls: tuple[ToolCallDelta, ...] = ()
+    finish_reason: str | None = None
+    usage: Usage | None = None
+    logprobs: Mapping[str, Any] | None = None
+    meta: Mapping[str, Any] | None = None
+
+
+def loads(data: bytes | str) -> Any:
+    """Decode JSON: jiter is several times as fast as json, which takes what jiter does not (lone surrogates)."""
+    raw = data if isinstance(data, bytes) else data.encode("utf-8", "surrogatepass")
+    try:
+        return jiter.from_json(raw)
+    except ValueError:
+        return json.loads(raw)
+
+
+class EventSplitter:
+    """Cuts a byte stream into the `data` of its server-sent events.
+
+    WHATWG's rules, as far as a chat stream can use them: LF, CRLF or CR end a line, a blank line ends an event, several
+    `data` lines join with LF, lines with other fields and comments are passed over. `failed` is set once an event is
+    named `error`.
+    """
+
+    __slots__ = ("_rest", "failed")
+
+    def __init__(self) -> None:
+        self._rest = b""
+        self.failed = False
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """Yield the data of each event that these bytes complete."""
+        data = self._rest + data if self._rest else data
+        if b"\r" in data:
+            # A CR at the very end may be half of a CRLF: leave it for the next read.
+            half = data.endswith(b"\r")
+            data = data[: -1 if half else None].replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+            data += b"\r" if half else b""
+        *events, self._rest = data.split(b"\n\n")
+        for event in events:
+            if event[:6] == b"data: " and b"\n" not in event:
+                yield event[6:]
+            elif payload := self._join(event):
+                yield payload
+
+    def close(self) -> Iterator[bytes]:
+        """Yield what a last event without its blank line holds."""
+        rest, self._rest = self._rest, b""
+        if payload := self._join(rest.replace(b"\r\n", b"\n").replace(b"\r", b"\n")):
+            yield payload
+
+    def _join(self, event: bytes) -> bytes:
+        lines = []
+        for line in event.removeprefix(b"\xef\xbb\xbf").split(b"\n"):
+            name, _, value = line.partition(b":")
+            value = value.removeprefix(b" ")
+            if name == b"data":
+                lines.append(value)
+            elif name == b"event" and value == b"error":
+                self.failed = True
+        return b"\n".join(lines)
+
+
+_OPEN, _CLOSE = "<think>", "</think>"
+Segment = tuple[bool, str]
+"""(whether it is reasoning, text)"""
+
+
+class ThoughtSplitter:
+    """Tells thoughts from the answer in text that may hold `<think>…</think>`.
+
+    Text that begins inside the thought (`opens_in_thought`) is reasoning up to `</think>`; where that never comes, the
+    text was the answer, and `close` gives it back as content. Elsewhere text is content until `<think>` says otherwise;
+    a `<think>` in the middle of an answer that nothing closes was only text too, and comes back. White space between a
+    tag and the text is the template's, not the model's, and goes. Held back are only characters that may still be part
+    of a tag, and white space at the edges of a thought.
+
+    Args:
+        opens_in_thought: The model's template already holds the opening tag.
+        thinks: Whether a `</think>` that closes nothing is dropped; it is text where the model does not think.
+    """
+
+    __slots__ = (
+        "_after_thought",
+        "_fresh",
+        "_held",
+        "_space",
+        "_stray",
+        "_thinking",
+        "_thinks",
+        "before",
+    )
+
+    def __init__(self, *, opens_in_thought: bool = False, thinks: bool = True) -> None:
+        self.before = ""  # the content before what comes next, to see a tag that is quoted in backticks
+        self._thinks = thinks
+        self._thinking = opens_in_thought
+        self._fresh = True  # nothing but white space so far in this thought, or in the answer since the last one
+        self._after_thought = False
+        self._held = ""  # may be the beginning of a tag
+        self._space = ""  # goes, if a thought begins or ends here
+        self._stray: list[str] | None = [] if opens_in_thought else None  # what comes back if nothing closes it
+
+    @property
+    def idle(self) -> bool:
+        """Whether text without `<` passes unchanged: the answer is under way and nothing is held."""
+        return not (self._fresh or self._thinking or self._held)
+
+    def take_reasoning(self, text: str) -> list[Segment]:
+        """Take text that the server itself calls reasoning; content after it is not inside a thought."""
+        if not self._thinking or self._stray is not None:
+            self._enter(thinking=True)
+        return self._out(text)
+
+    def take_content(self, text: str) -> list[Segment]:
+        """Take text of `content`, from a server that has sent reasoning in a field of its own."""
+        if self._thinking:
+            self._enter(thinking=False)
+        return self.feed(text)
+
+    def feed(self, text: str) -> list[Segment]:
+        """Return the segments that are certain, given this text too."""
+        text = self._held + text
+        self._held = ""
+        segments: list[Segment] = []
+        while text:
+            at, tag = _next_tag(text)
+            segments += self._out(text[:at])
+            if not tag:
+                self._held = text[at:]
+                break
+            segments += self._switch(tag)
+            text = text[at + len(tag) :]
+        return segments
+
+    def close(self) -> list[Segment]:
+        """Return what was held, and as content what turned out not to be a thought."""
+        segments = self._out(self._held)
+        self._held = ""
+        if self._thinking and self._stray is not None:
+            if text := "".join(self._stray):
+                segments.append((False, text))
+        elif not self._thinking and self._space and not self._after_thought:
+            segments.append((False, self._space))
+        return segments
+
+    def _switch(self, tag: str) -> list[Segment]:
+        if tag == _CLOSE and self._thinking:
+            self._enter(thinking=False)
+        elif tag == _OPEN and self._thinking and self._fresh:
+            self._stray = None  # not opened by the template after all: the model did it
+        elif tag == _OPEN and not self._thinking and not self.before.endswith("`"):
+            stray = None if self._fresh else [tag]
+            self._enter(thinking=True)
+            self._stray = stray
+        elif self._thinking or not self._thinks or self.before.endswith("`"):
+            return self._out(tag)
+        return []
+
+    def _enter(self, *, thinking: bool) -> None:
+        self._after_thought = self._after_thought or not thinking
+        self._thinking, self._fresh, self._space, self._stray = thinking, True, "", None
+
+    def _out(self, text: str) -> list[Segment]:
+        if not text:
+            return []
+        if self._stray is not None:
+            self._stray.append(text)
+        if not self._thinking:
+            self.before = text
+            if not self._fresh:
+                return [(False, text)]
+        whole = self._space + text
+        body = whole.rstrip() if self._thinking else whole
+        if not body.strip():
+            self._space = whole
+            return []
+        self._space = whole[len(body) :]
+        if self._fresh and (self._thinking or self._after_thought):
+            body = body.lstrip()
+        self._fresh = False
+        return [(self._thinking, body)]
+
+
+def _next_tag(text: str) -> tuple[int, str]:
+    """Return where the next tag begins and the tag; with "" for the tag, where one may be beginning."""
+    at = text.find("<")
+    while at >= 0:
+        for tag in (_OPEN, _CLOSE):
+            if text.startswith(tag, at):
+                return at, tag
+            if len(text) - at < len(tag) and tag.startswith(text[at:]):
+                return at, ""
+        at = text.find("<", at + 1)
+    return len(text), ""
+
+
+class ToolCallAssembler:
+    """Gives the fragments of tool calls the index and id that some servers leave out, or get wrong.
+
+    A fragment with an id of its own begins a call, also under an index that is taken; one without an id continues the
+    call of its index, or the latest where it has none (langchain issue 35782, ollama issue 7881).
+    """
+
+    __slots__ = ("_at", "_ids", "parts")
+
+    def __init__(self) -> None:
+        self._ids: list[str] = []
+        self._at: dict[object, int] = {}
+        self.parts: list[str] = []  # names and arguments, to estimate their tokens
+
+    def feed(self, fragments: object) -> tuple[ToolCallDelta, ...]:
+        """Return the fragments of one event, in order."""
+        if not isinstance(fragments, list):
+            return ()
+        return tuple(self._one(f) for f in fragments if isinstance(f, dict))
+
+    def add(self, name: str, arguments: str, id_: str | None = None) -> ToolCallDelta:
+        """Begin a call."""
+        self._ids.append(id_ or f"call_{uuid.uuid4().hex}")
+        self.parts += (name, arguments)
+        return ToolCallDelta(len(self._ids) - 1, self._ids[-1], name, arguments)
+
+    def _one(self, fragment: Mapping[str, Any]) -> ToolCallDelta:
+        function = fragment.get("function") or {}
+        arguments = function.get("arguments")
+        if arguments is None or arguments == "null":  # a call without arguments, on some servers
+            arguments = ""
+        elif not isinstance(arguments, str):
+            arguments = json.dumps(arguments, ensure_ascii=False)
+        id_, name, key = fragment.get("id"), function.get("name"), fragment.get("index")
+        at = len(self._ids) - 1 if key is None else self._at.get(key, -1)
+        if at < 0 or (id_ and id_ != self._ids[at]) or (name and not id_ and key is None):
+            delta = self.add(name or "", arguments, id_)
+            self._at[key] = delta.index
+            return delta
+        self.parts.append(arguments)
+        return ToolCallDelta(at, None, None, arguments)
+
+
+class StopMatcher:
+    """Cuts an answer at stop sequences that the server was not told of (it takes four)."""
+
+    __slots__ = ("_held", "_stops", "hit")
+
+    def __init__(self, stops: tuple[str, ...]) -> None:
+        self._stops = stops
+        self._held = ""
+        self.hit: str | None = None
+
+    def feed(self, text: str) -> str:
+        """Return what is certain to stand before any stop sequence."""
+        text = self._held + text
+        found = [(text.find(stop), stop) for stop in self._stops if stop in text]
+        if found:
+            at, self.hit = min(found)
+            self._held = ""
+            return text[:at]
+        keep = max(_overlap(text, stop) for stop in self._stops)
+        self._held = text[len(text) - keep :]
+        return text[: len(text) - keep]
+
+    def close(self) -> str:
+        """Return what was held back and turned out to be text."""
+        held, self._held = self._held, ""
+        return held
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Return how much of the end of `text` may be the beginning of `stop`."""
+    for size in range(min(len(text), len(stop) - 1), 0, -1):
+        if text.endswith(stop[:size]):
+            return size
+    return 0
+
+
+class ChatStream:
+    """The state of one answer, streamed or whole: takes bytes, gives deltas.
+
+    Args:
+        request: What was asked; decides how thoughts begin, which stops and which tools are handled here.
+        secret: The key, masked should an error event echo it.
+
+    Attributes:
+        done: Nothing more is to be read.
+        headers: The HTTP headers of the answer, once it has begun.
+    """
+
+    def __init__(self, request: ChatRequest, *, secret: str | None = None) -> None:
+        spec = request.spec
+        self.done = False
+        self._request = request
+        self._secret = secret
+        self.headers: Mapping[str, str] = {}
+        self._events = EventSplitter()
+        self._thoughts = ThoughtSplitter(
+            opens_in_thought=spec.opens_in_thought, thinks=spec.reasoning or not spec.known
+        )
+        self._calls = ToolCallAssembler()
+        self._tools = request.tool_splitter()
+        self._stops = StopMatcher(request.client_stops) if request.client_stops else None
+        self._direct = self._tools is None and self._stops is None
+        self._own_field = False  # the server separates reasoning itself
+        self._content: list[str] = []
+        self._reasoning: list[str] = []
+        self._usage: Mapping[str, Any] | None = None
+        self._finish: str | None = None
+        self._meta: Mapping[str, Any] | None = None
+
+    def feed(self, data: bytes | None) -> list[Delta]:
+        """Return the deltas of the events that these bytes complete; None is the end of the body.
+
+        Raises:
+            KlusterError: An error event, or one that cannot be read.
+        """
+        deltas = []
+        for payload in self._events.close() if data is None else self._events.feed(data):
+            if payload.startswith(b"[DONE]"):
+                self.done = True
+                break
+            if delta := self.take(self._decode(payload)):
+                deltas.append(delta)
+                if self.done:
+                    break
+        if data is None:
+            self.done = True
+        return deltas
+
+    def broken(self, error: APIConnectionError) -> None:
+        """Accept a connection that broke behind the finish reason, for then the answer is complete.
+
+        Raises:
+            APIConnectionError: Elsewhere; a `TruncatedStreamError` unless it was a timeout.
+        """
+        if self._finish is None:
+            raise error if isinstance(error, APITimeoutError) else self._truncated(error.message)
+
+    def close(self) -> list[Delta]:
+        """Return the last delta, which has the usage, once nothing more is to be read.
+
+        Raises:
+            TruncatedStreamError: If no finish reason has come: the answer is not complete.
+        """
+        if self._finish is None:
+            raise self._truncated("The stream ended before the answer was complete.")
+        return [Delta(usage=self._final_usage())]
+
+    def whole(self, data: object) -> list[Delta]:
+        """Return the deltas of a whole answer: the decoded JSON of one.
+
+        Raises:
+            KlusterError: An error inside a 200, or an answer without choices.
+        """
+        deltas = [self.take(data)]
+        if self._meta is None:
+            raise InternalServerError("The answer has no choices.", body=data)
+        if self._finish is None:  # some servers leave it out where nothing is wrong
+            deltas.append(self.take({"choices": [{"finish_reason": "stop"}]}))
+        return [*filter(None, deltas), *self.close()]
+
+    def _truncated(self, message: str) -> TruncatedStreamError:
+        error = TruncatedStreamError(message)
+        error.partial = "".join(self._content)
+        return error
+
+    def take(self, chunk: Any) -> Delta | None:
+        """Return what one decoded chunk adds; also a whole answer, which has `message` where chunks have `delta`."""
+        if type(chunk) is not dict:
+            raise InternalServerError(f"The answer is not a JSON object: {str(chunk)[:200]!r}.")
+        if chunk.get("error") or self._events.failed or chunk.get("object") == "error":
+            raise from_body(chunk, secret=self._secret)
+        if usage := chunk.get("usage"):
+            self._usage = usage
+        choices = chunk.get("choices")
+        if not choices:
+            return None
+        choice = choices[0]
+        part = choice.get("delta") or choice.get("message") or {}
+        content = part.get("content")
+        finish = choice.get("finish_reason")
+        if (
+            self._meta is not None
+            and content
+            and type(content) is str
+            and "<" not in content
+            and self._direct
+            and len(part) <= 2
+            and not finish
+            and not choice.get("logprobs")
+            and self._thoughts.idle
+            and not part.get("tool_calls")
+            and not part.get("reasoning_content")
+            and not part.get("reasoning")
+        ):
+            self._thoughts.before = content
+            self._content.append(content)
+            return Delta(content)
+        return self._take_slowly(chunk, choice, part, content, finish)
+
+    def _take_slowly(
+        self,
+        chunk: Mapping[str, Any],
+        choice: Mapping[str, Any],
+        part: Mapping[str, Any],
+        content: object,
+        finish: str | None,
+    ) -> Delta | None:
+        segments: list[Segment] = []
+        text, thought = _texts(content)
+        if thought := part.get("reasoning_content") or part.get("reasoning") or thought:
+            self._own_field = True
+            segments += self._thoughts.take_reasoning(str(thought))
+        if text:
+            take = self._thoughts.take_content if self._own_field else self._thoughts.feed
+            segments += take(text)
+        calls = list(self._calls.feed(part.get("tool_calls")))
+        if finish:
+            segments += self._thoughts.close()
+        content_out, prompted = self._filter("".join(t for is_thought, t in segments if not is_thought), finish)
+        calls += prompted
+        reasoning_out = "".join(t for is_thought, t in segments if is_thought)
+        self._content.append(content_out)
+        self._reasoning.append(reasoning_out)
+        if self._stops and self._stops.hit is not None:
+            finish, self.done = "stop", True
+        elif finish and self._tools is not None and self._tools.found:
+            finish = "tool_calls"
+        meta = self._take_meta(chunk, choice, finish)
+        if finish:
+            self._finish = finish
+        logprobs = choice.get("logprobs")
+        if not (content_out or reasoning_out or calls or finish or meta or logprobs):
+            return None
+        return Delta(content_out, reasoning_out, tuple(calls), finish, None, logprobs, meta)
+
+    def _filter(self, text: str, finish: str | None) -> tuple[str, list[ToolCallDelta]]:
+        """Take tool calls out of the text of a prompted model, and cut the text at this side's stops."""
+        calls: list[ToolCallDelta] = []
+        if self._tools is not None:
+            text, found = self._tools.feed(text)
+            if finish:
+                rest, more = self._tools.close()
+                text, found = text + rest, [*found, *more]
+            calls = [self._calls.add(call.name, call.arguments) for call in found]
+        if self._stops is not None:
+            text = self._stops.feed(text)
+            if finish and self._stops.hit is None:
+                text += self._stops.close()
+        return text, calls
+
+    def _take_meta(
+        self, chunk: Mapping[str, Any], choice: Mapping[str, Any], finish: str | None
+    ) -> Mapping[str, Any] | None:
+        meta: dict[str, Any] = {}
+        if self._meta is None:
+            meta = {k: chunk[k] for k in _META if chunk.get(k) is not None}
+            self._meta = meta
+        if finish:
+            stop = choice.get("matched_stop", choice.get("stop_reason"))
+            if self._stops and self._stops.hit is not None:
+                stop = self._stops.hit
+            if stop is not None:
+                meta = {**meta, "matched_stop": stop}
+        return meta or None
+
+    def _decode(self, payload: bytes) -> Any:
+        try:
+            return loads(payload)
+        except ValueError as err:
+            text = payload[:200].decode("utf-8", "replace")
+            if self._events.failed:
+                raise from_body(text, secret=self._secret) from None
+            raise InternalServerError(f"An event of the stream is not JSON ({err}): {text!r}.") from None
+
+    def _final_usage(self) -> Usage:
+        if self._usage is not None and (usage := read_usage(self._usage)):
+            return usage
+        prompt = self._request.estimate_prompt()
+        completion = self._request.estimate("".join([*self._content, *self._reasoning, *self._calls.parts]))
+        return Usage(prompt, completion, prompt + completion, estimated=True)
+
+
+_META = ("id", "model", "created", "system_fingerprint")
+
+
+def _texts(content: object) -> tuple[str, str]:
+    """Return text and thoughts of `content`, which a few servers send as a list of parts."""
+    if isinstance(content, str):
+        return content, ""
+    if not isinstance(content, list):
+        return "", ""
+    parts = [p for p in content if isinstance(p, dict)]
+    text = "".join(p["text"] for p in parts if isinstance(p.get("text"), str))
+    thought = "".join(p["thinking"] for p in parts if isinstance(p.get("thinking"), str))
+    return text, thought
+
+
+def read_usage(raw: Mapping[str, Any]) -> Usage | None:
+    """Read the `usage` of an answer; None where it holds no numbers. `*_details` may be null or absent."""
+
+    def number(source: object, key: str) -> int | None:
+        value = source.get(key) if isinstance(source, dict) else None
+        return int(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+
+    prompt, completion, total = (number(raw, f"{k}_tokens") for k in ("prompt", "completion", "total"))
+    if prompt is None and completion is None and total is None:
+        return None
+    if prompt is None:
+        prompt = max((total or 0) - (completion or 0), 0)
+    if completion is None:
+        completion = max((total or 0) - prompt, 0)
+    return Usage(
+        prompt,
+        completion,
+        total if total is not None else prompt + completion,
+        number(raw.get("completion_tokens_details"), "reasoning_tokens"),
+        number(raw.get("prompt_tokens_details"), "cached_tokens"),
+    )
