@@ -8,10 +8,27 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-__all__ = ["PromptedCall", "ToolCallSplitter", "ask_for_json", "find_json", "render"]
+from kluster_integrations.errors import OutputValidationError
+
+if TYPE_CHECKING:
+    from kluster_integrations.request import ChatRequest
+    from kluster_integrations.response import Completion
+
+__all__ = [
+    "PromptedCall",
+    "ToolCallSplitter",
+    "answer_error",
+    "ask_for_json",
+    "attempts",
+    "find_json",
+    "render",
+    "repair_text",
+    "schema_error",
+]
 
 Message = dict[str, Any]
 
@@ -25,7 +42,7 @@ To call a tool, write exactly this, with arguments that follow the tool's parame
 <tool_call>
 {{"name": "the tool's name", "arguments": {{"parameter": "value"}}}}
 </tool_call>
-Write nothing after a call: the result comes in the next message, as <tool_response>. Never write a <tool_response> yourself.
+Write nothing after a call: the result comes in the next message, as <tool_response>. Never write one yourself.
 {parallel}
 If no tool is needed, answer in plain text."""
 _PARALLEL = "Several independent calls may follow one another, each in a <tool_call> of its own."
@@ -103,7 +120,7 @@ def _calls_as_text(message: Message) -> str:
 
 
 def _append_result(rendered: list[Message], message: Message) -> None:
-    """Put a result into a user message; results of parallel calls share one, since templates want roles to alternate."""
+    """Put a result into a user message; parallel ones share it, since templates want roles to alternate."""
     text = f"<tool_response>\n{message['content']}\n</tool_response>"
     last = rendered[-1] if rendered else None
     if last is not None and last["role"] == "user" and str(last["content"]).endswith("</tool_response>"):
@@ -113,16 +130,17 @@ def _append_result(rendered: list[Message], message: Message) -> None:
 
 
 class ToolCallSplitter:
-    """Takes `<tool_call>` blocks out of a text that comes in pieces. What is not a call of a known tool stays text.
+    """Takes `<tool_call>` blocks out of a text that comes in pieces. What is no call stays text.
+
+    A call of a tool that does not exist is a call, too: who runs the tools tells the model so.
 
     Attributes:
         found: Whether there was a call.
     """
 
-    __slots__ = ("_held", "_names", "found")
+    __slots__ = ("_held", "found")
 
-    def __init__(self, tools: Sequence[Mapping[str, Any]]) -> None:
-        self._names = frozenset(tool["function"]["name"] for tool in tools)
+    def __init__(self) -> None:
         self._held = ""
         self.found = False
 
@@ -164,7 +182,7 @@ class ToolCallSplitter:
 
     def _take(self, inner: str, whole: str, out: list[str], calls: list[PromptedCall]) -> None:
         value = find_json(inner)
-        if not isinstance(value, dict) or value.get("name") not in self._names:
+        if not isinstance(value, dict) or not isinstance(value.get("name"), str):
             out.append(whole)
             return
         arguments = value.get("arguments", value.get("parameters"))
@@ -196,6 +214,7 @@ def ask_for_json(messages: Sequence[Message], schema: Mapping[str, Any]) -> list
 
 
 _FENCE = re.compile(r"```[a-zA-Z]*\s*\n(.*?)```", re.DOTALL)
+_START = re.compile(r"[{\[]")
 
 
 def find_json(text: str) -> Any:
@@ -206,18 +225,95 @@ def find_json(text: str) -> Any:
     """
     for candidate in (text, *_FENCE.findall(text)):
         try:
-            return json.loads(candidate)
+            return json.loads(candidate, strict=False)  # models write line breaks into strings
         except ValueError:
             continue
-    best: tuple[int, Any] = (0, None)
-    decoder = json.JSONDecoder()
-    at = 0
-    while found := re.compile(r"[{\[]").search(text, at):
+    best: Any = None
+    size = at = 0
+    decoder = json.JSONDecoder(strict=False)
+    while found := _START.search(text, at):
         try:
-            value, end = decoder.raw_decode(text, found.start())
+            value, at = decoder.raw_decode(text, found.start())
         except ValueError:
             at = found.end()
             continue
-        best = max(best, (end - found.start(), value), key=lambda pair: pair[0])
-        at = end
-    return best[1]
+        if at - found.start() > size:
+            best, size = value, at - found.start()
+    return best
+
+
+def schema_error(value: Any, schema: Mapping[str, Any]) -> str | None:
+    """Return what is wrong with a value under a JSON schema (an empty one: any object), None if nothing is.
+
+    References to other documents are not followed: nothing is fetched.
+    """
+    if not schema:
+        return None if isinstance(value, dict) else "The answer is not a JSON object."
+    import jsonschema
+    from referencing import Registry
+
+    validator = jsonschema.validators.validator_for(schema, default=jsonschema.Draft202012Validator)
+    worst = jsonschema.exceptions.best_match(validator(schema, registry=Registry()).iter_errors(value))
+    return f"{worst.json_path}: {worst.message}" if worst else None
+
+
+def answer_error(request: ChatRequest, answer: Completion) -> str | None:
+    """Return what an answer lacks of what was asked for in the prompt, None if nothing."""
+    if request.tools and not answer.tool_calls:
+        if _OPEN in answer.text:
+            return 'A <tool_call> block must hold one JSON object with "name" and "arguments".'
+        if request.must_call:
+            return "The answer must call a tool, in a <tool_call> block."
+    if request.schema is None or answer.tool_calls:
+        return None
+    value = find_json(answer.text)
+    if value is None:
+        return "The answer holds no JSON."
+    return schema_error(value, request.schema)
+
+
+def attempts(request: ChatRequest, max_repairs: int) -> Generator[ChatRequest, Completion, Completion]:
+    """Yield requests, take their answers, and return the first that is what was asked for.
+
+    What is wrong with an answer goes back to the model, at most `max_repairs` times; a negative number takes the first
+    answer as it is. The answer that is returned has the tokens of all, and where JSON was asked for its text is JSON
+    alone.
+
+    Raises:
+        OutputValidationError: If the last answer is wrong, too; it carries the raw text.
+    """
+    answer = yield request
+    if max_repairs < 0:
+        return answer
+    spent = answer.usage
+    for _ in range(max_repairs):
+        problem = answer_error(request, answer)
+        if problem is None:
+            break
+        request = replace(request, body={**request.body, "messages": _ask_again(request, answer, problem)})
+        answer = yield request
+        spent = spent.plus(answer.usage)
+    answer.usage = spent
+    if problem := answer_error(request, answer):
+        error = OutputValidationError(
+            f"The model's answer is not what was asked for: {problem}",
+            hint="see .raw_text; ask more simply, raise max_completion_tokens or max_repairs, or take a larger model.",
+        )
+        error.raw_text = answer.text
+        raise error
+    if request.schema is not None and not answer.tool_calls:
+        answer.text = _compact(find_json(answer.text))
+    return answer
+
+
+def _ask_again(request: ChatRequest, answer: Completion, problem: str) -> list[Message]:
+    return [
+        *request.body["messages"],
+        {"role": "assistant", "content": answer.text},
+        {"role": "user", "content": repair_text(problem)},
+    ]
+
+
+def repair_text(problem: str) -> str:
+    """Return what the model is told of an answer that is wrong."""
+    return f"That is not what was asked for. {problem} Answer again, correctly and completely."

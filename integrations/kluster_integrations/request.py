@@ -1,7 +1,7 @@
 """The only place where the body of a request is built.
 
-A whitelist (reference/kluster-api.md, Chat completions): what kluster.ai documents is sent, what it does not take is done
-on this side where that can be, and refused (or dropped) where it cannot. Nothing else ever leaves.
+A whitelist (reference/kluster-api.md, Chat completions): what kluster.ai documents is sent, what it does not take is
+done on this side where that can be, and refused (or dropped) where it cannot. Nothing else ever leaves.
 """
 
 from __future__ import annotations
@@ -57,6 +57,7 @@ class ChatRequest:
         spec: The model's spec under the account's plan.
         client_stops: Stop sequences beyond the four that the server takes.
         tools: The tools, where they are prompted and calls must be read out of the text.
+        must_call: Whether the answer is to hold a prompted call.
         schema: The JSON schema (`{}` for any object) that the answer is to follow, where `response_format` asked.
     """
 
@@ -64,12 +65,13 @@ class ChatRequest:
     spec: ModelSpec
     client_stops: tuple[str, ...] = ()
     tools: Sequence[Mapping[str, Any]] = ()
+    must_call: bool = False
     schema: Mapping[str, Any] | None = None
     estimate: Callable[[str], int] = field(default=tokens.estimate, repr=False)
 
     def tool_splitter(self) -> prompting.ToolCallSplitter | None:
         """Return what reads prompted tool calls out of the text, None where calls are native."""
-        return prompting.ToolCallSplitter(self.tools) if self.tools else None
+        return prompting.ToolCallSplitter() if self.tools else None
 
     def estimate_prompt(self) -> int:
         """Return about how many tokens the messages and tools have; four a message for its frame."""
@@ -375,6 +377,7 @@ def _add_tools(request: ChatRequest, values: dict[str, Any], tool_calling: ToolC
     if not native:
         body["messages"] = prompting.render(body["messages"], tools, choice, parallel=parallel is not False)
         request.tools = tools if choice != "none" else []
+        request.must_call = bool(tools) and choice not in (None, "auto", "none")
     elif tools:
         body["tools"] = tools
         if choice is not None:
@@ -412,7 +415,7 @@ def _tool_choice(choice: object, tools: Sequence[Mapping[str, Any]]) -> str | di
         name = choice
     if name not in names:
         raise BadRequestError(
-            f"tool_choice={_short(choice)} must be auto, none, required or one of the tools: {', '.join(names) or '(none given)'}.",
+            f"tool_choice={_short(choice)} must be auto, none, required or one of the tools: {', '.join(names)}.",
             hint="correct tool_choice.",
         )
     return {"type": "function", "function": {"name": name}}
@@ -468,6 +471,6 @@ def _check_window(request: ChatRequest) -> None:
     least = sum(map(tokens.at_least, texts))
     if least > spec.context_window:
         raise ContextWindowExceededError(
-            f"The messages have at least {least} tokens; model={spec.id!r} has a context window of {spec.context_window}.",
+            f"messages have at least {least} tokens; allowed for model={spec.id!r} are {spec.context_window}.",
             code="context_length_exceeded",
         )

@@ -41,6 +41,21 @@ class Usage(NamedTuple):
     cached_tokens: int | None = None
     estimated: bool = False
 
+    def plus(self, other: Usage) -> Usage:
+        """Return the tokens of both requests."""
+        return Usage(
+            self.prompt_tokens + other.prompt_tokens,
+            self.completion_tokens + other.completion_tokens,
+            self.total_tokens + other.total_tokens,
+            _sum(self.reasoning_tokens, other.reasoning_tokens),
+            _sum(self.cached_tokens, other.cached_tokens),
+            self.estimated or other.estimated,
+        )
+
+
+def _sum(a: int | None, b: int | None) -> int | None:
+    return None if a is None and b is None else (a or 0) + (b or 0)
+
 
 @dataclass(slots=True)
 class ToolCallDelta:

@@ -1,8 +1,8 @@
 """The HTTP side: openai's SDK as the client, one connection pool a base URL, retries in this one place.
 
-The SDK's public `client.post(…, cast_to=httpx.Response)` authenticates, sends and retries, and leaves the body alone: no
-pydantic object is built from an answer or a chunk. `OPENAI_…` variables (key, organization, project, extra headers, base
-URL) are shut off, for what they hold belongs to another company.
+The SDK's public `client.post(…, cast_to=httpx.Response)` authenticates, sends and retries, and leaves the body alone:
+no pydantic object is built from an answer or a chunk. `OPENAI_…` variables (key, organization, project, extra headers,
+base URL) are shut off, for what they hold belongs to another company.
 
 Clients are made at the first request, shared by all who use the same base URL and key, kept apart by process and event
 loop, and closed when their loop ends.
@@ -31,15 +31,15 @@ from kluster_integrations.errors import (
 )
 from kluster_integrations.streaming import ChatStream, Delta, loads
 
-__all__ = ["CHAT_PATH", "Answer", "Transport", "get"]
+__all__ = ["CHAT_PATH", "HTTPX", "Answer", "Transport", "get"]
 
 CHAT_PATH = "/chat/completions"
 _DRAIN_SECONDS = 0.01
-# openai 3.x speaks httpx2, openai 2.x httpx.
-_httpx = importlib.import_module("httpx2" if int(openai.__version__.split(".")[0]) >= 3 else "httpx")
+HTTPX = importlib.import_module("httpx2" if int(openai.__version__.split(".")[0]) >= 3 else "httpx")
+"""The HTTP library that the installed SDK speaks: httpx2 from openai 3 on, httpx before."""
 
 # With httpx's own class as `cast_to` the SDK hands the response over unread; it never makes the stream class.
-_AS_STREAM = {"cast_to": _httpx.Response, "stream": True, "stream_cls": openai.Stream[object]}
+_AS_STREAM = {"cast_to": HTTPX.Response, "stream": True, "stream_cls": openai.Stream[object]}
 
 
 class Answer(NamedTuple):
@@ -253,7 +253,7 @@ class Transport:
         if self.secret is None:
             options["headers"] = {"Authorization": openai.omit}
         with self.errors:
-            return _decode(self._client().get(path, cast_to=_httpx.Response, options=options))
+            return _decode(self._client().get(path, cast_to=HTTPX.Response, options=options))
 
     def post(self, path: str, body: Mapping[str, Any], **options: Any) -> Answer:
         """Send a JSON body and return the decoded answer.
@@ -269,14 +269,14 @@ class Transport:
         with self.errors:
             self.config.require_key()
             client = self._client()
-            return _decode(client.post(path, cast_to=_httpx.Response, body=body, options=options))
+            return _decode(client.post(path, cast_to=HTTPX.Response, body=body, options=options))
 
     async def apost(self, path: str, body: Mapping[str, Any], **options: Any) -> Answer:
         """As `post`."""
         with self.errors:
             self.config.require_key()
             client = await self._async_client()
-            return _decode(await client.post(path, cast_to=_httpx.Response, body=body, options=options))
+            return _decode(await client.post(path, cast_to=HTTPX.Response, body=body, options=options))
 
     def stream(self, body: Mapping[str, Any], reader: ChatStream, **options: Any) -> Iterator[Delta]:
         """Send a chat request with `stream` set, and yield what `reader` makes of the answer as it comes.
@@ -307,7 +307,8 @@ class Transport:
                     with self._io:
                         piece = next(pieces, None)
                 except APIConnectionError as err:
-                    piece = reader.broken(err)
+                    reader.broken(err)
+                    piece = None
                 deltas = reader.feed(piece)
             yield from deltas
         with self.errors:
@@ -343,7 +344,8 @@ class Transport:
                     with self._io:
                         piece = await anext(pieces, None)
                 except APIConnectionError as err:
-                    piece = reader.broken(err)
+                    reader.broken(err)
+                    piece = None
                 deltas = reader.feed(piece)
             for delta in deltas:
                 yield delta

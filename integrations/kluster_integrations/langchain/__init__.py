@@ -1,4 +1,4 @@
-"""kluster.ai for LangChain: `ChatKluster`, a chat model."""
+"""kluster.ai for LangChain: `ChatKluster`, a chat model, and `KlusterEmbeddings`."""
 
 from kluster_integrations.langchain._errors import (
     KlusterAPIConnectionError,
@@ -14,7 +14,9 @@ from kluster_integrations.langchain._errors import (
     KlusterTruncatedStreamError,
     KlusterUnsupportedParameterError,
 )
+from kluster_integrations.langchain._register import register
 from kluster_integrations.langchain.chat_models import ChatKluster
+from kluster_integrations.langchain.embeddings import KlusterEmbeddings
 
 __all__ = [
     "ChatKluster",
@@ -23,6 +25,7 @@ __all__ = [
     "KlusterAuthenticationError",
     "KlusterBadRequestError",
     "KlusterContextOverflowError",
+    "KlusterEmbeddings",
     "KlusterInternalServerError",
     "KlusterNotFoundError",
     "KlusterOutputValidationError",
@@ -30,4 +33,5 @@ __all__ = [
     "KlusterRateLimitError",
     "KlusterTruncatedStreamError",
     "KlusterUnsupportedParameterError",
+    "register",
 ]

@@ -6,7 +6,9 @@ So `except openai.RateLimitError` and `except ModelRateLimitError` both catch, a
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from typing import Any, Self
 
 import openai
 from langchain_core.exceptions import (
@@ -23,6 +25,7 @@ from langchain_core.exceptions import (
 )
 
 from kluster_integrations import errors
+from kluster_integrations.transport import HTTPX
 
 __all__ = [
     "LANGCHAIN_ERRORS",
@@ -41,21 +44,47 @@ __all__ = [
 ]
 
 
-class KlusterAuthenticationError(errors.AuthenticationError, openai.AuthenticationError, ModelAuthenticationError):
+class _OpenAIShape(errors.KlusterError):
+    """Adds what openai's own errors say of the answer; `request` is None, for it would hold the key."""
+
+    @classmethod
+    def like(cls, other: errors.KlusterError) -> Self:
+        error = super().like(other)
+        inner = other.body.get("error", other.body) if isinstance(other.body, dict) else None
+        detail = inner if isinstance(inner, dict) else {}
+        said = {"request": None, "response": _response(other)}
+        error.__dict__.update(said | {name: detail.get(name) for name in ("param", "type")})
+        return error
+
+
+def _response(error: errors.KlusterError) -> Any:
+    """Return an HTTP response with the status, headers and body that the error keeps; None where there was none."""
+    if error.status_code is None:
+        return None
+    of_the_wire = ("content-length", "content-encoding", "transfer-encoding")
+    headers = {k: v for k, v in error.headers.items() if k not in of_the_wire}
+    body = {"error": error.body} if isinstance(error.body, dict) else error.body
+    content = body if isinstance(body, str) else json.dumps(body, default=str)
+    return HTTPX.Response(error.status_code, headers=headers, content=content.encode())
+
+
+class KlusterAuthenticationError(
+    _OpenAIShape, errors.AuthenticationError, openai.AuthenticationError, ModelAuthenticationError
+):
     """No key, or one that the server does not accept."""
 
 
 class KlusterPermissionDeniedError(
-    errors.PermissionDeniedError, openai.PermissionDeniedError, ModelPermissionDeniedError
+    _OpenAIShape, errors.PermissionDeniedError, openai.PermissionDeniedError, ModelPermissionDeniedError
 ):
     """The key may not do this."""
 
 
-class KlusterNotFoundError(errors.NotFoundError, openai.NotFoundError, ModelNotFoundError):
+class KlusterNotFoundError(_OpenAIShape, errors.NotFoundError, openai.NotFoundError, ModelNotFoundError):
     """No such model or path."""
 
 
-class KlusterBadRequestError(errors.BadRequestError, openai.BadRequestError, ModelInvalidRequestError):
+class KlusterBadRequestError(_OpenAIShape, errors.BadRequestError, openai.BadRequestError, ModelInvalidRequestError):
     """The request is not acceptable."""
 
 
@@ -67,15 +96,17 @@ class KlusterContextOverflowError(errors.ContextWindowExceededError, KlusterBadR
     """The prompt does not fit the model's context window."""
 
 
-class KlusterRateLimitError(errors.RateLimitError, openai.RateLimitError, ModelRateLimitError):
+class KlusterRateLimitError(_OpenAIShape, errors.RateLimitError, openai.RateLimitError, ModelRateLimitError):
     """Too many requests."""
 
 
-class KlusterInternalServerError(errors.InternalServerError, openai.InternalServerError, ModelAPIError):
+class KlusterInternalServerError(_OpenAIShape, errors.InternalServerError, openai.InternalServerError, ModelAPIError):
     """The server failed, or its answer cannot be read."""
 
 
-class KlusterAPIConnectionError(errors.APIConnectionError, openai.APIConnectionError, ModelConnectionError):
+class KlusterAPIConnectionError(
+    _OpenAIShape, errors.APIConnectionError, openai.APIConnectionError, ModelConnectionError
+):
     """No connection, or it broke."""
 
 

@@ -184,12 +184,14 @@ class ChunkMaker:
         reader: The state of the answer, for its HTTP headers.
         spec: The model's spec, for the cost.
         with_headers: Whether the metadata hold the headers.
+        v1: Whether `content` is LangChain's version 1: a list of blocks.
     """
 
-    def __init__(self, reader: ChatStream, spec: ModelSpec, *, with_headers: bool) -> None:
+    def __init__(self, reader: ChatStream, spec: ModelSpec, *, with_headers: bool, v1: bool) -> None:
         self._reader = reader
         self._spec = spec
         self._with_headers = with_headers
+        self._v1 = v1
 
     def make(self, delta: Delta) -> ChatGenerationChunk:
         """Return the chunk of one delta."""
@@ -209,7 +211,11 @@ class ChunkMaker:
             info["finish_reason"] = delta.finish_reason
         if delta.logprobs:
             info["logprobs"] = delta.logprobs
-        message = AIMessageChunk(content=delta.content, **fields)
+        content: Any = delta.content
+        if self._v1:
+            content = _blocks(delta)
+            fields.setdefault("response_metadata", {})["output_version"] = "v1"
+        message = AIMessageChunk(content=content, **fields)
         return ChatGenerationChunk(message=message, generation_info=info or None)
 
     def _metadata(self, delta: Delta) -> dict[str, Any]:
@@ -226,3 +232,21 @@ class ChunkMaker:
 
 
 _RENAMED = {"model": "model_name"}
+
+
+def _blocks(delta: Delta) -> list[dict[str, Any]]:
+    """Return a delta as content blocks of version 1, each with an index of its kind.
+
+    Without them LangChain numbers the blocks itself, and so merges a tool call into the text before it (measured on
+    langchain-core 1.7.2 and 1.8.1).
+    """
+    blocks: list[dict[str, Any]] = []
+    if delta.reasoning:
+        blocks.append({"type": "reasoning", "reasoning": delta.reasoning, "index": "lc_reasoning"})
+    if delta.content:
+        blocks.append({"type": "text", "text": delta.content, "index": "lc_text"})
+    calls = (
+        {"type": "tool_call_chunk", "id": c.id, "name": c.name, "args": c.arguments, "index": f"lc_tc_{c.index}"}
+        for c in delta.tool_calls
+    )
+    return [*blocks, *calls]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from typing import Any, Self
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping, Sequence
+from typing import Any, Self, get_args
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import LanguageModelInput, ModelProfile
@@ -15,22 +15,20 @@ from langchain_core.runnables import Runnable
 from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from langchain_core.utils.utils import _build_model_kwargs
-from pydantic import ConfigDict, Field, PrivateAttr, SecretStr, model_validator
+from pydantic import Field, model_validator
 
-from kluster_integrations import catalog, request
+from kluster_integrations import catalog, prompting, request, tokens
 from kluster_integrations._version import __version__
-from kluster_integrations.catalog import Plan
-from kluster_integrations.config import KlusterConfig, Unsupported
-from kluster_integrations.langchain._errors import LANGCHAIN_ERRORS
+from kluster_integrations.langchain._connection import Connected
 from kluster_integrations.langchain._messages import PROVIDER, ChunkMaker, to_result, to_wire
+from kluster_integrations.langchain._structured import Method, StructuredOutput, Target
 from kluster_integrations.request import ChatRequest, ToolCalling
-from kluster_integrations.response import read
+from kluster_integrations.response import Completion, read
 from kluster_integrations.streaming import ChatStream
-from kluster_integrations.transport import CHAT_PATH, Transport
+from kluster_integrations.transport import CHAT_PATH, Answer
 
 __all__ = ["ChatKluster"]
 
-_CONFIG_FIELDS = ("api_key", "base_url", "plan", "timeout", "max_retries", "default_headers", "unsupported")
 _SAMPLING = (
     "temperature",
     "top_p",
@@ -43,10 +41,12 @@ _SAMPLING = (
     "parallel_tool_calls",
 )
 # Arguments of a call that are for the transport or for LangSmith, not for the body.
-_NOT_BODY = ("model", "tool_calling", "extra_body", "extra_headers", "timeout", "ls_structured_output_format")
+_NOT_BODY = frozenset(
+    {"model", "tool_calling", "extra_body", "extra_headers", "timeout", "max_repairs", "ls_structured_output_format"}
+)
 
 
-class ChatKluster(BaseChatModel):
+class ChatKluster(Connected, BaseChatModel):
     """A kluster.ai model as a LangChain chat model.
 
     ```python
@@ -56,42 +56,16 @@ class ChatKluster(BaseChatModel):
     model.invoke("What is the ultimate breakfast sandwich?").text
     ```
 
-    Thoughts of reasoning models are in `additional_kwargs["reasoning_content"]` and in `content_blocks`, never in `content`.
-    Tools and JSON answers work on every model: natively where the model has them, else through the prompt.
+    Thoughts of reasoning models are in `additional_kwargs["reasoning_content"]` and in `content_blocks`, never in
+    `content`. Tools and JSON answers work on every model: natively where the model has them, else through the prompt.
 
     Raises:
         pydantic.ValidationError: A `ValueError`, at construction, if an argument is not acceptable.
         KlusterError: At calls; each of its kinds is also openai's class and langchain-core's `ModelError` kind.
     """
 
-    model_config = ConfigDict(populate_by_name=True, arbitrary_types_allowed=True)
-
     model_name: str = Field(alias="model", min_length=1)
     """The model's id, sent as it is; `kluster models` lists them."""
-
-    api_key: SecretStr | None = Field(default=None, repr=False)
-    """Default: `KLUSTER_API_KEY` or its aliases; see `KlusterConfig`."""
-
-    base_url: str | None = None
-    """Default: `KLUSTER_BASE_URL`, else `https://api.kluster.ai/v1`."""
-
-    plan: Plan | None = None
-    """The account's plan, which decides windows. Default: `KLUSTER_PLAN`, else unknown."""
-
-    timeout: float | None = Field(default=None, alias="request_timeout")
-    """Seconds to wait between bytes. Default: `KLUSTER_TIMEOUT`, else 600."""
-
-    max_retries: int | None = None
-    """Further tries after 408, 409, 429, 5xx and broken connections. Default: `KLUSTER_MAX_RETRIES`, else 2."""
-
-    default_headers: Mapping[str, str] | None = Field(default=None, repr=False, exclude=True)
-    """Sent with every request."""
-
-    unsupported: Unsupported | None = None
-    """`error` or `drop` for parameters that kluster.ai does not take. Default: `KLUSTER_UNSUPPORTED`, else `error`."""
-
-    config: KlusterConfig | None = Field(default=None, repr=False, exclude=True)
-    """All of the connection at once; arguments given beside it win."""
 
     temperature: float | None = None
     """0 to 2."""
@@ -129,6 +103,9 @@ class ChatKluster(BaseChatModel):
     tool_calling: ToolCalling = "auto"
     """`native` sends tools, `prompted` describes them in the prompt, `auto` prefers native where the model has it."""
 
+    max_repairs: int = Field(default=2, ge=0)
+    """How often an answer that is not what a prompt asked for (a call, JSON) is asked for again."""
+
     streaming: bool = False
     """Whether `invoke` streams underneath."""
 
@@ -141,14 +118,6 @@ class ChatKluster(BaseChatModel):
     include_response_headers: bool = False
     """Whether `response_metadata["headers"]` holds the HTTP headers of the answer."""
 
-    http_client: Any = Field(default=None, repr=False, exclude=True)
-    """An `httpx.Client` or `httpx2.Client` to use in place of the shared one."""
-
-    http_async_client: Any = Field(default=None, repr=False, exclude=True)
-    """The same for async calls."""
-
-    _transport: Transport = PrivateAttr()
-
     @model_validator(mode="before")
     @classmethod
     def _collect_extra(cls, values: dict[str, Any]) -> Any:
@@ -157,39 +126,9 @@ class ChatKluster(BaseChatModel):
         return _build_model_kwargs(values, names)
 
     @model_validator(mode="after")
-    def _set_transport(self) -> Self:
-        self._connect()
-        return self
-
-    def _connect(self) -> None:
-        given = {n: v for n in _CONFIG_FIELDS if (v := getattr(self, n)) is not None}
-        if self.config is not None:
-            given = {**{n: getattr(self.config, n) for n in _CONFIG_FIELDS}, **given}
-        self._transport = Transport(
-            KlusterConfig(**given),
-            http_client=self.http_client,
-            http_async_client=self.http_async_client,
-            adapt=LANGCHAIN_ERRORS,
-        )
-
-    @model_validator(mode="after")
     def _add_kluster_version(self) -> Self:
         self._add_version("kluster-integrations", __version__)
         return self
-
-    def __getstate__(self) -> dict[Any, Any]:
-        """Leave out the key, what else may be secret, and connections; a restored model takes them up from the environment."""
-        state = super().__getstate__()
-        secret = {"api_key": None, "default_headers": None, "http_client": None, "http_async_client": None}
-        state["__dict__"] = {**state["__dict__"], **secret}
-        state["__pydantic_private__"] = {
-            k: v for k, v in (state["__pydantic_private__"] or {}).items() if k != "_transport"
-        }
-        return state
-
-    def __setstate__(self, state: dict[Any, Any]) -> None:
-        super().__setstate__(state)
-        self._connect()
 
     @property
     def model(self) -> str:
@@ -287,11 +226,6 @@ class ChatKluster(BaseChatModel):
                 extra_body={**(self.extra_body or {}), **(kwargs.get("extra_body") or {})},
             )
 
-    def _result(self, answer: Any, sent: ChatRequest) -> ChatResult:
-        with self._transport.errors:
-            completion = read(answer.data, sent, secret=self._transport.secret)
-        return to_result(completion, sent.spec, answer.headers if self.include_response_headers else None)
-
     def _generate(
         self,
         messages: list[BaseMessage],
@@ -299,8 +233,13 @@ class ChatKluster(BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        sent = self._request(messages, stop, kwargs, stream=False)
-        return self._result(self._transport.post(CHAT_PATH, sent.body, **_options(kwargs)), sent)
+        tries = self._tries(self._request(messages, stop, kwargs, stream=False), kwargs)
+        sent = next(tries)
+        while True:
+            answer = self._transport.post(CHAT_PATH, sent.body, **_options(kwargs))
+            done, sent = self._take(answer, sent, tries)
+            if done is not None:
+                return done
 
     async def _agenerate(
         self,
@@ -309,12 +248,35 @@ class ChatKluster(BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        sent = self._request(messages, stop, kwargs, stream=False)
-        return self._result(await self._transport.apost(CHAT_PATH, sent.body, **_options(kwargs)), sent)
+        tries = self._tries(self._request(messages, stop, kwargs, stream=False), kwargs)
+        sent = next(tries)
+        while True:
+            answer = await self._transport.apost(CHAT_PATH, sent.body, **_options(kwargs))
+            done, sent = self._take(answer, sent, tries)
+            if done is not None:
+                return done
+
+    def _tries(self, sent: ChatRequest, kwargs: Mapping[str, Any]) -> Generator[ChatRequest, Completion, Completion]:
+        repairs = kwargs.get("max_repairs")
+        return prompting.attempts(sent, self.max_repairs if repairs is None else repairs)
+
+    def _take(
+        self, answer: Answer, sent: ChatRequest, tries: Generator[ChatRequest, Completion, Completion]
+    ) -> tuple[ChatResult | None, ChatRequest]:
+        """Return the result, if the answer is what was asked for, and else the next request."""
+        with self._transport.errors:
+            completion = read(answer.data, sent, secret=self._transport.secret)
+            try:
+                return None, tries.send(completion)
+            except StopIteration as done:
+                headers = answer.headers if self.include_response_headers else None
+                return to_result(done.value, sent.spec, headers), sent
 
     def _reader(self, sent: ChatRequest) -> tuple[ChatStream, ChunkMaker]:
         reader = ChatStream(sent, secret=self._transport.secret)
-        return reader, ChunkMaker(reader, sent.spec, with_headers=self.include_response_headers)
+        return reader, ChunkMaker(
+            reader, sent.spec, with_headers=self.include_response_headers, v1=self.output_version == "v1"
+        )
 
     def _stream(
         self,
@@ -359,8 +321,8 @@ class ChatKluster(BaseChatModel):
 
         Args:
             tools: Tools, functions, pydantic classes, TypedDicts or OpenAI's tool objects.
-            tool_choice: `auto`, `none`, `any` or `required` (at least one), a tool's name, True (the only one), OpenAI's
-                object, or None for the server's default.
+            tool_choice: `auto`, `none`, `any` or `required` (at least one), a tool's name, True (the only one),
+                OpenAI's object, or None for the server's default.
             strict: Whether schemas are made strict; kluster.ai itself takes no such wish.
             parallel_tool_calls: Whether the model may call several at once.
             kwargs: Further parameters of the calls.
@@ -381,13 +343,82 @@ class ChatKluster(BaseChatModel):
             kwargs["parallel_tool_calls"] = parallel_tool_calls
         return self.bind(tools=formatted, **kwargs)
 
-    def close(self) -> None:
-        """Close the connections to this base URL; a later call opens new ones."""
-        self._transport.close()
+    def with_structured_output(
+        self,
+        schema: dict[str, Any] | type | None = None,
+        *,
+        method: Method | None = None,
+        include_raw: bool = False,
+        strict: bool | None = None,
+        tools: Sequence[Any] | None = None,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, Any]:
+        """Return this model with answers that are objects, checked against a schema and repaired where they are wrong.
 
-    async def aclose(self) -> None:
-        """Close the async connections to this base URL in this event loop."""
-        await self._transport.aclose()
+        Args:
+            schema: A pydantic class (v2 or v1), TypedDict, dataclass, JSON schema or OpenAI tool object. None only with
+                `json_mode`: any JSON object.
+            method: `function_calling` asks for a tool call (prompted on models without tools); `json_schema`,
+                `json_mode` and `prompted` put the schema into the prompt, for kluster.ai has no `response_format`;
+                `json_mode` needs no schema. Default None: a tool call where the model
+                has tools, else prompted.
+            include_raw: Whether to return `{"raw": AIMessage, "parsed": object, "parsing_error": error}`, and not to
+                raise where parsing fails.
+            strict: Whether the schema is made strict (every field required).
+            tools: Further tools that the model may call in place of an answer; needs `include_raw`, for then there may
+                be nothing parsed.
+            kwargs: Further parameters of the calls.
+
+        Raises:
+            ValueError: If an argument is not acceptable.
+            KlusterOutputValidationError: At calls, if after `max_repairs` further tries the answer is still wrong.
+        """
+        if method not in (None, *get_args(Method)):
+            raise ValueError(f"method={method!r} must be None or one of {', '.join(get_args(Method))}.")
+        if schema is None and method != "json_mode":
+            raise ValueError("schema=None is allowed with method='json_mode' only; pass a schema.")
+        if tools and not include_raw:
+            raise ValueError("tools needs include_raw=True: where the model calls one, nothing is parsed.")
+        target = Target(schema, strict=strict)
+        if method is None:
+            method = "function_calling" if self._native_tools and target.callable else "prompted"
+        seen = {"kwargs": {"method": method, "strict": strict}, "schema": target.json_schema}
+        kwargs |= {"ls_structured_output_format": seen, "max_repairs": -1}
+        name = None
+        if method == "function_calling":
+            tool = target.tool(strict=strict)
+            name = tool["function"]["name"]
+            bound = self.bind_tools(
+                [*(tools or []), tool],
+                tool_choice="any" if tools else name,
+                parallel_tool_calls=False if self._native_tools else None,
+                **kwargs,
+            )
+        else:
+            wish: dict[str, Any] = {"type": "json_object"}
+            if schema is not None:
+                wish = {"type": "json_schema", "json_schema": {"schema": target.json_schema}}
+            kwargs["response_format"] = wish
+            bound = self.bind_tools(tools, **kwargs) if tools else self.bind(**kwargs)
+        return StructuredOutput(self, bound, target, name=name, include_raw=include_raw)
+
+    @property
+    def _native_tools(self) -> bool:
+        return self.tool_calling == "native" or (self.tool_calling == "auto" and self.spec.supports_tools)
+
+    def get_num_tokens(self, text: str) -> int:
+        """Return about how many tokens a text has, without a tokenizer (the models' have to be downloaded)."""
+        if self.custom_get_token_ids is not None:
+            return len(self.custom_get_token_ids(text))
+        return tokens.estimate(text)
+
+    def get_num_tokens_from_messages(self, messages: Sequence[BaseMessage], tools: Sequence[Any] | None = None) -> int:
+        """Return about how many tokens messages (and tools) have, without a tokenizer."""
+        params = {"tools": [convert_to_openai_tool(t) for t in tools]} if tools else {}
+        with self._transport.errors:
+            sent = request.build(self.model_name, to_wire(messages), params, config=self._transport.config)
+        sent.estimate = self.get_num_tokens
+        return sent.estimate_prompt()
 
 
 def _options(kwargs: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,71 @@
+# Everything from Python 3.11+, make and a package index: each target makes the virtual environment that it needs.
+# A stamp in the environment names what is installed; it is renewed when a file that says what to install changes.
+
+SHELL := /bin/sh
+PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13; do \
+	$$p -c 'import sys, venv; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$p && break; done)
+WHAT := pyproject.toml
+VENV := .venv
+VENV3 := .venv-openai3
+PYTEST_ARGS ?=
+
+.PHONY: help demo test test-openai3 lint format bench clean
+
+help:
+	@echo "make demo          chat, tools, reasoning and an image against a local emulator; no key needed"
+	@echo "make test          the tests, on openai 2.x"
+	@echo "make test-openai3  the same on openai 3.x"
+	@echo "make lint          ruff and mypy"
+	@echo "make bench         overhead against the SDK and ChatOpenAI"
+
+define venv
+	@test -n "$(PYTHON)" || { echo "Error: Python 3.11 or newer is needed. Hint: make PYTHON=/path/to/python3.11 $@" >&2; exit 1; }
+	@test -x $(1)/bin/python || $(PYTHON) -m venv $(1)
+	$(1)/bin/python -m pip install --quiet --upgrade "pip>=25.1"
+endef
+
+$(VENV)/.demo: $(WHAT) constraints.txt
+	$(call venv,$(VENV))
+	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[langchain,emulator]"
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.demo
+	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --group test
+	@touch $@
+
+$(VENV)/.lint: $(VENV)/.test
+	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --group lint
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.demo
+	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --group bench
+	@touch $@
+
+$(VENV3)/.test: $(WHAT) constraints-openai3.txt
+	$(call venv,$(VENV3))
+	$(VENV3)/bin/python -m pip install --quiet --constraint constraints-openai3.txt --editable ".[langchain,emulator]" --group test
+	@touch $@
+
+demo: $(VENV)/.demo
+	@$(VENV)/bin/kluster demo
+
+test: $(VENV)/.test
+	$(VENV)/bin/python -m pytest $(PYTEST_ARGS)
+
+test-openai3: $(VENV3)/.test
+	$(VENV3)/bin/python -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/.lint
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/ruff format --check
+	$(VENV)/bin/mypy
+
+format: $(VENV)/.lint
+	$(VENV)/bin/ruff check --fix
+	$(VENV)/bin/ruff format
+
+bench: $(VENV)/.bench
+	$(VENV)/bin/python -m benchmarks
+
+clean:
+	rm -rf $(VENV) $(VENV3) .pytest_cache .mypy_cache .ruff_cache dist

@@ -1,0 +1,104 @@
+"""Vectors of texts: requests, and how their answers are read (reference/kluster-api.md, Embeddings)."""
+
+from __future__ import annotations
+
+import base64
+import sys
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from kluster_integrations import catalog, tokens
+from kluster_integrations.config import KlusterConfig
+from kluster_integrations.errors import (
+    BadRequestError,
+    ContextWindowExceededError,
+    InternalServerError,
+    UnsupportedParameterError,
+)
+
+__all__ = ["DEFAULT_MODEL", "EMBEDDINGS_PATH", "MAX_BATCH", "build", "read"]
+
+EMBEDDINGS_PATH = "/embeddings"
+DEFAULT_MODEL = "BAAI/bge-m3"
+MAX_BATCH = 2_048
+"""Texts in one request, as in OpenAI's API."""
+
+
+def build(
+    model: str, texts: Sequence[str], *, config: KlusterConfig, chunk_size: int = 256, dimensions: int | None = None
+) -> Iterator[dict[str, Any]]:
+    """Yield the request bodies for some texts, in order, after all of them are checked.
+
+    Texts go as texts, never as token ids: a tokenizer of another vocabulary would give wrong vectors in silence.
+
+    Args:
+        model: The model's id.
+        texts: What to embed.
+        config: For the plan, and what unsupported parameters do.
+        chunk_size: Texts a request, 1 to 2048.
+        dimensions: Not taken by the service; here to be refused with a reason.
+
+    Raises:
+        BadRequestError: A text is empty, or no text; `ContextWindowExceededError` if it cannot fit.
+    """
+    spec = catalog.get(model, plan=config.plan)
+    if spec.known and spec.purpose != "embeddings":
+        raise BadRequestError(f"model={model!r} makes no embeddings.", hint=f"use {DEFAULT_MODEL!r}.")
+    if dimensions is not None and config.unsupported == "error":
+        raise UnsupportedParameterError(
+            f"kluster.ai does not take dimensions={dimensions!r}: vectors have the model's own length.",
+            hint='leave it out, or set unsupported="drop".',
+        )
+    if isinstance(texts, str):
+        raise BadRequestError("input must be a list of texts, not one text.", hint="put it into a list.")
+    for i, text in enumerate(texts):
+        if not isinstance(text, str) or not text.strip():
+            raise BadRequestError(
+                f"input[{i}]={text!r} must be a text that is not empty.", hint="leave empty texts out."
+            )
+        if spec.known and len(text) > spec.context_window and tokens.at_least(text) > spec.context_window:
+            raise ContextWindowExceededError(
+                f"input[{i}] is longer than the {spec.context_window} tokens that {model!r} takes.",
+                hint="split the text.",
+            )
+    return (
+        {"model": model, "input": list(texts[at : at + chunk_size]), "encoding_format": "base64"}
+        for at in range(0, len(texts), chunk_size)
+    )
+
+
+def read(data: object, body: Mapping[str, Any]) -> list[list[float]]:
+    """Return the vectors of an answer, in the order of the texts.
+
+    Args:
+        data: The decoded answer.
+        body: The request's body.
+
+    Raises:
+        InternalServerError: If the answer has not one vector a text.
+    """
+    rows = data.get("data") if isinstance(data, dict) else None
+    wanted = len(body["input"])
+    if not isinstance(rows, list) or len(rows) != wanted or not all(isinstance(r, dict) for r in rows):
+        got = len(rows) if isinstance(rows, list) else "no"
+        raise InternalServerError(f"The answer has {got} vectors for {wanted} texts.", body=data)
+    rows = sorted(rows, key=lambda row: row.get("index") or 0) if all("index" in r for r in rows) else rows
+    vectors = [_vector(row.get("embedding")) for row in rows]
+    if len({len(v) for v in vectors}) != 1 or not vectors[0]:
+        raise InternalServerError("The vectors of the answer are empty, or differ in length.", body=None)
+    return vectors
+
+
+def _vector(value: object) -> list[float]:
+    if isinstance(value, str):  # base64 of little-endian 32-bit floats
+        try:
+            numbers = array("f", base64.b64decode(value, validate=True))
+        except ValueError as err:
+            raise InternalServerError(f"A vector of the answer cannot be read: {err}.") from None
+        if sys.byteorder == "big":
+            numbers.byteswap()
+        return numbers.tolist()
+    if isinstance(value, list) and all(isinstance(n, (int, float)) for n in value):
+        return [float(n) for n in value]
+    raise InternalServerError(f"A vector of the answer is neither numbers nor base64: {str(value)[:80]!r}.")

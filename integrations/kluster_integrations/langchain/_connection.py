@@ -1,0 +1,102 @@
+"""What `ChatKluster` and `KlusterEmbeddings` have in common: the way to the server."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, model_validator
+
+from kluster_integrations.catalog import Plan
+from kluster_integrations.config import KlusterConfig, Unsupported
+from kluster_integrations.langchain._errors import LANGCHAIN_ERRORS
+from kluster_integrations.transport import Transport
+
+__all__ = ["Connected"]
+
+_CONFIG_FIELDS = ("api_key", "base_url", "plan", "timeout", "max_retries", "default_headers", "unsupported")
+_NOT_PICKLED: Mapping[str, None] = dict.fromkeys(
+    ("api_key", "default_headers", "config", "http_client", "http_async_client")
+)
+
+
+class Connected(BaseModel):
+    """The connection's settings as fields, and the transport made of them.
+
+    A pickle holds neither the key nor anything else that may be secret: a restored object reads the environment.
+    """
+
+    model_config = ConfigDict(populate_by_name=True, arbitrary_types_allowed=True, protected_namespaces=())
+
+    api_key: SecretStr | None = Field(default=None, repr=False)
+    """Default: `KLUSTER_API_KEY` or its aliases; see `KlusterConfig`."""
+
+    base_url: str | None = None
+    """Default: `KLUSTER_BASE_URL`, else `https://api.kluster.ai/v1`."""
+
+    plan: Plan | None = None
+    """The account's plan, which decides windows. Default: `KLUSTER_PLAN`, else unknown."""
+
+    timeout: float | None = Field(default=None, alias="request_timeout")
+    """Seconds to wait between bytes. Default: `KLUSTER_TIMEOUT`, else 600."""
+
+    max_retries: int | None = None
+    """Further tries after 408, 409, 429, 5xx and broken connections. Default: `KLUSTER_MAX_RETRIES`, else 2."""
+
+    default_headers: Mapping[str, str] | None = Field(default=None, repr=False, exclude=True)
+    """Sent with every request."""
+
+    unsupported: Unsupported | None = None
+    """`error` or `drop` for parameters that kluster.ai does not take. Default: `KLUSTER_UNSUPPORTED`, else `error`."""
+
+    config: KlusterConfig | None = Field(default=None, repr=False, exclude=True)
+    """All of the connection at once; arguments given beside it win."""
+
+    http_client: Any = Field(default=None, repr=False, exclude=True)
+    """An `httpx.Client` or `httpx2.Client` to use in place of the shared one."""
+
+    http_async_client: Any = Field(default=None, repr=False, exclude=True)
+    """The same for async calls."""
+
+    _made: Transport | None = PrivateAttr(default=None)
+
+    @model_validator(mode="after")
+    def _check_connection(self) -> Self:
+        _ = self._transport
+        return self
+
+    @property
+    def _transport(self) -> Transport:
+        # Made by whoever asks first: langchain-core's own validators may run before this class's.
+        if self._made is None:
+            self._made = self._connect()
+        return self._made
+
+    def _connect(self) -> Transport:
+        given = {n: v for n in _CONFIG_FIELDS if (v := getattr(self, n)) is not None}
+        if self.config is not None:
+            given = {**{n: getattr(self.config, n) for n in _CONFIG_FIELDS}, **given}
+        return Transport(
+            KlusterConfig(**given),
+            http_client=self.http_client,
+            http_async_client=self.http_async_client,
+            adapt=LANGCHAIN_ERRORS,
+        )
+
+    def __getstate__(self) -> dict[Any, Any]:
+        """Return the state for a pickle."""
+        state = super().__getstate__()
+        private = state["__pydantic_private__"] or {}
+        return {
+            **state,
+            "__dict__": {**state["__dict__"], **{k: v for k, v in _NOT_PICKLED.items() if k in state["__dict__"]}},
+            "__pydantic_private__": {**private, "_made": None},
+        }
+
+    def close(self) -> None:
+        """Close the connections to this base URL; a later call opens new ones."""
+        self._transport.close()
+
+    async def aclose(self) -> None:
+        """Close the async connections to this base URL in this event loop."""
+        await self._transport.aclose()

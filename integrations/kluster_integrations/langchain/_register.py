@@ -1,0 +1,37 @@
+"""`init_chat_model("kluster:…")`, for those who ask for it."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+__all__ = ["register"]
+
+_WANTED = (("langchain.chat_models.base", "ChatKluster"), ("langchain.embeddings.base", "KlusterEmbeddings"))
+
+
+def register() -> None:
+    """Make `init_chat_model("kluster:<model id>")` and `init_embeddings("kluster:<model id>")` known to LangChain.
+
+    LangChain's tables of providers are closed and private: this writes to a private name, and only when it is called.
+    Calling it again does no harm.
+
+    Raises:
+        ImportError: If the package `langchain` is not installed.
+        RuntimeError: If this version of it keeps its providers elsewhere; `ChatKluster(model=…)` always works.
+    """
+    for module_name, class_name in _WANTED:
+        try:
+            module = import_module(module_name)
+        except ImportError as err:
+            raise ImportError(f"{module_name} cannot be imported; pip install langchain.") from err
+        table = getattr(module, "_BUILTIN_PROVIDERS", None)
+        if not isinstance(table, dict):
+            raise RuntimeError(
+                f"{module_name} of this version of langchain has no table of providers; use {class_name}(model=…)."
+            )
+        table["kluster"] = ("kluster_integrations.langchain", class_name, _make)
+
+
+def _make(cls: type[Any], **kwargs: Any) -> Any:
+    return cls(**kwargs)
