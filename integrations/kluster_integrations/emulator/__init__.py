@@ -1,0 +1,45 @@
+"""A local look-alike of the kluster.ai HTTP API, for tests, demos and development without a key.
+
+`with Emulator() as server:` serves `server.base_url` from a thread of this process. Everything it knows of the service
+comes from the service's documentation; its text comes from a scripted engine, or from any OpenAI-compatible server.
+Importing this package is cheap: the server's dependencies load with the first name that is used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from kluster_integrations.emulator.app import create_app
+    from kluster_integrations.emulator.faults import Fault
+    from kluster_integrations.emulator.gate import RecordedRequest
+    from kluster_integrations.emulator.instances import instance
+    from kluster_integrations.emulator.server import Emulator
+
+__all__ = ["Emulator", "Fault", "RecordedRequest", "create_app", "instance"]
+
+_HOMES = {
+    "Emulator": "server",
+    "Fault": "faults",
+    "RecordedRequest": "gate",
+    "create_app": "app",
+    "instance": "instances",
+}
+HINT = 'The emulator needs starlette and uvicorn: pip install "kluster-integrations[emulator]"'
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    try:
+        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    except ModuleNotFoundError as exc:
+        if exc.name and exc.name.partition(".")[0] in {"starlette", "uvicorn"}:
+            raise ModuleNotFoundError(HINT, name=exc.name) from exc
+        raise
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

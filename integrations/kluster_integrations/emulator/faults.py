@@ -1,0 +1,239 @@
+"""Faults that can be scheduled: error answers, cut and truncated streams, slow tokens, hanging requests."""
+
+from __future__ import annotations
+
+import json
+import math
+import threading
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
+from dataclasses import KW_ONLY, dataclass
+from typing import Any, Literal, get_args
+
+from kluster_integrations.emulator.errors import VENDOR_BODY, error_body
+
+__all__ = ["Broken", "Fault", "FaultSchedule", "FaultySend", "Kind"]
+
+Kind = Literal["status", "cut", "end", "error_event", "slow", "hang"]
+Message = MutableMapping[str, Any]
+Send = Callable[[Message], Awaitable[None]]
+Pause = Callable[[float], Awaitable[None]]
+
+_CHAT = "/v1/chat/completions"
+_HTML = "<html><head><title>502 Bad Gateway</title></head><body><h1>502 Bad Gateway</h1></body></html>"
+_MESSAGES = {
+    401: "Invalid API key",
+    429: "Rate limit reached, please try again later",
+    500: "The server had an error while processing your request",
+    503: "The server is overloaded, please try again later",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One scheduled fault.
+
+    Args:
+        kind: What happens:
+            `status` answers `status` instead of the real answer;
+            `cut` sends `chunks` chunks (of an answer that is not streamed: half its bytes) and breaks the connection;
+            `end` ends cleanly after `chunks` chunks, without finish reason and `[DONE]` (not streamed: half a body);
+            `error_event` sends an error object after `chunks` chunks, inside the 200;
+            `slow` waits `delay` seconds before each chunk;
+            `hang` accepts the request and answers only after `delay` seconds, with 0 never.
+        times: How many requests are hit; None is every one from then on.
+        after: How many matching requests pass unharmed first.
+        path: The path that is hit; None is every path.
+        status: The status of `status` and the code of `error_event`, 400 to 599.
+        retry_after: Seconds for the `Retry-After` header of `status`; None sends none.
+        body: The body of `status`: None is OpenAI's error body, `"vendor"` the vendor's own 500 body, `"html"` a
+            proxy's page, `"empty"` none; any other string or a dict is sent as it is.
+        headers: Further headers of `status`.
+        chunks: See `kind`; the first chunk is the one with the role.
+        delay: Seconds, see `kind`.
+        model: Only requests for this model are hit; None is every model.
+
+    Raises:
+        ValueError: If a value is not allowed.
+    """
+
+    kind: Kind
+    _: KW_ONLY
+    times: int | None = 1
+    after: int = 0
+    path: str | None = _CHAT
+    status: int = 500
+    retry_after: float | None = None
+    body: str | Mapping[str, object] | None = None
+    headers: Mapping[str, str] | None = None
+    chunks: int = 2
+    delay: float = 0.0
+    model: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(Kind):
+            raise _bad("kind", self.kind, f"one of {', '.join(map(repr, get_args(Kind)))}")
+        if self.times is not None and not _count(self.times, least=1):
+            raise _bad("times", self.times, "1 or more, or None for ever")
+        if not _count(self.after):
+            raise _bad("after", self.after, "0 or more requests")
+        if not _count(self.chunks):
+            raise _bad("chunks", self.chunks, "0 or more chunks")
+        if not _count(self.status) or not 400 <= self.status <= 599:
+            raise _bad("status", self.status, "an HTTP status from 400 to 599")
+        if not _seconds(self.delay):
+            raise _bad("delay", self.delay, "a number of seconds, 0 or more")
+        if self.retry_after is not None and not _seconds(self.retry_after):
+            raise _bad("retry_after", self.retry_after, "a number of seconds, 0 or more, or None")
+        if self.body is not None and not isinstance(self.body, str | Mapping):
+            raise _bad("body", self.body, "None, a dict or a string")
+
+    def answer(self) -> tuple[int, dict[str, str], bytes]:
+        """Return status, headers and body of a `status` fault."""
+        kind, body = self._payload()
+        headers = {"content-type": kind, **(self.headers or {})}
+        if self.retry_after is not None:
+            headers["retry-after"] = f"{self.retry_after:g}"
+        return self.status, headers, body
+
+    def error(self) -> dict[str, object]:
+        """Return OpenAI's error body for this fault's status."""
+        return error_body(self.status, _MESSAGES.get(self.status, f"Scheduled fault: HTTP {self.status}"))
+
+    def _payload(self) -> tuple[str, bytes]:
+        if self.body == "html":
+            return "text/html", _HTML.encode()
+        if self.body == "empty":
+            return "application/json", b""
+        if isinstance(self.body, str) and self.body != "vendor":
+            return "text/plain; charset=utf-8", self.body.encode()
+        if self.body is None:
+            return "application/json", json.dumps(self.error()).encode()
+        body = VENDOR_BODY if isinstance(self.body, str) else dict(self.body)
+        return "application/json", json.dumps(body).encode()
+
+
+def _count(value: object, least: int = 0) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _seconds(value: object) -> bool:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and math.isfinite(value) and value >= 0  # type: ignore[arg-type,operator]
+
+
+def _bad(name: str, value: object, allowed: str) -> ValueError:
+    return ValueError(f"Fault: {name}={value!r} is not allowed; it must be {allowed}.")
+
+
+class FaultSchedule:
+    """The faults of one emulator, and how often each has seen a request. Safe to use from any thread."""
+
+    def __init__(self, faults: Iterable[Fault] = ()) -> None:
+        self._lock = threading.Lock()
+        self._seen: list[tuple[Fault, list[int]]] = [(fault, [0]) for fault in faults]
+
+    def add(self, fault: Fault) -> None:
+        """Add a fault; its `after` counts from now on."""
+        if not isinstance(fault, Fault):
+            raise ValueError(f"add_fault takes a Fault, not {type(fault).__name__}.")
+        with self._lock:
+            self._seen.append((fault, [0]))
+
+    def clear(self) -> None:
+        """Forget every fault."""
+        with self._lock:
+            self._seen.clear()
+
+    def take(self, path: str, model: str | None) -> Fault | None:
+        """Count a request with every fault that it matches, and return the first fault that is due."""
+        due: Fault | None = None
+        with self._lock:
+            for fault, seen in self._seen:
+                if fault.path not in {None, path} or fault.model not in {None, model}:
+                    continue
+                # A fault whose turn is taken by an earlier one has not been spent: it waits for the next request.
+                if due is not None and seen[0] >= fault.after:
+                    continue
+                seen[0] += 1
+                hit = seen[0] > fault.after
+                spent = fault.times is not None and seen[0] > fault.after + fault.times
+                if hit and not spent:
+                    due = fault
+        return due
+
+
+class Broken(Exception):  # noqa: N818 - not an error: the planned end of an answer
+    """A fault has ended the answer; the server closes the connection if the answer is incomplete."""
+
+
+class FaultySend:
+    """An ASGI `send` that spoils the answer as a fault says. One body message is one chunk of a stream."""
+
+    def __init__(self, fault: Fault, send: Send, pause: Pause) -> None:
+        self._fault = fault
+        self._send = send
+        self._pause = pause
+        self._start: Message | None = None
+        self._sent = 0
+
+    async def __call__(self, message: Message) -> None:
+        """Pass a message on, or spoil it."""
+        if message["type"] == "http.response.start":
+            self._start = message
+            if _is_stream(message):
+                await self._send(message)
+            return
+        if self._start is None or message["type"] != "http.response.body":
+            await self._send(message)
+        elif _is_stream(self._start):
+            await self._stream(message)
+        else:
+            await self._whole(self._start, message)
+
+    async def _stream(self, message: Message) -> None:
+        if self._fault.kind == "slow":
+            await self._pause(self._fault.delay)
+        # The chunk with the finish reason never goes out: what is left would be a complete answer.
+        elif self._sent >= self._fault.chunks or _finishes(message) or not message.get("more_body"):
+            await self._break()
+        self._sent += 1
+        await self._send(message)
+
+    async def _break(self) -> None:
+        if self._fault.kind == "error_event":
+            event = f"data: {json.dumps(self._fault.error())}\n\n".encode()
+            await self._send({"type": "http.response.body", "body": event, "more_body": True})
+        if self._fault.kind != "cut":
+            await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+        raise Broken
+
+    async def _whole(self, start: Message, message: Message) -> None:
+        body: bytes = message.get("body", b"")
+        half = body[: len(body) // 2]
+        if self._fault.kind == "slow":
+            await self._pause(self._fault.delay)
+        elif self._fault.kind == "error_event":
+            body = json.dumps(self._fault.error()).encode()
+        elif self._fault.kind == "end":
+            body = half
+        if self._fault.kind != "cut":
+            start = {**start, "headers": _with_length(start["headers"], len(body))}
+        await self._send(start)
+        if self._fault.kind == "cut":
+            await self._send({"type": "http.response.body", "body": half, "more_body": True})
+            raise Broken
+        await self._send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+def _is_stream(start: Message) -> bool:
+    return any(name == b"content-type" and value.startswith(b"text/event-stream") for name, value in start["headers"])
+
+
+def _finishes(message: Message) -> bool:
+    # Bytes as json.dumps writes them; in content the quotes would be escaped.
+    return b'"finish_reason":"' in message.get("body", b"")
+
+
+def _with_length(headers: Iterable[tuple[bytes, bytes]], length: int) -> list[tuple[bytes, bytes]]:
+    kept = [(name, value) for name, value in headers if name != b"content-length"]
+    return [*kept, (b"content-length", str(length).encode())]

@@ -1,0 +1,177 @@
+"""Text that comes in pieces, told apart: thoughts from the answer, and the answer from what a stop sequence cuts off.
+
+Nothing is held back longer than it takes to know what it is.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Segment", "StopMatcher", "ThoughtSplitter"]
+
+_OPEN, _CLOSE = "<think>", "</think>"
+Segment = tuple[bool, str]
+"""(whether it is reasoning, text)"""
+
+
+class ThoughtSplitter:
+    """Tells thoughts from the answer in text that may hold `<think>…</think>`.
+
+    Text that begins inside the thought (`opens_in_thought`) is reasoning up to `</think>`; where that never comes, the
+    text was the answer, and `close` gives it back as content. Elsewhere text is content until `<think>` says otherwise;
+    a `<think>` in the middle of an answer that nothing closes was only text too, and comes back. White space between a
+    tag and the text is the template's, not the model's, and goes. Held back are only characters that may still be part
+    of a tag, and white space at the edges of a thought.
+
+    Args:
+        opens_in_thought: The model's template already holds the opening tag.
+        thinks: Whether a `</think>` that closes nothing is dropped; it is text where the model does not think.
+    """
+
+    __slots__ = (
+        "_after_thought",
+        "_fresh",
+        "_held",
+        "_space",
+        "_stray",
+        "_thinking",
+        "_thinks",
+        "before",
+    )
+
+    def __init__(self, *, opens_in_thought: bool = False, thinks: bool = True) -> None:
+        self.before = ""  # the content before what comes next, to see a tag that is quoted in backticks
+        self._thinks = thinks
+        self._thinking = opens_in_thought
+        self._fresh = True  # nothing but white space so far in this thought, or in the answer since the last one
+        self._after_thought = False
+        self._held = ""  # may be the beginning of a tag
+        self._space = ""  # goes, if a thought begins or ends here
+        self._stray: list[str] | None = [] if opens_in_thought else None  # what comes back if nothing closes it
+
+    @property
+    def idle(self) -> bool:
+        """Whether text without `<` passes unchanged: the answer is under way and nothing is held."""
+        return not (self._fresh or self._thinking or self._held)
+
+    def take_reasoning(self, text: str) -> list[Segment]:
+        """Take text that the server itself calls reasoning; content after it is not inside a thought."""
+        if not self._thinking or self._stray is not None:
+            self._enter(thinking=True)
+        return self._out(text)
+
+    def take_content(self, text: str) -> list[Segment]:
+        """Take text of `content`, from a server that has sent reasoning in a field of its own."""
+        if self._thinking:
+            self._enter(thinking=False)
+        return self.feed(text)
+
+    def feed(self, text: str) -> list[Segment]:
+        """Return the segments that are certain, given this text too."""
+        text = self._held + text
+        self._held = ""
+        segments: list[Segment] = []
+        while text:
+            at, tag = _next_tag(text)
+            segments += self._out(text[:at])
+            if not tag:
+                self._held = text[at:]
+                break
+            segments += self._switch(tag)
+            text = text[at + len(tag) :]
+        return segments
+
+    def close(self) -> list[Segment]:
+        """Return what was held, and as content what turned out not to be a thought."""
+        segments = self._out(self._held)
+        self._held = ""
+        if self._thinking and self._stray is not None:
+            if text := "".join(self._stray):
+                segments.append((False, text))
+        elif not self._thinking and self._space and not self._after_thought:
+            segments.append((False, self._space))
+        return segments
+
+    def _switch(self, tag: str) -> list[Segment]:
+        if tag == _CLOSE and self._thinking:
+            self._enter(thinking=False)
+        elif tag == _OPEN and self._thinking and self._fresh:
+            self._stray = None  # not opened by the template after all: the model did it
+        elif tag == _OPEN and not self._thinking and not self.before.endswith("`"):
+            stray = None if self._fresh else [tag]
+            self._enter(thinking=True)
+            self._stray = stray
+        elif self._thinking or not self._thinks or self.before.endswith("`"):
+            return self._out(tag)
+        return []
+
+    def _enter(self, *, thinking: bool) -> None:
+        self._after_thought = self._after_thought or not thinking
+        self._thinking, self._fresh, self._space, self._stray = thinking, True, "", None
+
+    def _out(self, text: str) -> list[Segment]:
+        if not text:
+            return []
+        if self._stray is not None:
+            self._stray.append(text)
+        if not self._thinking:
+            self.before = text
+            if not self._fresh:
+                return [(False, text)]
+        whole = self._space + text
+        body = whole.rstrip() if self._thinking else whole
+        if not body.strip():
+            self._space = whole
+            return []
+        self._space = whole[len(body) :]
+        if self._fresh and (self._thinking or self._after_thought):
+            body = body.lstrip()
+        self._fresh = False
+        return [(self._thinking, body)]
+
+
+def _next_tag(text: str) -> tuple[int, str]:
+    """Return where the next tag begins and the tag; with "" for the tag, where one may be beginning."""
+    at = text.find("<")
+    while at >= 0:
+        for tag in (_OPEN, _CLOSE):
+            if text.startswith(tag, at):
+                return at, tag
+            if len(text) - at < len(tag) and tag.startswith(text[at:]):
+                return at, ""
+        at = text.find("<", at + 1)
+    return len(text), ""
+
+
+class StopMatcher:
+    """Cuts an answer at stop sequences that the server was not told of (it takes four)."""
+
+    __slots__ = ("_held", "_stops", "hit")
+
+    def __init__(self, stops: tuple[str, ...]) -> None:
+        self._stops = stops
+        self._held = ""
+        self.hit: str | None = None
+
+    def feed(self, text: str) -> str:
+        """Return what is certain to stand before any stop sequence."""
+        text = self._held + text
+        found = [(text.find(stop), stop) for stop in self._stops if stop in text]
+        if found:
+            at, self.hit = min(found)
+            self._held = ""
+            return text[:at]
+        keep = max(_overlap(text, stop) for stop in self._stops)
+        self._held = text[len(text) - keep :]
+        return text[: len(text) - keep]
+
+    def close(self) -> str:
+        """Return what was held back and turned out to be text."""
+        held, self._held = self._held, ""
+        return held
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Return how much of the end of `text` may be the beginning of `stop`."""
+    for size in range(min(len(text), len(stop) - 1), 0, -1):
+        if text.endswith(stop[:size]):
+            return size
+    return 0
