@@ -12,11 +12,11 @@ import threading
 import tomllib
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 if TYPE_CHECKING:
     from kluster_integrations.config import KlusterConfig
@@ -135,8 +135,12 @@ class ModelSpec:
 
     def for_plan(self, plan: Plan | None) -> ModelSpec:
         """Return this spec with the windows that the plan allows (Trial: 32k and 4k tokens); None changes nothing."""
-        limits = PLANS[plan] if plan else None
-        if limits is None or limits.context_window is None or limits.max_output_tokens is None:
+        if plan is None:
+            return self
+        if plan not in get_args(Plan):
+            raise ValueError(f"plan={plan!r} must be one of {', '.join(get_args(Plan))}.")
+        limits = PLANS[plan]
+        if limits.context_window is None or limits.max_output_tokens is None:
             return self
         return replace(
             self,
@@ -186,10 +190,12 @@ def get(model: str, *, plan: Plan | None = None) -> ModelSpec:
     Raises:
         ValueError: If `model` is not a non-empty string.
     """
-    spec = _models.get(model) if isinstance(model, str) else None
+    if not isinstance(model, str):
+        raise ValueError(f"id={model!r} must be a model id, as text; see `kluster models`.")
+    spec = _models.get(model)
     if spec is None:
         spec = _unknown(model)
-    return spec.for_plan(plan) if plan else spec
+    return spec if plan is None else spec.for_plan(plan)
 
 
 @lru_cache(maxsize=1_000)
@@ -207,8 +213,9 @@ def _unknown(model: str) -> ModelSpec:
 
 def suggest(model: str) -> str | None:
     """Return the catalog's id that an unknown id is likely a slip for, or None."""
-    by_name = {id_.lower(): id_ for id_ in _models}
-    by_name |= {id_.lower().rsplit("/", 1)[-1]: id_ for id_ in _models}
+    ids = list(_models)  # a copy in one step: other threads may add
+    by_name = {id_.lower(): id_ for id_ in ids}
+    by_name |= {id_.lower().rsplit("/", 1)[-1]: id_ for id_ in ids}
     wanted = model.lower().removeprefix("kluster/")
     near = difflib.get_close_matches(wanted, by_name, n=1, cutoff=0.9)
     return by_name[near[0]] if near and by_name[near[0]] != model else None
@@ -244,14 +251,16 @@ def refresh(config: KlusterConfig | None = None, *, cache: Path | str | None = N
 
     answer = transport.get(config or KlusterConfig(), "/models", query={"extended": "true"}).data
     rows = answer.get("data") if isinstance(answer, dict) else None
-    if not isinstance(rows, list) or not all(isinstance(r, dict) and r.get("id") for r in rows):
-        raise InternalServerError("GET /models did not answer with a list of models.")
+    try:
+        specs = _read_rows(rows)
+    except ValueError as err:
+        raise InternalServerError(f"GET /models did not answer with a list of models: {err}") from None
     if cache is not None:
         path = Path(cache)
         partial = path.with_suffix(path.suffix + ".partial")
         partial.write_text(json.dumps(rows), "utf-8")
         partial.replace(path)
-    return _take(rows)
+    return _take(specs)
 
 
 def load(cache: Path | str) -> list[ModelSpec]:
@@ -261,23 +270,54 @@ def load(cache: Path | str) -> list[ModelSpec]:
         FileNotFoundError: If there is no such file.
         ValueError: If it is not what `refresh` writes.
     """
-    rows = json.loads(Path(cache).read_text("utf-8"))
-    if not isinstance(rows, list) or not all(isinstance(r, dict) and r.get("id") for r in rows):
-        raise ValueError(f"cache={str(cache)!r} is not a list of models; write it with catalog.refresh(cache=…).")
-    return _take(rows)
+    try:
+        specs = _read_rows(json.loads(Path(cache).read_bytes()))
+    except ValueError as err:  # also what is no JSON, or no UTF-8
+        raise ValueError(
+            f"cache={str(cache)!r} is not a list of models ({err}); write it with catalog.refresh(cache=…)."
+        ) from None
+    return _take(specs)
 
 
-def _take(rows: list[dict[str, Any]]) -> list[ModelSpec]:
-    specs = [_merge(row) for row in rows]
+def _take(specs: list[ModelSpec]) -> list[ModelSpec]:
     with _lock:
         _models.update({spec.id: spec for spec in specs})
         _unknown.cache_clear()
     return specs
 
 
-def _merge(row: Mapping[str, Any]) -> ModelSpec:
+def _read_rows(rows: object) -> list[ModelSpec]:
+    """Return a spec a row; all of them are checked before any is taken."""
+    if not isinstance(rows, list):
+        raise ValueError("it is no list.")
+    return [_merge(row, f"row {i}") for i, row in enumerate(rows)]
+
+
+_KINDS: Mapping[str, tuple[type | tuple[type, ...], str]] = {
+    "id": (str, "a text"),
+    "context_length": (int, "a number of tokens"),
+    "output_length": (int, "a number of tokens"),
+    "tools_supported": (bool, "true or false"),
+    "tags": (list, "a list"),
+    "limits": (dict, "an object"),
+}
+
+
+def _check_row(row: object, where: str) -> Mapping[str, Any]:
+    if not isinstance(row, dict):
+        raise ValueError(f"{where} is no object.")
+    for name, (kind, words) in _KINDS.items():
+        value = row.get(name)
+        wrong = value is not None and (not isinstance(value, kind) or (kind is int and isinstance(value, bool)))
+        if wrong or (name == "id" and not (value or "").strip()):
+            raise ValueError(f"{where}: {name}={value!r} must be {words}.")
+    return row
+
+
+def _merge(row_: object, where: str) -> ModelSpec:
     """Lay one row of the extended model list over what the catalog has."""
-    old = _models.get(row["id"]) or ModelSpec(id=row["id"])
+    row = _check_row(row_, where)
+    old = _models.get(row["id"]) or ModelSpec(id=row["id"], status="unknown")
     tags = row.get("tags") or []
     limits = row.get("limits") or {}
     said: dict[str, Any] = {
@@ -291,6 +331,8 @@ def _merge(row: Mapping[str, Any]) -> ModelSpec:
         said["fine_tunable"] = "fine-tunable" in tags
     if row.get("model_purpose") == "embeddings":
         said["purpose"] = "embeddings"
-    known = {f.name for f in fields(ModelSpec)}
-    changes = {k: v for k, v in said.items() if v is not None and k in known}
-    return replace(old, **changes, status="current", sources={**old.sources, "refreshed": "server"})
+    changes = {k: v for k, v in said.items() if v is not None}
+    # Where the server says neither windows nor kind, the defaults stay what they are: nobody's word.
+    known = old.status != "unknown" or {"context_window", "supports_vision"} <= changes.keys()
+    status: Status = "current" if known else "unknown"
+    return replace(old, **changes, status=status, sources={**old.sources, "refreshed": "server"})

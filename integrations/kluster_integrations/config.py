@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import ipaddress
+import math
 import os
+import re
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 from urllib.parse import urlsplit
 
-from pydantic import AliasChoices, Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic.fields import FieldInfo
+from pydantic_core import InitErrorDetails, PydanticCustomError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from kluster_integrations.catalog import Plan
 from kluster_integrations.errors import AuthenticationError
 
-__all__ = ["DEFAULT_BASE_URL", "KlusterConfig", "Unsupported", "env_source"]
+__all__ = ["DEFAULT_BASE_URL", "ENVIRONMENT", "KlusterConfig", "Unsupported", "env_source", "environment"]
 
 DEFAULT_BASE_URL = "https://api.kluster.ai/v1"
 """Source: kluster.ai's docs, 2025-07-31."""
 
 Unsupported = Literal["error", "drop"]
 
-# The first is this package's; the others are what the vendor's LangChain and LiteLLM forks read.
-_ENV: Mapping[str, tuple[str, ...]] = {
+ENVIRONMENT: Mapping[str, tuple[str, ...]] = {
     "api_key": ("KLUSTER_API_KEY", "KLUSTERAI_API_KEY", "KLUSTER_AI_API_KEY"),
     "base_url": ("KLUSTER_BASE_URL", "KLUSTER_AI_BASE_URL"),
     "plan": ("KLUSTER_PLAN",),
@@ -30,15 +33,41 @@ _ENV: Mapping[str, tuple[str, ...]] = {
     "max_retries": ("KLUSTER_MAX_RETRIES",),
     "unsupported": ("KLUSTER_UNSUPPORTED",),
 }
+"""The variables of each field; the first that is set wins. The aliases are those of the vendor's unmerged forks."""
 
 
 def env_source(name: str) -> str | None:
     """Return the environment variable that a field of `KlusterConfig` is read from, None if none is set."""
-    return next((env for env in _ENV.get(name, ()) if os.environ.get(env)), None)
+    return next((env for env in ENVIRONMENT.get(name, ()) if os.environ.get(env)), None)
 
 
-def _field(name: str, default: Any) -> Any:
-    return Field(default, validation_alias=AliasChoices(name, *_ENV.get(name, ())))
+def environment() -> tuple[str | None, ...]:
+    """Return what the variables hold now; where it is the same, `KlusterConfig()` is the same."""
+    return tuple(os.environ.get(env) for names in ENVIRONMENT.values() for env in names)
+
+
+class _Environment(PydanticBaseSettingsSource):
+    """Reads the variables of `ENVIRONMENT`. pydantic-settings' own source would read bare names, such as `API_KEY`, too."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        name = env_source(field_name)
+        return (os.environ[name] if name else None), field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        return {field: os.environ[name] for field in ENVIRONMENT if (name := env_source(field))}
+
+
+def scrubbed(err: ValidationError) -> ValidationError:
+    """Return the same error without the input that it was given, which may hold a key."""
+    lines = [
+        InitErrorDetails(
+            type=PydanticCustomError("config", "{reason}", {"reason": line["msg"].removeprefix("Value error, ")}),
+            loc=line["loc"],
+            input="(not shown)",
+        )
+        for line in err.errors(include_url=False, include_input=False)
+    ]
+    return ValidationError.from_exception_data(err.title, lines, hide_input=True)
 
 
 class KlusterConfig(BaseSettings):
@@ -65,21 +94,35 @@ class KlusterConfig(BaseSettings):
         pydantic.ValidationError: A `ValueError`, if a value is not acceptable; it never shows the key.
     """
 
-    model_config = SettingsConfigDict(
-        frozen=True,
-        extra="forbid",
-        env_ignore_empty=True,
-        hide_input_in_errors=True,
-        arbitrary_types_allowed=True,
-    )
+    model_config = SettingsConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
-    api_key: SecretStr | None = _field("api_key", None)
-    base_url: str = _field("base_url", DEFAULT_BASE_URL)
-    plan: Plan | None = _field("plan", None)
-    timeout: float = _field("timeout", 600.0)
-    max_retries: int = _field("max_retries", 2)
+    api_key: SecretStr | None = None
+    base_url: str = DEFAULT_BASE_URL
+    plan: Plan | None = None
+    timeout: float = 600.0
+    max_retries: int = 2
     default_headers: Mapping[str, str] = Field(default_factory=dict, repr=False, exclude=True)
-    unsupported: Unsupported = _field("unsupported", "error")
+    unsupported: Unsupported = "error"
+
+    def __init__(self, **values: Any) -> None:
+        refusal = None
+        try:
+            super().__init__(**values)
+        except ValidationError as err:
+            refusal = scrubbed(err)
+        if refusal is not None:  # outside of `except`, and with nothing in the frame, so that no traceback has the key
+            values.clear()
+            raise refusal
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        refusal = None
+        try:
+            super().__setattr__(name, value)
+        except ValidationError as err:
+            refusal = scrubbed(err)
+        if refusal is not None:
+            del value
+            raise refusal
 
     @classmethod
     def settings_customise_sources(
@@ -91,7 +134,7 @@ class KlusterConfig(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Read arguments and the environment, no files."""
-        return init_settings, env_settings
+        return init_settings, _Environment(settings_cls)
 
     @field_validator("api_key")
     @classmethod
@@ -132,7 +175,7 @@ class KlusterConfig(BaseSettings):
     @classmethod
     def _check_retries(cls, value: object) -> int:
         number = _number(value)
-        if number is None or number < 0 or number != int(number):
+        if number is None or not math.isfinite(number) or number < 0 or number != int(number):
             raise ValueError(f"max_retries={value!r} must be a whole number, 0 or more.")
         return int(number)
 
@@ -155,7 +198,7 @@ class KlusterConfig(BaseSettings):
         """
         if self.api_key is None:
             raise AuthenticationError(
-                "No kluster.ai API key: neither api_key nor " + ", ".join(_ENV["api_key"]) + " is set."
+                "No kluster.ai API key: neither api_key nor " + ", ".join(ENVIRONMENT["api_key"]) + " is set."
             )
         return self.api_key.get_secret_value()
 
@@ -169,6 +212,10 @@ def _number(value: object) -> float | None:
         return None
 
 
+# urlsplit takes the host of `http://[::1]example.com` for the loopback address.
+_NETLOC = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^\[\]:@]+)(:\d+)?")
+
+
 def normalize_base_url(value: str) -> str:
     """Return an address in the one form that is used: no trailing slash, `/v1` where there was no path.
 
@@ -177,12 +224,14 @@ def normalize_base_url(value: str) -> str:
             unencrypted to another machine.
     """
     text = value.strip()
-    url = urlsplit(text)
     try:
+        url = urlsplit(text)
         host, _ = url.hostname, url.port
-    except ValueError:
+    except ValueError:  # a port or a bracket out of place
+        url, host = urlsplit(""), None
+    if not _NETLOC.fullmatch(url.netloc.rpartition("@")[2]):
         host = None
-    if url.scheme not in ("http", "https") or not host or any(c.isspace() for c in text):
+    if url.scheme not in ("http", "https") or not host or not text.isprintable() or " " in text:
         shown = text if "@" not in text else "(with credentials)"
         raise ValueError(f"base_url={shown!r} must be an address such as {DEFAULT_BASE_URL!r}.")
     if url.username is not None or url.password is not None:

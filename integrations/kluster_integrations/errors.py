@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import email.utils
 import json
+import math
 import re
 import time
 from collections.abc import Mapping
@@ -50,7 +51,8 @@ __all__ = [
 # vLLM (old and new), SGLang, OpenAI and llama.cpp say it in these words.
 _OVERFLOW = re.compile(
     r"maximum context length|model's context length|context_length_exceeded|maximum model length"
-    r"|exceeds? the (?:model's |available )?(?:maximum )?context|max(?:imum)? (?:allowed )?input length",
+    r"|exceeds? the (?:model's |available )?(?:maximum )?context|exceeds the maximum allowed length"
+    r"|too long to fit into the model|max(?:imum)? (?:allowed )?input length",
     re.IGNORECASE,
 )
 _MAX_MESSAGE = 2_000
@@ -102,6 +104,11 @@ class KlusterError(Exception):
     def __reduce__(self) -> tuple[Any, ...]:
         # Exception's own would call the class with `args` alone and lose the rest.
         return (_rebuild, (type(self), self.message, self.__dict__.copy()))
+
+    def mask(self, secret: str) -> None:
+        """Replace a key in everything that the error says, should a server have echoed it."""
+        self.__dict__.update({name: _mask(value, secret) for name, value in self.__dict__.items()})
+        self.args = (self.message,)
 
     @classmethod
     def like(cls, other: KlusterError) -> Self:
@@ -193,12 +200,24 @@ _BY_STATUS: Mapping[int, type[KlusterError]] = {
 }
 
 
+# OpenAI's words, for errors inside a 200, which have no status.
+_STATUS_OF_CODE: Mapping[str, int] = {
+    "invalid_api_key": 401,
+    "model_not_found": 404,
+    "rate_limit_exceeded": 429,
+    "insufficient_quota": 429,
+}
+
+
 def _class_for(status: int | None, text: str) -> type[KlusterError]:
     if status is not None and status in _BY_STATUS:
         return _BY_STATUS[status]
-    if status is not None and 300 <= status < 500:
-        # 413 is how some gateways word an overflow; rate limits and keys are settled above.
-        return ContextWindowExceededError if _OVERFLOW.search(text) else BadRequestError
+    if (
+        status is None or 300 <= status < 500
+    ):  # some gateways answer an overflow with 413; inside a 200 there is no status
+        if _OVERFLOW.search(text):
+            return ContextWindowExceededError
+        return InternalServerError if status is None else BadRequestError
     return InternalServerError
 
 
@@ -225,36 +244,38 @@ def from_body(
         headers: The answer's headers, for the request id and `Retry-After`.
         secret: A key to mask, should the server echo it.
     """
-    inner = body.get("error", body) if isinstance(body, dict) else body
-    detail: Mapping[str, Any] = inner if isinstance(inner, dict) else {"message": inner}
+    body = _mask(body, secret)
+    said = {k.lower(): _mask(v, secret) for k, v in (headers or {}).items()}
+    inner = (body.get("error") or body) if isinstance(body, dict) else body
+    detail: Mapping[Any, Any] = inner if isinstance(inner, dict) else {"message": inner}
     code = detail.get("code")
     if code is None:
         code = detail.get("errorCode")
-    message = detail.get("message") or detail.get("detail") or ""
-    text = _plain(message) or (
-        f"HTTP {status_code} without a message." if status_code else "The server reports an error without a message."
-    )
-    text, body = _mask(text, secret), _mask(body, secret)
+    message = detail.get("message") or detail.get("detail")
+    text = "" if message is None else _plain(message)
+    if not text or text in ("null", "{}", "[]"):
+        text = f"HTTP {status_code} without a message." if status_code else "An error without a message."
     if status_code is None:
-        found = _int_or_none(code)
+        found = _STATUS_OF_CODE.get(str(code)) or _int_or_none(code)
         status_code = found if found is not None and 400 <= found < 600 else None
     cls = _class_for(status_code, f"{text} {code}")
-    if status_code is None and _OVERFLOW.search(f"{text} {code}"):
-        cls = ContextWindowExceededError
     return cls(
         text,
         status_code=status_code,
         code=None if code is None else str(code),
-        request_id=(headers or {}).get("x-request-id"),
-        retry_after=_retry_after(headers or {}),
+        request_id=said.get("x-request-id"),
+        retry_after=_retry_after(said),
         body=body,
-        headers=headers,
+        headers=said,
     )
 
 
 def _plain(message: object) -> str:
+    """Return a message in one line: of a gateway's HTML page its title, else its text."""
+    if isinstance(message, (bytes, bytearray)):
+        message = message.decode("utf-8", "replace")
     text = message if isinstance(message, str) else str(message)
-    if text.lstrip()[:1] == "<":  # a gateway's HTML page
+    if text.lstrip()[:1] == "<":
         title = re.search(r"<title[^>]*>(.*?)</title>", text, re.IGNORECASE | re.DOTALL)
         text = title.group(1) if title else re.sub(r"<[^>]+>", " ", text)
     text = " ".join(text.split())
@@ -266,9 +287,11 @@ def _mask(value: Any, secret: str | None) -> Any:
         return value
     if isinstance(value, str):
         return value.replace(secret, "***")
+    if isinstance(value, (bytes, bytearray)):
+        return bytes(value).replace(secret.encode(), b"***")
     if isinstance(value, dict):
         return {_mask(k, secret): _mask(v, secret) for k, v in value.items()}
-    if isinstance(value, list):
+    if isinstance(value, (list, tuple)):
         return [_mask(v, secret) for v in value]
     return value
 
@@ -276,16 +299,23 @@ def _mask(value: Any, secret: str | None) -> Any:
 def _retry_after(headers: Mapping[str, str]) -> float | None:
     """Seconds to wait: `retry-after-ms`, or `Retry-After` as seconds or as a date (RFC 9110, 10.2.3)."""
     for name, divisor in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
-        value = headers.get(name)
-        if value is None:
+        if (value := headers.get(name)) is None:
             continue
         try:
-            return max(0.0, float(value) / divisor)
+            seconds = float(value) / divisor
         except ValueError:
-            when = email.utils.parsedate_tz(value)
-            if when is not None:
-                return max(0.0, email.utils.mktime_tz(when) - time.time())
+            seconds = _seconds_until(value)
+        if math.isfinite(seconds):
+            return max(0.0, seconds)
     return None
+
+
+def _seconds_until(date: str) -> float:
+    try:
+        when = email.utils.parsedate_tz(date)
+        return math.nan if when is None else email.utils.mktime_tz(when) - time.time()
+    except (ValueError, OverflowError, TypeError):
+        return math.nan
 
 
 def _is_from(err: BaseException, name: str) -> bool:
@@ -307,12 +337,12 @@ def _translate(err: Exception, secret: str | None) -> KlusterError | None:
     if isinstance(err, openai.APIResponseValidationError):
         return InternalServerError(f"The answer cannot be read: {_plain(err)}", status_code=err.status_code)
     if isinstance(err, (openai.APIConnectionError, OSError)) or _is_from(err, "RequestError"):
-        inner = _innermost(err)
+        chain = _causes(err)
         # By the cause: through aiohttp, httpx calls a server that hangs up a timeout, too.
-        if isinstance(inner, TimeoutError) or "Timeout" in type(inner).__name__:
+        if any(isinstance(e, TimeoutError) for e in chain) or "Timeout" in type(chain[-1]).__name__:
             return APITimeoutError("The server did not answer in time.")
-        said = _plain(f"{type(inner).__name__}: {inner}")
-        return APIConnectionError(_mask(f"The connection failed: {said}.", secret))
+        said = _plain(f"{type(chain[-1]).__name__}: {chain[-1]}").rstrip(".: ")
+        return APIConnectionError(f"The connection failed: {said}.")
     if isinstance(err, UnicodeEncodeError):
         return BadRequestError(f"The messages hold text that is not valid Unicode ({err.reason}).")
     if isinstance(err, (json.JSONDecodeError, UnicodeDecodeError)):
@@ -320,10 +350,12 @@ def _translate(err: Exception, secret: str | None) -> KlusterError | None:
     return None
 
 
-def _innermost(err: BaseException) -> BaseException:
-    while (inner := err.__cause__ or err.__context__) is not None:
-        err = inner
-    return err
+def _causes(err: BaseException) -> list[BaseException]:
+    """Return an exception and its causes. Not `__context__`: that may be what the caller was handling."""
+    chain = [err]
+    while (cause := chain[-1].__cause__) is not None and cause not in chain:
+        chain.append(cause)
+    return chain
 
 
 class mapped:  # noqa: N801
@@ -351,10 +383,23 @@ class mapped:  # noqa: N801
 
     def __exit__(self, kind: type[BaseException] | None, err: BaseException | None, _: TracebackType | None) -> None:
         if not isinstance(err, Exception):
+            if err is not None:
+                err.__traceback__ = None  # a cancelled call's frames hold the headers, with the key
             return
         known = err if isinstance(err, KlusterError) else _translate(err, self._secret)
+        if known is not None and self._secret:
+            known.mask(self._secret)
         if known is not None and (adapted := self._adapt.get(type(known))):
             known = adapted.like(known)
-        if known is not None and known is not err:
-            # Not "from err": the SDK's exception holds the request, and its frames the headers with the key.
+        if known is None:
+            return
+        if known is err:
+            if known.__suppress_context__:
+                known.__context__ = None  # what could not be read may hold an echoed key
+            return
+        try:
             raise known from None
+        finally:
+            # The SDK's exception holds the request, and its frames the headers, with the key: nothing leads there.
+            known.__context__ = None
+            del err

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from kluster_integrations.errors import OutputValidationError
+from kluster_integrations.errors import BadRequestError, OutputValidationError
 
 if TYPE_CHECKING:
     from kluster_integrations.request import ChatRequest
@@ -132,68 +132,79 @@ def _append_result(rendered: list[Message], message: Message) -> None:
 class ToolCallSplitter:
     """Takes `<tool_call>` blocks out of a text that comes in pieces. What is no call stays text.
 
-    A call of a tool that does not exist is a call, too: who runs the tools tells the model so.
+    A call of a tool that does not exist is a call, too: who runs the tools tells the model so. White space behind a
+    call goes with it.
 
     Attributes:
         found: Whether there was a call.
     """
 
-    __slots__ = ("_held", "found")
+    __slots__ = ("_behind_call", "_held", "found")
 
     def __init__(self) -> None:
         self._held = ""
+        self._behind_call = False
         self.found = False
 
     def feed(self, text: str) -> tuple[str, list[PromptedCall]]:
         """Return text that is certain, and the calls that this piece completes."""
         text = self._held + text
-        self._held = ""
         out: list[str] = []
         calls: list[PromptedCall] = []
         while text:
             at = _find_open(text)
-            out.append(text[:at])
+            out.append(self._text(text[:at]))
             text = text[at:]
-            if not text.startswith(_OPEN):
-                self._held = text
+            size = self._block(text, out, calls) if text.startswith(_OPEN) else 0
+            if not size:
                 break
-            end = text.find(_CLOSE)
-            if end < 0:
-                self._held = text
-                break
-            inner, whole, text = (
-                text[len(_OPEN) : end],
-                text[: end + len(_CLOSE)],
-                text[end + len(_CLOSE) :],
-            )
-            self._take(inner, whole, out, calls)
-        return self._trim("".join(out)), calls
+            text = text[size:]
+        self._held = text
+        return "".join(out), calls
 
     def close(self) -> tuple[str, list[PromptedCall]]:
         """Return what was held: a call whose closing tag the model left out (or a stop cut off), or text."""
         held, self._held = self._held, ""
-        out: list[str] = []
-        calls: list[PromptedCall] = []
-        if held.startswith(_OPEN):
-            self._take(held[len(_OPEN) :], held, out, calls)
-        elif held:
-            out.append(held)
-        return self._trim("".join(out)), calls
-
-    def _take(self, inner: str, whole: str, out: list[str], calls: list[PromptedCall]) -> None:
-        value = find_json(inner)
-        if not isinstance(value, dict) or not isinstance(value.get("name"), str):
-            out.append(whole)
-            return
-        arguments = value.get("arguments", value.get("parameters"))
-        if isinstance(arguments, str):
-            arguments = find_json(arguments)
-        calls.append(PromptedCall(value["name"], _compact(arguments if isinstance(arguments, dict) else {})))
+        call = _read_call(held[len(_OPEN) :]) if held.startswith(_OPEN) else None
+        if call is None:
+            return self._text(held), []
         self.found = True
+        return "", [call]
 
-    def _trim(self, text: str) -> str:
-        """Drop white space between and after calls."""
-        return text if not self.found or text.strip() else ""
+    def _block(self, text: str, out: list[str], calls: list[PromptedCall]) -> int:
+        """Return the length of the block at the beginning of a text, 0 where more must come to know."""
+        first = end = text.find(_CLOSE)
+        while end >= 0:
+            if call := _read_call(text[len(_OPEN) : end]):
+                calls.append(call)
+                self.found = self._behind_call = True
+                return end + len(_CLOSE)
+            end = text.find(_CLOSE, end + 1)  # the tag may stand in an argument
+        again = text.find(_OPEN, first) if first >= 0 else -1
+        if again < 0:
+            return 0
+        out.append(self._text(text[:again]))
+        return again
+
+    def _text(self, text: str) -> str:
+        if self._behind_call and text:
+            text = text.lstrip()
+            self._behind_call = not text
+        return text
+
+
+def _read_call(text: str) -> PromptedCall | None:
+    """Return the call that stands in a block, also in a fence or with words around it."""
+    try:
+        value = json.loads(text, strict=False) if _OPEN in text else find_json(text)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(value, dict) or not isinstance(value.get("name"), str):
+        return None
+    arguments = value.get("arguments", value.get("parameters"))
+    if isinstance(arguments, str):
+        arguments = find_json(arguments)
+    return PromptedCall(value["name"], _compact(arguments if isinstance(arguments, dict) else {}))
 
 
 def _find_open(text: str) -> int:
@@ -214,6 +225,8 @@ def ask_for_json(messages: Sequence[Message], schema: Mapping[str, Any]) -> list
 
 
 _FENCE = re.compile(r"```[a-zA-Z]*\s*\n(.*?)```", re.DOTALL)
+_MAX_SAID = 1_000
+_MAX_STARTS = 500  # a model that repeats itself may open a hundred thousand braces; each costs a pass over the text
 _START = re.compile(r"[{\[]")
 
 
@@ -226,17 +239,21 @@ def find_json(text: str) -> Any:
     for candidate in (text, *_FENCE.findall(text)):
         try:
             return json.loads(candidate, strict=False)  # models write line breaks into strings
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
     best: Any = None
     size = at = 0
     decoder = json.JSONDecoder(strict=False)
-    while found := _START.search(text, at):
+    for _ in range(_MAX_STARTS):
+        if not (found := _START.search(text, at)):
+            break
         try:
             value, at = decoder.raw_decode(text, found.start())
         except ValueError:
             at = found.end()
             continue
+        except RecursionError:  # a model that repeats itself: nothing in there is meant
+            break
         if at - found.start() > size:
             best, size = value, at - found.start()
     return best
@@ -246,19 +263,32 @@ def schema_error(value: Any, schema: Mapping[str, Any]) -> str | None:
     """Return what is wrong with a value under a JSON schema (an empty one: any object), None if nothing is.
 
     References to other documents are not followed: nothing is fetched.
+
+    Raises:
+        BadRequestError: If the schema itself cannot be used.
     """
     if not schema:
         return None if isinstance(value, dict) else "The answer is not a JSON object."
     import jsonschema
     from referencing import Registry
+    from referencing.exceptions import Unresolvable
 
     validator = jsonschema.validators.validator_for(schema, default=jsonschema.Draft202012Validator)
-    worst = jsonschema.exceptions.best_match(validator(schema, registry=Registry()).iter_errors(value))
-    return f"{worst.json_path}: {worst.message}" if worst else None
+    try:
+        validator.check_schema(dict(schema))
+        worst = jsonschema.exceptions.best_match(validator(schema, registry=Registry()).iter_errors(value))
+    except (jsonschema.SchemaError, Unresolvable, re.error) as err:
+        said = str(getattr(err, "message", err)).splitlines()[0]
+        raise BadRequestError(
+            f"The JSON schema cannot be used: {said[:_MAX_SAID]}", hint="correct the schema."
+        ) from None
+    return f"{worst.json_path}: {worst.message[:_MAX_SAID]}" if worst else None
 
 
 def answer_error(request: ChatRequest, answer: Completion) -> str | None:
     """Return what an answer lacks of what was asked for in the prompt, None if nothing."""
+    if isinstance(request.must_call, str) and request.must_call not in {c.name for c in answer.tool_calls}:
+        return f"The answer must call the tool `{request.must_call}`, in a <tool_call> block."
     if request.tools and not answer.tool_calls:
         if _OPEN in answer.text:
             return 'A <tool_call> block must hold one JSON object with "name" and "arguments".'
@@ -272,12 +302,16 @@ def answer_error(request: ChatRequest, answer: Completion) -> str | None:
     return schema_error(value, request.schema)
 
 
-def attempts(request: ChatRequest, max_repairs: int) -> Generator[ChatRequest, Completion, Completion]:
+def attempts(
+    request: ChatRequest,
+    max_repairs: int,
+    check: Callable[[ChatRequest, Completion], str | None] = answer_error,
+) -> Generator[ChatRequest, Completion, Completion]:
     """Yield requests, take their answers, and return the first that is what was asked for.
 
     What is wrong with an answer goes back to the model, at most `max_repairs` times; a negative number takes the first
-    answer as it is. The answer that is returned has the tokens of all, and where JSON was asked for its text is JSON
-    alone.
+    answer as it is. `check` says what is wrong. The answer that is returned has the tokens of all, and where JSON was
+    asked for its text is JSON alone.
 
     Raises:
         OutputValidationError: If the last answer is wrong, too; it carries the raw text.
@@ -287,14 +321,14 @@ def attempts(request: ChatRequest, max_repairs: int) -> Generator[ChatRequest, C
         return answer
     spent = answer.usage
     for _ in range(max_repairs):
-        problem = answer_error(request, answer)
+        problem = check(request, answer)
         if problem is None:
             break
         request = replace(request, body={**request.body, "messages": _ask_again(request, answer, problem)})
         answer = yield request
         spent = spent.plus(answer.usage)
     answer.usage = spent
-    if problem := answer_error(request, answer):
+    if problem := check(request, answer):
         error = OutputValidationError(
             f"The model's answer is not what was asked for: {problem}",
             hint="see .raw_text; ask more simply, raise max_completion_tokens or max_repairs, or take a larger model.",

@@ -10,7 +10,7 @@ import json
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from kluster_integrations import catalog, prompting, tokens
@@ -22,7 +22,7 @@ from kluster_integrations.errors import (
     UnsupportedParameterError,
 )
 
-__all__ = ["ChatRequest", "ToolCalling", "build"]
+__all__ = ["ChatRequest", "ToolCalling", "build", "estimate_prompt"]
 
 ToolCalling = Literal["auto", "native", "prompted"]
 Message = dict[str, Any]
@@ -57,7 +57,7 @@ class ChatRequest:
         spec: The model's spec under the account's plan.
         client_stops: Stop sequences beyond the four that the server takes.
         tools: The tools, where they are prompted and calls must be read out of the text.
-        must_call: Whether the answer is to hold a prompted call.
+        must_call: Whether the answer is to hold a prompted call: of any tool (True), or of the named one.
         schema: The JSON schema (`{}` for any object) that the answer is to follow, where `response_format` asked.
     """
 
@@ -65,20 +65,26 @@ class ChatRequest:
     spec: ModelSpec
     client_stops: tuple[str, ...] = ()
     tools: Sequence[Mapping[str, Any]] = ()
-    must_call: bool = False
+    must_call: bool | str = False
     schema: Mapping[str, Any] | None = None
-    estimate: Callable[[str], int] = field(default=tokens.estimate, repr=False)
 
     def tool_splitter(self) -> prompting.ToolCallSplitter | None:
         """Return what reads prompted tool calls out of the text, None where calls are native."""
         return prompting.ToolCallSplitter() if self.tools else None
 
     def estimate_prompt(self) -> int:
-        """Return about how many tokens the messages and tools have; four a message for its frame."""
-        messages = self.body["messages"]
-        text = sum(self.estimate(t) + 4 for t in map(_text_of, messages))
-        tools = self.body.get("tools")
-        return text + (self.estimate(json.dumps(tools, ensure_ascii=False)) if tools else 0)
+        """Return about how many tokens the messages and tools have."""
+        return estimate_prompt(self.body["messages"], self.body.get("tools") or ())
+
+
+def estimate_prompt(
+    messages: Sequence[Mapping[str, Any]],
+    tools: Sequence[Mapping[str, Any]] = (),
+    count: Callable[[str], int] = tokens.estimate,
+) -> int:
+    """Return about how many tokens messages and tools have: `count` of their texts, and four a message beside."""
+    text = sum(count(t) + 4 for t in map(_text_of, messages))
+    return text + (count(json.dumps(tools, ensure_ascii=False)) if tools else 0)
 
 
 def build(
@@ -109,6 +115,8 @@ def build(
         ContextWindowExceededError: The messages cannot fit the model's window.
         BadRequestError: Any other input that the server would refuse.
     """
+    if not isinstance(model, str) or not model.strip():
+        raise BadRequestError(f"model={model!r} must be a model id.", hint="`kluster models` lists them.")
     spec = catalog.get(model, plan=config.plan)
     if spec.purpose == "embeddings":
         raise BadRequestError(
@@ -223,26 +231,12 @@ _CHECKS: Mapping[str, Callable[[object], str | None]] = {
 _DONE_HERE = frozenset({"stop", "tools", "tool_choice", "parallel_tool_calls", "response_format"})
 # Of the request as a whole, or (stream_options) pointless: usage in a stream is read or estimated anyway.
 _HANDLED_ELSEWHERE = frozenset({"model", "messages", "stream", "stream_options"})
-_OPENAI = frozenset(
-    {
-        *_CHECKS,
-        *_DONE_HERE,
-        *_HANDLED_ELSEWHERE,
-        *_HARMLESS,
-        "max_tokens",
-        "audio",
-        "moderation",
-        "prediction",
-    }
-    | {
-        "prompt_cache_key",
-        "prompt_cache_retention",
-        "reasoning_effort",
-        "safety_identifier",
-        "user",
-    }
-    | {"verbosity", "web_search_options"}
+# The other parameters of OpenAI's API (openai 2.54 and 3.54), to tell them from a deployment's own in `extra_body`.
+_OPENAI_ONLY = (
+    *("audio", "max_tokens", "moderation", "prediction", "prompt_cache_key", "prompt_cache_options"),
+    *("prompt_cache_retention", "reasoning_effort", "safety_identifier", "user", "verbosity", "web_search_options"),
 )
+_OPENAI = frozenset({*_CHECKS, *_DONE_HERE, *_HANDLED_ELSEWHERE, *_HARMLESS, *_OPENAI_ONLY})
 
 
 def _check(name: str, value: Any, rule: str) -> Any:
@@ -253,19 +247,27 @@ def _check(name: str, value: Any, rule: str) -> Any:
 
 
 def _stops(stop: object) -> tuple[str, ...]:
-    given = [stop] if isinstance(stop, str) else stop or []
+    given = [] if stop is None else [stop] if isinstance(stop, str) else stop
     if not isinstance(given, Sequence) or not all(isinstance(s, str) for s in given):
         raise BadRequestError(f"stop={_short(stop)} must be a text or a list of texts.", hint="correct stop.")
     return tuple(dict.fromkeys(s for s in given if s))
 
 
 def _messages(messages: Sequence[Mapping[str, Any]], spec: ModelSpec) -> list[Message]:
+    _check_list(messages, "messages", "message objects")
     if not messages:
         raise BadRequestError("messages=[] must hold at least one message.", hint="add a user message.")
     return [_message(message, f"messages[{i}]", spec) for i, message in enumerate(messages)]
 
 
-def _message(message: Mapping[str, Any], where: str, spec: ModelSpec) -> Message:
+def _check_list(value: object, name: str, what: str) -> None:
+    if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Sequence):
+        raise BadRequestError(f"{name}={_short(value)} must be a list of {what}.", hint=f"correct {name}.")
+
+
+def _message(message: object, where: str, spec: ModelSpec) -> Message:
+    if not isinstance(message, Mapping):
+        raise BadRequestError(f"{where}={_short(message)} must be a message object.", hint="give it role and content.")
     role = message.get("role")
     role = _RENAMED_ROLES.get(role, role) if isinstance(role, str) else role
     if role not in _ROLES:
@@ -277,14 +279,15 @@ def _message(message: Mapping[str, Any], where: str, spec: ModelSpec) -> Message
         )
     wire: Message = {"role": role, "content": _content(message.get("content"), role, where, spec)}
     if role == "assistant" and (calls := message.get("tool_calls")):
+        _check_list(calls, f"{where}.tool_calls", "calls")
         wire["tool_calls"] = [_tool_call(c, f"{where}.tool_calls[{i}]") for i, c in enumerate(calls)]
     if role == "tool":
-        if not message.get("tool_call_id"):
+        if not (id_ := message.get("tool_call_id")) or not isinstance(id_, str):
             raise BadRequestError(
                 f"{where}.tool_call_id is missing; it must be the id of the call that this answers.",
                 hint="take it from the assistant message's tool_calls.",
             )
-        wire["tool_call_id"] = message["tool_call_id"]
+        wire["tool_call_id"] = id_
     return wire
 
 
@@ -343,22 +346,38 @@ def _image(image: object, where: str, spec: ModelSpec) -> dict[str, Any]:
     return {"type": "image_url", "image_url": {"url": url}}
 
 
-def _tool_call(call: Mapping[str, Any], where: str) -> dict[str, Any]:
+def _is_json_object(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _tool_call(call: object, where: str) -> dict[str, Any]:
     function = call.get("function") if isinstance(call, Mapping) else None
-    if not isinstance(function, Mapping) or not function.get("name"):
+    if not isinstance(call, Mapping) or not isinstance(function, Mapping) or not function.get("name"):
         raise BadRequestError(f"{where}.function.name is missing.", hint="correct the assistant message.")
+    if not (id_ := call.get("id")) or not isinstance(id_, str):
+        raise BadRequestError(
+            f"{where}.id={_short(id_)} must be the id of the call.", hint="its result refers to it by tool_call_id."
+        )
     arguments = function.get("arguments")
     if not isinstance(arguments, str):
         arguments = json.dumps(arguments or {}, ensure_ascii=False)
+    arguments = arguments.strip() or "{}"
+    if not _is_json_object(arguments):  # servers decode it for the chat template, and answer 400 where they cannot
+        arguments = json.dumps({"invalid_arguments": arguments}, ensure_ascii=False)
     return {
-        "id": call.get("id"),
+        "id": id_,
         "type": "function",
         "function": {"name": function["name"], "arguments": arguments},
     }
 
 
 def _add_tools(request: ChatRequest, values: dict[str, Any], tool_calling: ToolCalling) -> None:
-    tools = [_tool(t, f"tools[{i}]") for i, t in enumerate(values.pop("tools", None) or [])]
+    given = values.pop("tools", [])
+    _check_list(given, "tools", "tools")
+    tools = [_tool(t, f"tools[{i}]") for i, t in enumerate(given)]
     choice = _tool_choice(values.pop("tool_choice", None), tools)
     parallel = values.pop("parallel_tool_calls", None)
     spec, body = request.spec, request.body
@@ -377,7 +396,7 @@ def _add_tools(request: ChatRequest, values: dict[str, Any], tool_calling: ToolC
     if not native:
         body["messages"] = prompting.render(body["messages"], tools, choice, parallel=parallel is not False)
         request.tools = tools if choice != "none" else []
-        request.must_call = bool(tools) and choice not in (None, "auto", "none")
+        request.must_call = choice["function"]["name"] if isinstance(choice, dict) else choice == "required"
     elif tools:
         body["tools"] = tools
         if choice is not None:
@@ -397,7 +416,12 @@ def _tool(tool: object, where: str) -> dict[str, Any]:
     if not isinstance(function.get("name"), str) or not function["name"]:
         raise BadRequestError(f"{where}.function.name is missing.", hint="name the function.")
     wire = {k: function[k] for k in ("name", "description") if function.get(k)}
-    wire["parameters"] = function.get("parameters") or {"type": "object", "properties": {}}
+    parameters = function.get("parameters") or {"type": "object", "properties": {}}
+    if not isinstance(parameters, Mapping):
+        raise BadRequestError(
+            f"{where}.function.parameters={_short(parameters)} must be a JSON schema.", hint="describe an object."
+        )
+    wire["parameters"] = parameters
     return {"type": "function", "function": wire}
 
 
@@ -452,9 +476,9 @@ def _add_schema(request: ChatRequest, response_format: object) -> None:
 
 
 def _text_of(message: Mapping[str, Any]) -> str:
-    content = message["content"]
+    content = message.get("content") or ""
     if not isinstance(content, str):
-        content = "".join(p.get("text", "") for p in content)
+        content = "".join(p if isinstance(p, str) else p.get("text") or "" for p in content)
     if calls := message.get("tool_calls"):
         content += json.dumps(calls, ensure_ascii=False)
     return content

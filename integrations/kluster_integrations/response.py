@@ -51,44 +51,47 @@ class Completion:
     logprobs: Mapping[str, Any] | None = None
 
 
-def read(data: object, request: ChatRequest, *, secret: str | None = None) -> Completion:
+def read(data: object, request: ChatRequest) -> Completion:
     """Read a decoded, whole answer.
 
     Args:
         data: The decoded JSON of the answer.
         request: What was asked.
-        secret: The key, masked should the answer echo it.
 
     Raises:
         KlusterError: An error inside a 200, or an answer without choices.
     """
-    stream = ChatStream(request, secret=secret)
-    return collect(stream.whole(data))
+    return collect(ChatStream(request).whole(data))
 
 
 def collect(deltas: Iterable[Delta]) -> Completion:
     """Put the deltas of one answer together."""
     text: list[str] = []
     reasoning: list[str] = []
-    calls: list[tuple[str, str, list[str]]] = []
+    calls: list[ToolCall] = []
+    arguments: list[list[str]] = []
     finish, usage = "", Usage(0, 0, 0, estimated=True)
     meta: dict[str, Any] = {}
     logprobs: Mapping[str, Any] | None = None
     for delta in deltas:
         text.append(delta.content)
         reasoning.append(delta.reasoning)
-        for call in delta.tool_calls:
-            if call.id is not None:
-                calls.append((call.id, call.name or "", []))
-            calls[call.index][2].append(call.arguments)
+        for fragment in delta.tool_calls:
+            if fragment.id is not None:
+                calls.append(ToolCall(fragment.id, "", ""))
+                arguments.append([])
+            calls[fragment.index].name += fragment.name or ""
+            arguments[fragment.index].append(fragment.arguments)
         finish = delta.finish_reason or finish
         usage = delta.usage or usage
         meta.update(delta.meta or {})
         logprobs = _join(logprobs, delta.logprobs)
+    for call, parts in zip(calls, arguments, strict=True):
+        call.arguments = "".join(parts) or "{}"
     return Completion(
         text="".join(text),
         reasoning="".join(reasoning),
-        tool_calls=[ToolCall(id_, name, "".join(parts) or "{}") for id_, name, parts in calls],
+        tool_calls=calls,
         usage=usage,
         finish_reason=finish,
         id=meta.pop("id", None),

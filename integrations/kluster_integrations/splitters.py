@@ -59,10 +59,11 @@ class ThoughtSplitter:
         return self._out(text)
 
     def take_content(self, text: str) -> list[Segment]:
-        """Take text of `content`, from a server that has sent reasoning in a field of its own."""
+        """Take text of `content`, from a server that separates reasoning itself: no tag in it means anything."""
         if self._thinking:
             self._enter(thinking=False)
-        return self.feed(text)
+        text, self._held = self._held + text, ""
+        return self._out(text)
 
     def feed(self, text: str) -> list[Segment]:
         """Return the segments that are certain, given this text too."""
@@ -154,11 +155,11 @@ class StopMatcher:
     def feed(self, text: str) -> str:
         """Return what is certain to stand before any stop sequence."""
         text = self._held + text
-        found = [(text.find(stop), stop) for stop in self._stops if stop in text]
-        if found:
-            at, self.hit = min(found)
+        found = [(text.find(stop) + len(stop), -len(stop), stop) for stop in self._stops if stop in text]
+        if found:  # the one that is complete first, however the text was cut; of two, the longer
+            end, size, self.hit = min(found)
             self._held = ""
-            return text[:at]
+            return text[: end + size]
         keep = max(_overlap(text, stop) for stop in self._stops)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]

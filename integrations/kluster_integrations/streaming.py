@@ -9,7 +9,9 @@ What real servers do, and what comes out the same here (reference/kluster-api.md
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -17,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jiter
 
+from kluster_integrations import tokens
 from kluster_integrations.errors import (
     APIConnectionError,
     APITimeoutError,
@@ -86,7 +89,11 @@ def loads(data: bytes | str) -> Any:
     try:
         return jiter.from_json(raw)
     except ValueError:
+        pass
+    try:
         return json.loads(raw)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 class EventSplitter:
@@ -97,31 +104,34 @@ class EventSplitter:
     named `error`.
     """
 
-    __slots__ = ("_rest", "failed")
+    __slots__ = ("_after_cr", "_rest", "failed")
 
     def __init__(self) -> None:
         self._rest = b""
+        self._after_cr = False
         self.failed = False
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         """Yield the data of each event that these bytes complete."""
-        data = self._rest + data if self._rest else data
+        if self._after_cr and data:
+            data = data.removeprefix(b"\n")  # the other half of a CRLF
+            self._after_cr = False
         if b"\r" in data:
-            # A CR at the very end may be half of a CRLF: leave it for the next read.
-            half = data.endswith(b"\r")
-            data = data[: -1 if half else None].replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-            data += b"\r" if half else b""
+            self._after_cr = data.endswith(b"\r")
+            data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        data = self._rest + data if self._rest else data
         *events, self._rest = data.split(b"\n\n")
         for event in events:
             if event[:6] == b"data: " and b"\n" not in event:
-                yield event[6:]
+                if len(event) > 6:
+                    yield event[6:]
             elif payload := self._join(event):
                 yield payload
 
     def close(self) -> Iterator[bytes]:
         """Yield what a last event without its blank line holds."""
         rest, self._rest = self._rest, b""
-        if payload := self._join(rest.replace(b"\r\n", b"\n").replace(b"\r", b"\n")):
+        if payload := self._join(rest):
             yield payload
 
     def _join(self, event: bytes) -> bytes:
@@ -143,40 +153,57 @@ class ToolCallAssembler:
     call of its index, or the latest where it has none (langchain issue 35782, ollama issue 7881).
     """
 
-    __slots__ = ("_at", "_ids", "parts")
+    __slots__ = ("_at", "_ids", "_named", "parts")
 
     def __init__(self) -> None:
         self._ids: list[str] = []
+        self._named: list[bool] = []
         self._at: dict[object, int] = {}
         self.parts: list[str] = []  # names and arguments, to estimate their tokens
 
-    def feed(self, fragments: object) -> tuple[ToolCallDelta, ...]:
-        """Return the fragments of one event, in order."""
+    def feed(self, fragments: object, *, whole: bool = False) -> list[ToolCallDelta]:
+        """Return the fragments of one event, in order; `whole` says that each is a call of its own."""
         if not isinstance(fragments, list):
-            return ()
-        return tuple(self._one(f) for f in fragments if isinstance(f, dict))
+            return []
+        return [self._one(f, whole=whole) for f in fragments if isinstance(f, dict)]
 
     def add(self, name: str, arguments: str, id_: str | None = None) -> ToolCallDelta:
         """Begin a call."""
         self._ids.append(id_ or f"call_{uuid.uuid4().hex}")
+        self._named.append(bool(name))
         self.parts += (name, arguments)
         return ToolCallDelta(len(self._ids) - 1, self._ids[-1], name, arguments)
 
-    def _one(self, fragment: Mapping[str, Any]) -> ToolCallDelta:
-        function = fragment.get("function") or {}
+    def _one(self, fragment: Mapping[str, Any], *, whole: bool) -> ToolCallDelta:
+        function = fragment.get("function")
+        function = function if isinstance(function, dict) else {}
+        id_, name, key = (_text_or_none(v) for v in (fragment.get("id"), function.get("name"), fragment.get("index")))
         arguments = function.get("arguments")
-        if arguments is None or arguments == "null":  # a call without arguments, on some servers
-            arguments = ""
-        elif not isinstance(arguments, str):
-            arguments = json.dumps(arguments, ensure_ascii=False)
-        id_, name, key = fragment.get("id"), function.get("name"), fragment.get("index")
-        at = len(self._ids) - 1 if key is None else self._at.get(key, -1)
-        if at < 0 or (id_ and id_ != self._ids[at]) or (name and not id_ and key is None):
-            delta = self.add(name or "", arguments, id_)
-            self._at[key] = delta.index
+        if not isinstance(arguments, str):
+            arguments = "" if arguments is None else json.dumps(arguments, ensure_ascii=False)
+        at = -1 if whole else self._continued(id_, name, key)
+        if at < 0:
+            delta = self.add(name or "", "" if arguments == "null" else arguments, id_)
+            self._at[key] = self._at[id_] = delta.index
             return delta
         self.parts.append(arguments)
+        if name and not self._named[at]:
+            self._named[at] = True
+            return ToolCallDelta(at, None, name, arguments)
         return ToolCallDelta(at, None, None, arguments)
+
+    def _continued(self, id_: str | None, name: str | None, key: str | None) -> int:
+        """Return which call a fragment continues, -1 if it begins one."""
+        if key is not None:
+            at = self._at.get(key, -1)
+            return -1 if at >= 0 and id_ and id_ != self._ids[at] else at
+        if id_:
+            return self._at.get(id_, -1)
+        return -1 if name and (not self._named or self._named[-1]) else len(self._ids) - 1
+
+
+def _text_or_none(value: object) -> str | None:
+    return None if value is None or value == "" else str(value)
 
 
 class ChatStream:
@@ -184,18 +211,16 @@ class ChatStream:
 
     Args:
         request: What was asked; decides how thoughts begin, which stops and which tools are handled here.
-        secret: The key, masked should an error event echo it.
 
     Attributes:
         done: Nothing more is to be read.
         headers: The HTTP headers of the answer, once it has begun.
     """
 
-    def __init__(self, request: ChatRequest, *, secret: str | None = None) -> None:
+    def __init__(self, request: ChatRequest) -> None:
         spec = request.spec
         self.done = False
         self._request = request
-        self._secret = secret
         self.headers: Mapping[str, str] = {}
         self._events = EventSplitter()
         self._thoughts = ThoughtSplitter(
@@ -218,8 +243,10 @@ class ChatStream:
         Raises:
             KlusterError: An error event, or one that cannot be read.
         """
+        if data is None:
+            return self._end()
         deltas = []
-        for payload in self._events.close() if data is None else self._events.feed(data):
+        for payload in self._events.feed(data):
             if payload.startswith(b"[DONE]"):
                 self.done = True
                 break
@@ -227,9 +254,16 @@ class ChatStream:
                 deltas.append(delta)
                 if self.done:
                     break
-        if data is None:
-            self.done = True
         return deltas
+
+    def _end(self) -> list[Delta]:
+        """Return the delta of an event that lacks its blank line; one that lacks more has been cut off."""
+        self.done = True
+        deltas = []
+        for payload in self._events.close():
+            with contextlib.suppress(ValueError):
+                deltas.append(self.take(loads(payload)))
+        return [*filter(None, deltas)]
 
     def broken(self, error: APIConnectionError) -> None:
         """Accept a connection that broke behind the finish reason, for then the answer is complete.
@@ -269,11 +303,21 @@ class ChatStream:
         return error
 
     def take(self, chunk: Any) -> Delta | None:
-        """Return what one decoded chunk adds; also a whole answer, which has `message` where chunks have `delta`."""
+        """Return what one decoded chunk adds; also a whole answer, which has `message` where chunks have `delta`.
+
+        Raises:
+            KlusterError: An error in place of a chunk, or a chunk of a form that cannot be read.
+        """
+        try:
+            return self._take(chunk)
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as err:
+            raise InternalServerError(f"The answer has a form that cannot be read: {err}.") from err
+
+    def _take(self, chunk: Any) -> Delta | None:
         if type(chunk) is not dict:
             raise InternalServerError(f"The answer is not a JSON object: {str(chunk)[:200]!r}.")
         if chunk.get("error") or self._events.failed or chunk.get("object") == "error":
-            raise from_body(chunk, secret=self._secret)
+            raise from_body(chunk)
         if usage := chunk.get("usage"):
             self._usage = usage
         choices = chunk.get("choices")
@@ -318,7 +362,9 @@ class ChatStream:
         if text:
             take = self._thoughts.take_content if self._own_field else self._thoughts.feed
             segments += take(text)
-        calls = list(self._calls.feed(part.get("tool_calls")))
+        calls = self._calls.feed(part.get("tool_calls"), whole="message" in choice)
+        if self._finish is not None:
+            finish = None  # some servers say it twice
         if finish:
             segments += self._thoughts.close()
         content_out, prompted = self._filter("".join(t for is_thought, t in segments if not is_thought), finish)
@@ -374,14 +420,14 @@ class ChatStream:
         except ValueError as err:
             text = payload[:200].decode("utf-8", "replace")
             if self._events.failed:
-                raise from_body(text, secret=self._secret) from None
+                raise from_body(text) from None
             raise InternalServerError(f"An event of the stream is not JSON ({err}): {text!r}.") from None
 
     def _final_usage(self) -> Usage:
         if self._usage is not None and (usage := read_usage(self._usage)):
             return usage
         prompt = self._request.estimate_prompt()
-        completion = self._request.estimate("".join([*self._content, *self._reasoning, *self._calls.parts]))
+        completion = tokens.estimate("".join([*self._content, *self._reasoning, *self._calls.parts]))
         return Usage(prompt, completion, prompt + completion, estimated=True)
 
 
@@ -405,7 +451,9 @@ def read_usage(raw: Mapping[str, Any]) -> Usage | None:
 
     def number(source: object, key: str) -> int | None:
         value = source.get(key) if isinstance(source, dict) else None
-        return int(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            return None
+        return int(value)
 
     prompt, completion, total = (number(raw, f"{k}_tokens") for k in ("prompt", "completion", "total"))
     if prompt is None and completion is None and total is None:

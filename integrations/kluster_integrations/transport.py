@@ -11,16 +11,18 @@ loop, and closed when their loop ends.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
 import importlib
 import os
-import select
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from inspect import signature
 from typing import Any, NamedTuple
 
 import openai
 
+from kluster_integrations import limits
 from kluster_integrations._version import __version__
 from kluster_integrations.config import KlusterConfig
 from kluster_integrations.errors import (
@@ -50,13 +52,19 @@ class Answer(NamedTuple):
 
 
 class _Client(openai.OpenAI):
-    """Sends the headers it was given, and none that the SDK takes from the environment."""
+    """Sends the headers it was given, and none that the SDK takes from the environment.
+
+    The SDK calls `_prepare_request` before each try: there the account's limits wait.
+    """
 
     own_headers: dict[str, Any]
 
     @property
     def default_headers(self) -> dict[str, Any]:
         return self.own_headers
+
+    def _prepare_request(self, request: Any) -> None:
+        limits.paid()
 
 
 class _AsyncClient(openai.AsyncOpenAI):
@@ -68,20 +76,23 @@ class _AsyncClient(openai.AsyncOpenAI):
     def default_headers(self) -> dict[str, Any]:
         return self.own_headers
 
+    async def _prepare_request(self, request: Any) -> None:
+        await limits.apaid()
 
+
+_SHUT_OFF = dict.fromkeys(
+    {"admin_api_key", "organization", "project", "webhook_secret"} & signature(openai.OpenAI).parameters.keys(), ""
+)
 # The SDK's overloads of `post` do not know that any `cast_to` of httpx's comes back as it is.
 _AnyClient = Any
 
 
 def _make_client(cls: type[_Client | _AsyncClient], config: KlusterConfig, http_client: Any) -> _AnyClient:
     key = config.api_key.get_secret_value() if config.api_key else "none"
-    # Empty texts, not None: for None the SDK would look into the environment.
+    # Empty texts, not None: for None the SDK would look into the environment. 2.30 does not know all of them.
     client = cls(
         api_key=key,
-        admin_api_key="",
-        organization="",
-        project="",
-        webhook_secret="",
+        **_SHUT_OFF,
         base_url=config.base_url,
         timeout=config.timeout,
         max_retries=config.max_retries,
@@ -99,7 +110,9 @@ def _make_client(cls: type[_Client | _AsyncClient], config: KlusterConfig, http_
 def _http_options(base_url: str) -> dict[str, Any]:
     # Plain http is loopback: a proxy from the environment would carry the key in clear text to another machine.
     # Redirects are not followed: they would carry prompts to an address that nobody chose.
-    return {"trust_env": base_url.startswith("https:"), "follow_redirects": False}
+    secure = base_url.startswith("https:")
+    # Nor is there anything to verify on plain http: loading the certificates takes 20 ms.
+    return {"trust_env": secure, "verify": secure, "follow_redirects": False}
 
 
 class _Pools:
@@ -111,8 +124,7 @@ class _Pools:
         self._clients: dict[Any, Any] = {}
         self._closers: dict[Any, AsyncGenerator[None, None]] = {}
 
-    def sync_client(self, config: KlusterConfig) -> _AnyClient:
-        key = _identity(config)
+    def sync_client(self, key: tuple[Any, ...], config: KlusterConfig) -> _AnyClient:
         client = self._clients.get(key)
         if client is None:
             with self._lock:
@@ -123,9 +135,9 @@ class _Pools:
                 client = self._clients.setdefault(key, _make_client(_Client, config, http))
         return client
 
-    async def async_client(self, config: KlusterConfig) -> _AnyClient:
+    async def async_client(self, identity: tuple[Any, ...], config: KlusterConfig) -> _AnyClient:
         loop = asyncio.get_running_loop()
-        key = (loop, *_identity(config))
+        key = (loop, *identity)
         client = self._clients.get(key)
         if client is None:
             with self._lock:
@@ -161,6 +173,11 @@ class _Pools:
         if http is not None:
             http.close()
 
+    def close_all(self) -> None:
+        """Close what no event loop closes: the sync pools."""
+        for base_url in [key for key in self._http if isinstance(key, str)]:
+            self.close(base_url)
+
     async def aclose(self, pool: tuple[Any, str]) -> None:
         with self._lock:
             http = self._http.pop(pool, None)
@@ -190,6 +207,7 @@ def _async_http(base_url: str) -> Any:
 
 
 _pools = _Pools()
+atexit.register(lambda: _pools.close_all())
 
 
 def _start_anew() -> None:
@@ -210,6 +228,9 @@ class Transport:
         http_client: An `httpx.Client` or `httpx2.Client` of the caller's own, in place of the shared pool.
         http_async_client: The same for async calls.
         adapt: An adapter's error class for each of `errors`.
+
+    Raises:
+        TypeError: If a client is none of httpx's or httpx2's.
     """
 
     def __init__(
@@ -220,25 +241,31 @@ class Transport:
         http_async_client: Any = None,
         adapt: Mapping[type[KlusterError], type[KlusterError]] | None = None,
     ) -> None:
+        _check_client("http_client", http_client, "Client")
+        _check_client("http_async_client", http_async_client, "AsyncClient")
         self.config = config
         self._http_client = http_client
         self._http_async_client = http_async_client
         self._own: _AnyClient = None
         self._own_async: _AnyClient = None
+        self._identity = _identity(config)
         self.secret = config.api_key.get_secret_value() if config.api_key else None
         self.errors = mapped(secret=self.secret, adapt=adapt)
         self._io = mapped(secret=self.secret)
 
+    def _url(self, path: str) -> str:
+        return self.config.base_url + path  # absolute, for the SDK takes its time to join them
+
     def _client(self) -> _AnyClient:
         if self._http_client is None:
-            return _pools.sync_client(self.config)
+            return _pools.sync_client(self._identity, self.config)
         if self._own is None:
             self._own = _make_client(_Client, self.config, self._http_client)
         return self._own
 
     async def _async_client(self) -> _AnyClient:
         if self._http_async_client is None:
-            return await _pools.async_client(self.config)
+            return await _pools.async_client(self._identity, self.config)
         if self._own_async is None:
             self._own_async = _make_client(_AsyncClient, self.config, self._http_async_client)
         return self._own_async
@@ -269,14 +296,14 @@ class Transport:
         with self.errors:
             self.config.require_key()
             client = self._client()
-            return _decode(client.post(path, cast_to=HTTPX.Response, body=body, options=options))
+            return _decode(client.post(self._url(path), cast_to=HTTPX.Response, body=body, options=options))
 
     async def apost(self, path: str, body: Mapping[str, Any], **options: Any) -> Answer:
         """As `post`."""
         with self.errors:
             self.config.require_key()
             client = await self._async_client()
-            return _decode(await client.post(path, cast_to=HTTPX.Response, body=body, options=options))
+            return _decode(await client.post(self._url(path), cast_to=HTTPX.Response, body=body, options=options))
 
     def stream(self, body: Mapping[str, Any], reader: ChatStream, **options: Any) -> Iterator[Delta]:
         """Send a chat request with `stream` set, and yield what `reader` makes of the answer as it comes.
@@ -286,7 +313,7 @@ class Transport:
         """
         with self.errors:
             self.config.require_key()
-            response = self._client().post(CHAT_PATH, body=body, options=options, **_AS_STREAM)
+            response = self._client().post(self._url(CHAT_PATH), body=body, options=options, **_AS_STREAM)
             reader.headers = response.headers
         try:
             yield from self._read(response, reader)
@@ -321,7 +348,7 @@ class Transport:
         with self.errors:
             self.config.require_key()
             client = await self._async_client()
-            response = await client.post(CHAT_PATH, body=body, options=options, **_AS_STREAM)
+            response = await client.post(self._url(CHAT_PATH), body=body, options=options, **_AS_STREAM)
             reader.headers = response.headers
         try:
             async for delta in self._aread(response, reader):
@@ -364,6 +391,13 @@ class Transport:
         await _pools.aclose((asyncio.get_running_loop(), self.config.base_url))
 
 
+def _check_client(name: str, client: object, kind: str) -> None:
+    """Refuse what is no HTTP client; the SDK would do so with the key in its frames."""
+    kinds = {(cls.__module__.split(".")[0], cls.__name__) for cls in type(client).__mro__}
+    if client is not None and not kinds & {("httpx", kind), ("httpx2", kind)}:
+        raise TypeError(f"{name} must be an httpx.{kind} or httpx2.{kind}, not {type(client).__name__}.")
+
+
 def _decode(response: Any) -> Answer:
     try:
         return Answer(loads(response.content), response.headers)
@@ -384,10 +418,16 @@ def _drain(response: Any, pieces: Iterator[bytes]) -> None:
     Without this each stream costs a connection, as it does with the SDK.
     """
     network = response.extensions.get("network_stream")
-    sock = network.get_extra_info("socket") if network is not None else None
+    if network is None:
+        return
+    read = network.read
     with contextlib.suppress(Exception):  # the answer is complete, whatever happens to the connection
-        if sock is not None and select.select([sock], [], [], _DRAIN_SECONDS)[0]:
+        # A read's timeout was fixed when the body began; on this stream, for these reads, it is a short one.
+        network.read = lambda size, timeout=None: read(size, timeout=_DRAIN_SECONDS)  # noqa: ARG005
+        try:
             next(pieces, None)
+        finally:
+            del network.read
 
 
 async def _adrain(pieces: AsyncIterator[bytes]) -> None:

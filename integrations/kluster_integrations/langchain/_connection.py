@@ -15,9 +15,7 @@ from kluster_integrations.transport import Transport
 __all__ = ["Connected"]
 
 _CONFIG_FIELDS = ("api_key", "base_url", "plan", "timeout", "max_retries", "default_headers", "unsupported")
-_NOT_PICKLED: Mapping[str, None] = dict.fromkeys(
-    ("api_key", "default_headers", "config", "http_client", "http_async_client")
-)
+_NOT_PICKLED: Mapping[str, None] = dict.fromkeys(("api_key", "default_headers", "http_client", "http_async_client"))
 
 
 class Connected(BaseModel):
@@ -82,6 +80,18 @@ class Connected(BaseModel):
             http_async_client=self.http_async_client,
             adapt=LANGCHAIN_ERRORS,
         )
+
+    def __copy__(self) -> Self:
+        copy = super().__copy__()
+        copy._made = None  # `model_copy(update=…)` may send it elsewhere
+        return copy
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        made, self._made = self._made, None  # clients cannot be copied, and need not
+        try:
+            return super().__deepcopy__(memo)
+        finally:
+            self._made = made
 
     def __getstate__(self) -> dict[Any, Any]:
         """Return the state for a pickle."""

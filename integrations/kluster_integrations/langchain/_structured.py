@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -13,7 +14,7 @@ from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, Huma
 from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.config import patch_config
 from langchain_core.runnables.utils import AddableDict
-from langchain_core.utils.function_calling import convert_to_json_schema, convert_to_openai_tool
+from langchain_core.utils.function_calling import convert_to_json_schema
 from langchain_core.utils.json import parse_partial_json
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.v1 import BaseModel as BaseModelV1
@@ -36,7 +37,7 @@ class Target:
 
     Args:
         schema: A pydantic class (v2 or v1), a TypedDict, a dataclass, or a JSON schema; None is any JSON object.
-        strict: Passed on to LangChain's conversion, which makes every field required.
+        strict: Whether the schema is made strict, by LangChain's rules: every field required, none other allowed.
 
     Raises:
         ValueError: If LangChain cannot make a JSON schema of it.
@@ -45,7 +46,6 @@ class Target:
     def __init__(self, schema: Any, *, strict: bool | None = None) -> None:
         self._schema = schema
         self.json_schema: dict[str, Any] = {} if schema is None else _json_schema(schema, strict=strict)
-        self._is_object = self.json_schema.get("type", "object") == "object"
 
     @property
     def shows_partial(self) -> bool:
@@ -54,12 +54,30 @@ class Target:
 
     @property
     def callable(self) -> bool:
-        """Whether it can be a tool's parameters: an object."""
-        return self._schema is not None and self._is_object
+        """Whether it can be a tool's parameters: an object with a name."""
+        return _is_object(self.json_schema) and bool(self.json_schema.get("title"))
 
-    def tool(self, *, strict: bool | None) -> dict[str, Any]:
-        """Return the tool whose call has the answer."""
-        return convert_to_openai_tool(self._schema, strict=strict)
+    def tool(self) -> dict[str, Any]:
+        """Return the tool whose call has the answer.
+
+        Raises:
+            ValueError: If the schema is no object with a title.
+        """
+        if not self.callable:
+            raise ValueError(
+                "method='function_calling' needs a schema of type object with a title; use 'json_schema', or wrap it."
+            )
+        parameters = {k: v for k, v in self.json_schema.items() if k not in ("title", "description")}
+        name = re.sub(r"[^a-zA-Z0-9_-]", "_", self.json_schema["title"])
+        described = {"name": name, "description": self.json_schema.get("description") or ""}
+        return {"type": "function", "function": {**described, "parameters": parameters}}
+
+    def described(self) -> dict[str, Any]:
+        """Return the schema as LangChain describes it to LangSmith."""
+        try:
+            return convert_to_json_schema(self._schema)
+        except (KeyError, TypeError, ValueError):
+            return self.json_schema
 
     def parse(self, value: Any) -> Any:
         """Return the object that a decoded JSON value stands for.
@@ -83,9 +101,19 @@ class Target:
         return value
 
 
+def _is_object(schema: Mapping[str, Any]) -> bool:
+    return schema.get("type") == "object" or (not schema.keys() & {"type", "$ref", "anyOf", "oneOf", "allOf", "enum"})
+
+
 def _json_schema(schema: Any, *, strict: bool | None) -> dict[str, Any]:
-    if isinstance(schema, Mapping) and not ("title" in schema or "name" in schema or "function" in schema):
-        return dict(schema)  # LangChain wants a title, but only a tool needs one
+    """Return the JSON schema of a schema; LangChain's conversion only where it is needed, for it loses a part."""
+    if isinstance(schema, Mapping):
+        tool = schema.get("function", schema) if schema.get("type") == "function" else schema
+        is_tool = "name" in tool and ("parameters" in tool or "input_schema" in tool)
+        if not is_tool and not (strict and _is_object(schema) and "title" in schema):
+            return dict(schema)
+    elif not strict and isinstance(schema, type) and issubclass(schema, BaseModel):
+        return schema.model_json_schema()
     return convert_to_json_schema(schema, strict=strict)
 
 

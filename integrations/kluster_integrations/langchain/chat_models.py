@@ -122,6 +122,7 @@ class ChatKluster(Connected, BaseChatModel):
     @classmethod
     def _collect_extra(cls, values: dict[str, Any]) -> Any:
         """Put unknown arguments into `model_kwargs`, with a warning, as LangChain's own packages do."""
+        values = {**values, "model_kwargs": dict(values.get("model_kwargs") or {})}  # the caller's own stays as it is
         names = {n for name, f in cls.model_fields.items() for n in (name, f.alias) if n}
         return _build_model_kwargs(values, names)
 
@@ -265,7 +266,7 @@ class ChatKluster(Connected, BaseChatModel):
     ) -> tuple[ChatResult | None, ChatRequest]:
         """Return the result, if the answer is what was asked for, and else the next request."""
         with self._transport.errors:
-            completion = read(answer.data, sent, secret=self._transport.secret)
+            completion = read(answer.data, sent)
             try:
                 return None, tries.send(completion)
             except StopIteration as done:
@@ -273,7 +274,7 @@ class ChatKluster(Connected, BaseChatModel):
                 return to_result(done.value, sent.spec, headers), sent
 
     def _reader(self, sent: ChatRequest) -> tuple[ChatStream, ChunkMaker]:
-        reader = ChatStream(sent, secret=self._transport.secret)
+        reader = ChatStream(sent)
         return reader, ChunkMaker(
             reader, sent.spec, with_headers=self.include_response_headers, v1=self.output_version == "v1"
         )
@@ -382,11 +383,11 @@ class ChatKluster(Connected, BaseChatModel):
         target = Target(schema, strict=strict)
         if method is None:
             method = "function_calling" if self._native_tools and target.callable else "prompted"
-        seen = {"kwargs": {"method": method, "strict": strict}, "schema": target.json_schema}
+        seen = {"kwargs": {"method": method, "strict": strict}, "schema": target.described()}
         kwargs |= {"ls_structured_output_format": seen, "max_repairs": -1}
         name = None
         if method == "function_calling":
-            tool = target.tool(strict=strict)
+            tool = target.tool()
             name = tool["function"]["name"]
             bound = self.bind_tools(
                 [*(tools or []), tool],
@@ -414,11 +415,8 @@ class ChatKluster(Connected, BaseChatModel):
 
     def get_num_tokens_from_messages(self, messages: Sequence[BaseMessage], tools: Sequence[Any] | None = None) -> int:
         """Return about how many tokens messages (and tools) have, without a tokenizer."""
-        params = {"tools": [convert_to_openai_tool(t) for t in tools]} if tools else {}
-        with self._transport.errors:
-            sent = request.build(self.model_name, to_wire(messages), params, config=self._transport.config)
-        sent.estimate = self.get_num_tokens
-        return sent.estimate_prompt()
+        formatted = [convert_to_openai_tool(tool) for tool in tools or ()]
+        return request.estimate_prompt(to_wire(messages), formatted, self.get_num_tokens)
 
 
 def _options(kwargs: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,123 @@
+"""Whatever goes wrong in a command, in two lines: `Error: …` and `Hint: …`, on stderr."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import typer
+from typer.core import TyperGroup
+
+from kluster_integrations.errors import KlusterError
+
+__all__ = ["Group", "UsageError", "connect", "report"]
+
+# typer has click's exceptions, of its own copy or of click itself, by version; it exports only the leaf.
+UsageError: Any = typer.BadParameter.__base__
+
+_INTERRUPTED = 130
+
+
+class Group(TyperGroup):
+    """The commands, with one way to fail.
+
+    Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted. `KLUSTER_DEBUG=1` shows the traceback of a failure.
+    """
+
+    def main(self, *args: Any, **options: Any) -> NoReturn:
+        """Run a command and exit."""
+        options["standalone_mode"] = False
+        for stream in (sys.stdout, sys.stderr):
+            if hasattr(stream, "reconfigure"):
+                stream.reconfigure(errors="replace")  # a terminal that cannot show a character is no reason to stop
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            sys.exit(_exit_code(lambda: super(Group, self).main(*args, **options)))
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command; Ctrl-C ends it without a word."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise typer.Exit(_INTERRUPTED) from None
+
+
+def _exit_code(run: Callable[[], object]) -> int:
+    try:
+        result = run()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader has gone (`| head`). What is still in the buffer must not be tried again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except typer.Abort:
+        return _INTERRUPTED
+    except Exception as err:
+        if os.environ.get("KLUSTER_DEBUG"):
+            traceback.print_exception(err)
+        return report(err)
+    return result if isinstance(result, int) else 0
+
+
+def report(err: Exception) -> int:
+    """Write an error to stderr and return the exit code it stands for."""
+    message, hint, code = _describe(err)
+    _write("Error", message)
+    if hint:
+        _write("Hint", hint)
+    return code
+
+
+def _describe(err: Exception) -> tuple[str, str | None, int]:
+    if isinstance(err, UsageError):
+        context = getattr(err, "ctx", None)
+        command = context.command_path if context else "kluster"
+        return err.format_message().replace("Value error, ", ""), f"`{command} --help` shows what is allowed.", 2
+    if isinstance(err, KlusterError):
+        status = f" (HTTP {err.status_code})" if err.status_code else ""
+        return f"{err.message}{status}", err.hint, 1
+    return f"{type(err).__name__}: {err}", "KLUSTER_DEBUG=1 shows where.", 1
+
+
+def _write(label: str, text: str) -> None:
+    print(f"{label}: {_without_keys(' '.join(text.split()))}", file=sys.stderr)
+
+
+def _without_keys(text: str) -> str:
+    """Mask every key of the environment, should an error of somebody else's quote one."""
+    for name, value in os.environ.items():
+        if name.upper().endswith("API_KEY") and len(value.strip()) >= 8:
+            text = text.replace(value.strip(), "***")
+    return text
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+    if not issubclass(category, (DeprecationWarning, PendingDeprecationWarning)):
+        _write("Warning", str(message))
+
+
+def connect(**options: Any) -> Any:
+    """Return a `KlusterConfig` from a command's options and the environment; None is not given.
+
+    Raises:
+        typer.BadParameter: If an option is not acceptable.
+        KlusterError: If an environment variable is not.
+    """
+    from pydantic import ValidationError
+
+    from kluster_integrations.config import KlusterConfig, env_source
+
+    given = {name: value for name, value in options.items() if value is not None}
+    try:
+        return KlusterConfig(**given)
+    except ValidationError as err:
+        problem = err.errors()[0]
+        message = problem["msg"].removeprefix("Value error, ")
+        name = str(problem["loc"][0]) if problem["loc"] else ""
+        if name in given:
+            raise typer.BadParameter(message, param_hint=f"--{name.replace('_', '-')}") from None
+        raise KlusterError(message, hint=f"correct {env_source(name) or name} in the environment.") from None

@@ -1,0 +1,103 @@
+"""What commands show on a terminal, in a pipe, and without colors."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+from kluster_integrations.errors import KlusterError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["AnswerPrinter", "console", "is_interactive", "money", "need"]
+
+_EXTRAS = {"langchain": ("langchain_core",), "emulator": ("starlette", "uvicorn")}
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_DIM, _RESET = "\x1b[2m", "\x1b[0m"
+_PIPE_WIDTH = 160
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Return a console for stdout or stderr. `NO_COLOR` is plain text; a pipe is wide, so that tables stay tables."""
+    from rich.console import Console
+
+    plain = bool(os.environ.get("NO_COLOR"))
+    made = Console(stderr=stderr, color_system=None if plain else "auto", highlight=False, markup=False, emoji=False)
+    if not made.is_terminal and not os.environ.get("COLUMNS"):
+        made.width = _PIPE_WIDTH
+    return made
+
+
+def need(command: str, *extras: str) -> None:
+    """Check that what a command needs is installed.
+
+    Raises:
+        KlusterError: If it is not; the message is what to install.
+    """
+    missing = [extra for extra in extras if any(find_spec(module) is None for module in _EXTRAS[extra])]
+    if missing:
+        raise KlusterError(f'`{command}` needs more: pip install "kluster-integrations[{",".join(missing)}]"')
+
+
+def money(cost: float | None) -> str:
+    """Return a cost in US$ for a reader; None is unknown."""
+    return "unknown" if cost is None else f"${cost:.6f}"
+
+
+class AnswerPrinter:
+    """Writes an answer as it comes: the text to one stream, thoughts, dimmed, to another (or the same).
+
+    Args:
+        text: Where the text goes; in a pipe it is the model's text and nothing else.
+        thoughts: Where thoughts go.
+    """
+
+    def __init__(self, text: Console, thoughts: Console) -> None:
+        self._text = text
+        self._thoughts = thoughts
+        self._thinking = False
+        self._open_line = False
+
+    def add(self, text: str, thought: str = "") -> None:
+        """Write the next piece."""
+        if thought:
+            if not self._thinking:
+                self._begin_thought()
+            _write(self._thoughts, thought)
+        if text:
+            self._end_thought()
+            _write(self._text, text)
+            self._open_line = not text.endswith("\n")
+
+    def end(self) -> None:
+        """End the line that is open."""
+        self._end_thought()
+        if self._open_line:
+            _write(self._text, "\n")
+            self._open_line = False
+
+    def _begin_thought(self) -> None:
+        self._thinking = True
+        self._thoughts.file.write(_DIM if self._thoughts.color_system else "")
+        _write(self._thoughts, "Thoughts: ")
+
+    def _end_thought(self) -> None:
+        if self._thinking:
+            self._thinking = False
+            self._thoughts.file.write(_RESET if self._thoughts.color_system else "")
+            _write(self._thoughts, "\n")
+
+
+def _write(to: Console, text: str) -> None:
+    # A model's text must not steer the terminal; in a file it stays what it is.
+    to.file.write(_CONTROL.sub("", text) if to.is_terminal else text)
+    to.file.flush()
+
+
+def is_interactive() -> bool:
+    """Whether somebody types at a terminal."""
+    return sys.stdin is not None and sys.stdin.isatty()

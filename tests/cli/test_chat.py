@@ -1,0 +1,289 @@
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import os
+import pty
+import select
+import signal
+import struct
+import subprocess
+import zlib
+from pathlib import Path
+
+import pytest
+
+from kluster_integrations import catalog
+from kluster_integrations.cli._images import red_disc
+from kluster_integrations.emulator import Emulator, Fault
+
+from ..raw_server import RawServer, Reply, sse
+from .conftest import GEMMA, KEY, LLAMA, QWEN, Run, command, environment
+
+
+def test_the_answer_is_stdout(kluster: Run, emulator: Emulator, reach: dict[str, str]) -> None:
+    done = kluster("chat", LLAMA, "What is a sandwich?", env=reach)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith('Scripted answer to "What is a sandwich?"')
+    assert done.stdout.endswith("\n")
+    [request] = emulator.requests
+    assert request.body == {
+        "model": LLAMA,
+        "messages": [{"role": "user", "content": "What is a sandwich?"}],
+        "stream": True,
+    }
+
+
+def test_options_reach_the_server(kluster: Run, emulator: Emulator) -> None:
+    args = ("--system", "Be brief.", "--max-tokens", "5", "--temperature", "0.5", "--base-url", emulator.base_url)
+    done = kluster("chat", LLAMA, "Hello", *args, env={"KLUSTER_API_KEY": KEY})
+    assert done.returncode == 0
+    assert done.stderr.startswith("Note: the answer was cut")
+    body = emulator.requests[0].body
+    assert isinstance(body, dict)
+    assert body["messages"][0] == {"role": "system", "content": "Be brief."}
+    assert (body["max_completion_tokens"], body["temperature"]) == (5, 0.5)
+
+
+@pytest.mark.parametrize("args", [[], ["-"]])
+def test_the_prompt_from_a_pipe(kluster: Run, emulator: Emulator, reach: dict[str, str], args: list[str]) -> None:
+    done = kluster("chat", LLAMA, *args, stdin="Zwei Zeilen:\nGrüße\n", env=reach)
+    assert done.returncode == 0
+    body = emulator.requests[0].body
+    assert isinstance(body, dict)
+    assert body["messages"] == [{"role": "user", "content": "Zwei Zeilen:\nGrüße"}]
+
+
+def test_an_empty_pipe_is_wrong_usage(kluster: Run, emulator: Emulator, reach: dict[str, str]) -> None:
+    done = kluster("chat", LLAMA, stdin="\n", env=reach)
+    assert done.returncode == 2
+    assert "PROMPT is empty" in done.stderr
+    assert emulator.requests == []
+
+
+def test_thoughts_never_mix_with_the_text(kluster: Run, reach: dict[str, str]) -> None:
+    done = kluster("chat", QWEN, "How many apples?", env=reach)
+    assert done.stdout.startswith("Scripted answer")
+    assert done.stderr == (
+        'Thoughts: The user says "How many apples?". I look for what the conversation says about it, and answer.\n'
+    )
+
+
+def test_json_has_all_of_the_answer(kluster: Run, reach: dict[str, str]) -> None:
+    done = kluster("chat", QWEN, "How many äpples?", "--json", env=reach)
+    assert (done.returncode, done.stderr) == (0, "")
+    answer = json.loads(done.stdout)
+    keys = {"text", "reasoning", "tool_calls", "usage", "finish_reason", "model", "id", "cost"}
+    assert set(answer) == keys
+    assert answer["text"].startswith('Scripted answer to "How many äpples?"')
+    assert answer["reasoning"].startswith("The user says")
+    assert (answer["finish_reason"], answer["model"], answer["tool_calls"]) == ("stop", QWEN, [])
+    usage = answer["usage"]
+    assert usage["estimated"] is True
+    assert answer["cost"] == catalog.get(QWEN).cost(usage["prompt_tokens"], usage["completion_tokens"])
+
+
+def test_an_unknown_price_is_null(kluster: Run) -> None:
+    with RawServer() as server:
+        server.script(Reply(sse({"content": "Hi"})))
+        done = kluster(
+            "chat", "my-own", "Hi", "--json", env={"KLUSTER_BASE_URL": server.base_url, "KLUSTER_API_KEY": KEY}
+        )
+    assert json.loads(done.stdout)["cost"] is None
+
+
+def test_tool_calls_are_in_the_json(kluster: Run) -> None:
+    call = {"index": 0, "id": "c1", "function": {"name": "look", "arguments": '{"at": 1}'}}
+    with RawServer() as server:
+        server.script(Reply(sse({"tool_calls": [call]}, finish="tool_calls")))
+        done = kluster("chat", LLAMA, "Hi", "--json", env={"KLUSTER_BASE_URL": server.base_url, "KLUSTER_API_KEY": KEY})
+    assert json.loads(done.stdout)["tool_calls"] == [{"id": "c1", "name": "look", "arguments": '{"at": 1}'}]
+
+
+def test_a_cut_answer_is_an_error_on_a_line_of_its_own(kluster: Run, emulator: Emulator, reach: dict[str, str]) -> None:
+    emulator.add_fault(Fault("cut", chunks=3))
+    done = kluster("chat", LLAMA, "Hello", env=reach)
+    assert done.returncode == 1
+    assert done.stdout.startswith("Scripted")
+    assert done.stdout.endswith("\n")
+    assert done.stderr.startswith("Error: ")
+
+
+def _tiny_webp() -> bytes:
+    return b"RIFF\x1a\x00\x00\x00WEBPVP8L" + bytes(16)
+
+
+@pytest.mark.parametrize(
+    ("content", "media_type"),
+    [
+        (red_disc(8), "image/png"),
+        (b"\xff\xd8\xff\xe0" + bytes(20), "image/jpeg"),
+        (b"GIF89a" + bytes(20), "image/gif"),
+        (_tiny_webp(), "image/webp"),
+    ],
+)
+def test_the_type_of_an_image_is_told_by_its_content(
+    kluster: Run, tmp_path: Path, content: bytes, media_type: str
+) -> None:
+    file = tmp_path / "picture.txt"
+    file.write_bytes(content)
+    with RawServer() as server:
+        server.script(Reply(sse({"content": "A picture"})))
+        env = {"KLUSTER_BASE_URL": server.base_url, "KLUSTER_API_KEY": KEY}
+        done = kluster("chat", GEMMA, "What?", "--image", str(file), "--image", "https://host/x.png", env=env)
+        [request] = server.requests
+    assert (done.returncode, done.stdout) == (0, "A picture\n")
+    url = f"data:{media_type};base64,{base64.b64encode(content).decode()}"
+    assert request.json["messages"][0]["content"] == [
+        {"type": "image_url", "image_url": {"url": url}},
+        {"type": "image_url", "image_url": {"url": "https://host/x.png"}},
+        {"type": "text", "text": "What?"},
+    ]
+
+
+def test_the_emulator_sees_the_size_of_an_image_file(kluster: Run, reach: dict[str, str], tmp_path: Path) -> None:
+    file = tmp_path / "disc.png"
+    file.write_bytes(red_disc(40))
+    assert "image/png, 40x40 pixels" in kluster("chat", GEMMA, "What?", "--image", str(file), env=reach).stdout
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(None, "No such file"), (b"", "is empty"), (b"%PDF-1.7", "is no PNG, JPEG, GIF or WebP image")],
+)
+def test_what_is_no_image_is_refused(
+    kluster: Run, emulator: Emulator, reach: dict[str, str], tmp_path: Path, content: bytes | None, said: str
+) -> None:
+    file = tmp_path / "picture.png"
+    if content is not None:
+        file.write_bytes(content)
+    done = kluster("chat", GEMMA, "What?", "--image", str(file), env=reach)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "picture.png" in done.stderr
+    assert emulator.requests == []
+
+
+def test_a_text_model_takes_no_image(kluster: Run, reach: dict[str, str]) -> None:
+    done = kluster("chat", LLAMA, "What?", "--image", "https://host/x.png", env=reach)
+    assert done.returncode == 1
+    assert "takes no images" in done.stderr
+    assert GEMMA in done.stderr
+
+
+def test_red_disc_is_a_png_that_decodes() -> None:
+    png, size = red_disc(16), 16
+    assert png[:8] == b"\x89PNG\r\n\x1a\n"
+    at, chunks = 8, {}
+    while at < len(png):
+        (length,) = struct.unpack(">I", png[at : at + 4])
+        body = png[at + 4 : at + 8 + length]
+        assert struct.unpack(">I", png[at + 8 + length : at + 12 + length])[0] == zlib.crc32(body)
+        chunks[body[:4]] = body[4:]
+        at += 12 + length
+    rows = zlib.decompress(chunks[b"IDAT"])
+    assert struct.unpack(">II", chunks[b"IHDR"][:8]) == (size, size)
+    assert len(rows) == size * (1 + 3 * size)
+    middle = rows[8 * (1 + 3 * size) + 1 + 3 * 8 :][:3]
+    assert (middle, rows[1:4]) == (b"\xd4\x1f\x1f", b"\xff\xff\xff")
+
+
+class Terminal:
+    """`kluster` on a terminal of its own."""
+
+    def __init__(self, *args: str, env: dict[str, str]) -> None:
+        self._master, slave = pty.openpty()
+        self._process = subprocess.Popen(
+            command(*args),
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            env=environment(TERM="xterm", COLUMNS="80", **env),
+            start_new_session=True,
+        )
+        os.close(slave)
+        self._read = ""
+
+    def until(self, text: str) -> str:
+        """Read up to a text, and return what came since the last one."""
+        while text not in self._read:
+            assert select.select([self._master], [], [], 60)[0], f"no {text!r} in {self._read!r}"
+            try:
+                self._read += os.read(self._master, 4096).decode()
+            except OSError:  # the terminal's other end is closed
+                raise AssertionError(f"no {text!r} in {self._read!r}") from None
+        at = self._read.index(text) + len(text)
+        seen, self._read = self._read[:at], self._read[at:]
+        return seen
+
+    def type(self, text: str) -> None:
+        os.write(self._master, text.encode())
+
+    def interrupt(self) -> int:
+        """Send SIGINT, again where it came just before the process began to wait for a line."""
+        while self._process.poll() is None:
+            self._process.send_signal(signal.SIGINT)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(1)
+        return self.wait()
+
+    def wait(self) -> int:
+        code = self._process.wait(60)
+        os.close(self._master)
+        return code
+
+
+def test_a_conversation_on_a_terminal(emulator: Emulator, reach: dict[str, str]) -> None:
+    terminal = Terminal("chat", QWEN, "--system", "Be kind.", env=reach)
+    terminal.until("> ")
+    terminal.type("My name is Ada.\n")
+    answer = terminal.until("user message")
+    assert "\x1b[2mThoughts:" in answer
+    assert "\x1b[0m" in answer
+    terminal.until("> ")
+    terminal.type("\nWhat is my name?\n")  # an empty line asks nothing
+    assert "My name is Ada" in terminal.until("2 user messages")
+    terminal.until("> ")
+    terminal.type("/exit\n")
+    assert terminal.wait() == 0
+    last = emulator.requests[-1].body
+    assert isinstance(last, dict)
+    assert [message["role"] for message in last["messages"]] == ["system", "user", "assistant", "user"]
+    assert len(emulator.requests) == 2
+
+
+def test_a_conversation_goes_on_after_an_error(emulator: Emulator, reach: dict[str, str]) -> None:
+    emulator.add_fault(Fault("status", status=400))
+    terminal = Terminal("chat", LLAMA, env=reach)
+    terminal.until("> ")
+    terminal.type("First\n")
+    assert "Error: " in terminal.until("> ")
+    terminal.type("Second\n")
+    terminal.until("1 user message")
+    terminal.until("> ")
+    terminal.type("\x04")
+    assert terminal.wait() == 0
+
+
+def test_ctrl_c_at_the_question_ends_with_130(reach: dict[str, str]) -> None:
+    terminal = Terminal("chat", LLAMA, env=reach)
+    terminal.until("> ")
+    assert terminal.interrupt() == 130
+
+
+def test_a_model_cannot_steer_the_terminal() -> None:
+    with RawServer() as server:
+        server.script(Reply(sse({"content": "a\x1b]0;owned\x07b\n\tc"})), Reply(sse({"content": "a\x1b]0;owned\x07b"})))
+        env = {"KLUSTER_BASE_URL": server.base_url, "KLUSTER_API_KEY": KEY}
+        terminal = Terminal("chat", "my-own", "Hi", env=env)
+        assert terminal.until("c\r\n") == "a]0;ownedb\r\n\tc\r\n"
+        assert terminal.wait() == 0
+        piped = subprocess.run(command("chat", "my-own", "Hi"), env=environment(**env), capture_output=True, check=True)
+    assert piped.stdout == b"a\x1b]0;owned\x07b\n"
+
+
+def test_json_on_a_terminal_needs_a_prompt(reach: dict[str, str]) -> None:
+    terminal = Terminal("chat", LLAMA, "--json", env=reach)
+    assert "--json needs a PROMPT" in terminal.until("Hint: ")
+    assert terminal.wait() == 2

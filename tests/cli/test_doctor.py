@@ -1,0 +1,205 @@
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kluster_integrations.cli import doctor
+from kluster_integrations.emulator import Emulator, Fault
+
+from ..raw_server import RawServer, Reply, whole
+from .conftest import KEY, LLAMA, Run
+
+PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
+
+
+def _checks(kluster: Run, *args: str, env: dict[str, str] | None = None) -> tuple[int, dict[str, dict[str, Any]]]:
+    done = kluster("doctor", "--json", *args, env=env)
+    report = json.loads(done.stdout)
+    assert report["ok"] is (done.returncode == 0)
+    assert report["ok"] is not any(check["status"] == "fail" for check in report["checks"])
+    return done.returncode, {check["name"]: check for check in report["checks"]}
+
+
+def test_all_is_well(kluster: Run, emulator: Emulator, reach: dict[str, str]) -> None:
+    code, checks = _checks(kluster, env=reach)
+    assert code == 0
+    assert checks["key"]["found"] == "found in KLUSTER_API_KEY"
+    assert checks["base URL"]["found"] == f"{emulator.base_url} (from KLUSTER_BASE_URL)"
+    assert checks["server"]["status"] == checks["one token"]["status"] == "ok"
+    models, chat = emulator.requests
+    assert (models.path, models.query) == ("/v1/models", {})
+    assert isinstance(chat.body, dict)
+    assert (chat.body["model"], chat.body["max_completion_tokens"]) == (LLAMA, 1)
+
+
+@pytest.mark.parametrize("columns", ["60", "80"])
+def test_the_table_fits_the_terminal(kluster: Run, reach: dict[str, str], columns: str) -> None:
+    lines = kluster("doctor", env={**reach, "COLUMNS": columns}).stdout.splitlines()
+    assert max(map(len, lines)) <= int(columns)
+    assert {line[:4].strip() for line in lines} <= {"ok", "warn", "skip", ""}
+
+
+def test_offline_sends_nothing(kluster: Run, emulator: Emulator, reach: dict[str, str]) -> None:
+    code, checks = _checks(kluster, "--offline", env=reach)
+    assert (code, checks["server"]["status"]) == (0, "skip")
+    assert emulator.requests == []
+
+
+def test_without_a_key_it_fails_but_asks_for_the_models(kluster: Run, emulator: Emulator) -> None:
+    env = {"KLUSTER_BASE_URL": emulator.base_url, "OPENAI_API_KEY": "sk-another-company"}
+    code, checks = _checks(kluster, env=env)
+    assert code == 1
+    assert checks["key"]["status"] == "fail"
+    assert "OPENAI_API_KEY is another company's" in checks["key"]["found"]
+    assert checks["server"]["status"] == "ok"
+    assert checks["one token"]["status"] == "skip"
+    [request] = emulator.requests
+    assert "authorization" not in request.headers
+
+
+def test_variables_that_confuse_are_named_without_values(kluster: Run, reach: dict[str, str]) -> None:
+    env = {**reach, "OPENAI_API_KEY": "sk-another-company", "KLUSTERAI_BASE_URL": "http://hidden"}
+    done = kluster("doctor", "--offline", env=env)
+    assert "OPENAI_API_KEY: not used, never sent" in done.stdout
+    assert "KLUSTERAI_BASE_URL is not read" in done.stdout
+    assert "did you mean KLUSTER_AI_BASE_URL?" in done.stdout
+    assert "sk-another" not in done.stdout
+    assert "hidden" not in done.stdout
+
+
+def test_the_key_of_another_company_is_suspected(kluster: Run, reach: dict[str, str]) -> None:
+    _, checks = _checks(kluster, "--offline", env={**reach, "OPENAI_API_KEY": KEY})
+    assert checks["key"]["status"] == "warn"
+
+
+def test_two_different_keys_are_a_warning(kluster: Run) -> None:
+    _, checks = _checks(kluster, "--offline", env={"KLUSTER_API_KEY": KEY, "KLUSTERAI_API_KEY": "another-key"})
+    assert checks["key"]["status"] == "warn"
+    assert checks["key"]["found"] == "found in KLUSTER_API_KEY; another one in KLUSTERAI_API_KEY"
+    _, checks = _checks(kluster, "--offline", env={"KLUSTER_API_KEY": KEY, "KLUSTERAI_API_KEY": KEY})
+    assert checks["key"]["status"] == "ok"
+
+
+def test_variables_that_are_read_are_not_suspected(kluster: Run) -> None:
+    env = {"KLUSTER_API_KEY": KEY, "KLUSTER_TIMEOUT": "5", "KLUSTER_AI_BASE_URL": "https://host", "KLUSTER_DEBUG": "1"}
+    assert "is not read" not in kluster("doctor", "--offline", env=env).stdout
+
+
+def test_an_alias_is_named(kluster: Run) -> None:
+    _, checks = _checks(kluster, "--offline", env={"KLUSTERAI_API_KEY": KEY})
+    assert checks["key"]["found"] == "found in KLUSTERAI_API_KEY"
+    assert "the default" in checks["base URL"]["found"]
+
+
+def test_each_bad_variable_fails_by_name(kluster: Run) -> None:
+    env = {"KLUSTER_BASE_URL": "ftp://x", "KLUSTER_PLAN": "gold", "KLUSTER_API_KEY": "two words of a key"}
+    done = kluster("doctor", "--json", env=env)
+    checks = {check["hint"]: check for check in json.loads(done.stdout)["checks"] if check["status"] == "fail"}
+    assert set(checks) == {"correct KLUSTER_BASE_URL", "correct KLUSTER_PLAN", "correct KLUSTER_API_KEY"}
+    assert "two words" not in done.stdout
+
+
+def test_a_wrong_key_fails(kluster: Run) -> None:
+    with Emulator(api_keys=["the-right-key"]) as server:
+        code, checks = _checks(kluster, env={"KLUSTER_BASE_URL": server.base_url, "KLUSTER_API_KEY": KEY})
+    assert code == 1
+    assert "HTTP 401" in checks["server"]["found"]
+    assert checks["server"]["hint"]
+
+
+def test_no_server_fails_at_once(kluster: Run) -> None:
+    env = {"KLUSTER_BASE_URL": "http://127.0.0.1:9", "KLUSTER_API_KEY": KEY, "KLUSTER_MAX_RETRIES": "50"}
+    code, checks = _checks(kluster, env=env)
+    assert code == 1
+    assert "connection failed" in checks["server"]["found"]
+    assert "one token" not in checks
+
+
+def test_a_failing_chat_fails(kluster: Run, emulator: Emulator, reach: dict[str, str]) -> None:
+    emulator.add_fault(Fault("status", status=500))
+    code, checks = _checks(kluster, env=reach)
+    assert (code, checks["server"]["status"], checks["one token"]["status"]) == (1, "ok", "fail")
+    assert "HTTP 500" in checks["one token"]["found"]
+
+
+def test_the_model_can_be_named(kluster: Run, reach: dict[str, str]) -> None:
+    code, checks = _checks(kluster, "--model", "no/such-model", env=reach)
+    assert code == 1
+    assert "no/such-model" in checks["one token"]["found"]
+    assert "HTTP 404" in checks["one token"]["found"]
+
+
+def test_a_server_with_other_models_is_asked_for_one_it_has(kluster: Run) -> None:
+    listed = json.dumps({"object": "list", "data": [{"id": "BAAI/bge-m3"}, {"id": "our-model"}]}).encode()
+    with RawServer() as server:
+        models = Reply([listed], content_type="application/json", framing="length")
+        server.script(models, whole({"content": "Yes"}))
+        code, checks = _checks(kluster, env={"KLUSTER_BASE_URL": server.base_url, "KLUSTER_API_KEY": KEY})
+        assert server.requests[1].json["model"] == "our-model"
+    assert (code, checks["one token"]["status"]) == (0, "ok")
+
+
+def test_missing_frameworks_are_no_failure(
+    kluster: Run, reach: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _pretend(monkeypatch, {"openai": "2.54.0"})
+    code, checks = _checks(kluster, env=reach)
+    assert code == 0
+    assert {checks[name]["status"] for name in ("langchain-core", "litellm", "crewai")} == {"skip"}
+
+
+@pytest.mark.parametrize(
+    ("package", "version", "status"),
+    [
+        ("openai", "2.29.9", "fail"),
+        ("openai", "2.30.0", "ok"),
+        ("openai", "3.54.0", "ok"),
+        ("openai", "4.0.0", "fail"),
+        ("langchain-core", "0.3.80", "warn"),
+        ("langchain-core", "1.7.0rc1", "ok"),
+        ("litellm", "1.90.0", "ok"),
+        ("litellm", "1.83.0", "warn"),
+        ("litellm", "1.82.7", "fail"),
+        ("litellm", "1.82.8", "fail"),
+        ("litellm", "1.82.80", "warn"),
+        ("litellm", "1.106.2", "fail"),
+        ("litellm", "1.107.0", "ok"),
+        ("crewai", "1.15.29", "warn"),
+        ("crewai", "1.15.30", "ok"),
+    ],
+)
+def test_versions(
+    kluster: Run, monkeypatch: pytest.MonkeyPatch, reach: dict[str, str], package: str, version: str, status: str
+) -> None:
+    _pretend(monkeypatch, {"openai": "2.54.0", package: version})
+    _, checks = _checks(kluster, "--offline", env=reach)
+    assert checks[package]["status"] == status
+    assert version in checks[package]["found"]
+    assert (checks[package]["hint"] is None) == (status == "ok")
+
+
+def test_the_supported_versions_are_those_of_the_project() -> None:
+    project = tomllib.loads(PYPROJECT.read_text("utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    lines = [*project["dependencies"], *extras["langchain"], *extras["litellm"], *extras["crewai"]]
+    for package, (low, high) in doctor.SUPPORTED.items():
+        line = next(line for line in lines if re.match(rf"{package}\b(?!-)", line))
+        assert f">={doctor._dotted(low)}," in line
+        assert f"<{doctor._dotted(high)}" in line
+
+
+def _pretend(monkeypatch: pytest.MonkeyPatch, installed: dict[str, str]) -> None:
+    """Let the metadata say that exactly these packages are installed."""
+
+    def version(name: str) -> str:
+        if name not in installed:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return installed[name]
+
+    monkeypatch.setattr(importlib.metadata, "version", version)

@@ -1,0 +1,103 @@
+"""What all tests share: an environment without keys and proxies, an emulator, a server that gives one fixed answer."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from kluster_integrations import catalog
+from kluster_integrations.emulator import Emulator
+
+_PROXIES = frozenset({"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"})
+
+
+@pytest.fixture(autouse=True)
+def clean_environ(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take away what the developer's own shell would bring into a test."""
+    for name in list(os.environ):
+        if name.upper().startswith(("KLUSTER", "OPENAI_")) or name.upper() in _PROXIES:
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def _shared_emulator() -> Iterator[Emulator]:
+    with Emulator() as server:
+        yield server
+
+
+@pytest.fixture
+def emulator(_shared_emulator: Emulator) -> Iterator[Emulator]:
+    """A strict emulator with default settings, without requests and faults of earlier tests."""
+    _shared_emulator.clear()
+    yield _shared_emulator
+    _shared_emulator.clear()
+
+
+@pytest.fixture
+def own_catalog(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A copy of the catalog that the test may change."""
+    monkeypatch.setattr(catalog, "_models", dict(catalog._models))
+    catalog._unknown.cache_clear()
+    yield
+    catalog._unknown.cache_clear()
+
+
+class FixedAnswer:
+    """A local server that gives the same answer to every request, and notes what it was asked.
+
+    Attributes:
+        base_url: For clients.
+        requests: Method and path (with query), and the headers, of each request.
+    """
+
+    def __init__(self, body: bytes, *, status: int, headers: Mapping[str, str]) -> None:
+        self.requests: list[tuple[str, dict[str, str]]] = []
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), self._handler(body, status, headers))
+        self.base_url = f"http://127.0.0.1:{self._http.server_port}/v1"
+        self._thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._http.shutdown()
+        self._http.server_close()
+        self._thread.join()
+
+    def _handler(self, body: bytes, status: int, headers: Mapping[str, str]) -> type[BaseHTTPRequestHandler]:
+        requests = self.requests
+
+        class Handler(BaseHTTPRequestHandler):
+            def _answer(self) -> None:
+                self.rfile.read(int(self.headers.get("content-length", 0)))
+                requests.append((f"{self.command} {self.path}", {k.lower(): v for k, v in self.headers.items()}))
+                self.send_response(status)
+                for name, value in {"content-type": "application/json", **headers}.items():
+                    self.send_header(name, value)
+                self.send_header("content-length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            do_GET = do_POST = _answer  # noqa: N815
+
+            def log_message(self, *args: Any) -> None:
+                pass
+
+        return Handler
+
+
+@pytest.fixture
+def answering() -> Iterator[Callable[..., FixedAnswer]]:
+    """Start servers that give one fixed answer: `answering(b"{}", status=500, headers={})`."""
+    running: list[FixedAnswer] = []
+
+    def start(body: bytes, *, status: int = 200, headers: Mapping[str, str] | None = None) -> FixedAnswer:
+        running.append(FixedAnswer(body, status=status, headers=headers or {}))
+        return running[-1]
+
+    yield start
+    for server in running:
+        server.stop()

@@ -1,0 +1,182 @@
+"""What `ChatKluster` shows, writes and leaves behind: never the key, never an open connection."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import pickle
+import subprocess
+import sys
+import textwrap
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from langchain_core.load import dumpd, dumps, loads
+from langchain_core.tools import tool
+
+import kluster_integrations
+from kluster_integrations.config import KlusterConfig
+from kluster_integrations.emulator import Emulator
+from kluster_integrations.errors import (
+    AuthenticationError,
+)
+from kluster_integrations.langchain import ChatKluster
+
+from ..raw_server import RawServer, Reply, sse, whole
+from .conftest import KEY, LLAMA, chat
+
+
+@tool
+def get_weather(city: str) -> str:
+    """Get the weather in a city."""
+    return f"Sunny in {city}"
+
+
+def body(server: Emulator) -> dict[str, Any]:
+    """Return the body of the last request."""
+    found = server.requests[-1].body
+    assert isinstance(found, dict)
+    return found
+
+
+@pytest.fixture(params=["api_key", "config"])
+def secretive(request: pytest.FixtureRequest, emulator: Emulator) -> Iterator[ChatKluster]:
+    headers = {"X-Token": "other-secret"}
+    if request.param == "api_key":
+        yield chat(emulator, default_headers=headers)
+    else:
+        settings = KlusterConfig(api_key=KEY, base_url=emulator.base_url, default_headers=headers)
+        yield ChatKluster(model=LLAMA, config=settings)
+
+
+def test_nothing_that_is_written_of_a_model_has_the_key(secretive: ChatKluster) -> None:
+    secretive.invoke("hi")
+    bound = secretive.bind_tools([get_weather])
+    told = [
+        repr(secretive),
+        str(secretive),
+        repr(secretive.model_dump()),
+        secretive.model_dump_json(exclude={"custom_get_token_ids"}),
+        dumps(secretive),
+        repr(dumpd(secretive)),
+        repr(pickle.dumps(secretive)),
+        repr(bound),
+        dumps(bound),
+        repr(secretive._identifying_params),
+        repr(secretive._get_ls_params()),
+        repr(secretive._get_llm_string()),
+        secretive.model_copy().__repr__(),
+    ]
+    for text in told:
+        assert KEY not in text
+        assert "other-secret" not in text
+
+
+def test_a_pickled_model_takes_its_key_from_the_environment(
+    secretive: ChatKluster, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = pickle.dumps(secretive)
+    with pytest.raises(AuthenticationError):
+        pickle.loads(data).invoke("hi")
+    assert emulator.requests == []
+    monkeypatch.setenv("KLUSTER_API_KEY", "kk-of-the-environment")
+    restored = pickle.loads(data)
+    assert restored._transport.config.base_url == emulator.base_url, "a key must not go to another host than before"
+    assert restored.invoke("hi").content == secretive.invoke("hi").content
+
+
+def test_a_pickled_model_keeps_its_fields(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KLUSTER_API_KEY", KEY)
+    model = chat(emulator, temperature=0.5, max_tokens=9, stop=["x"], unsupported="drop", max_retries=7)
+    restored = pickle.loads(pickle.dumps(model))
+    restored.invoke("hi")
+    assert {k: v for k, v in body(emulator).items() if k != "messages"} == {
+        "model": LLAMA,
+        "temperature": 0.5,
+        "max_completion_tokens": 9,
+        "stop": ["x"],
+    }
+    assert restored._transport.config.max_retries == 7
+
+
+@pytest.mark.filterwarnings("ignore:The function `loads` is in beta")
+def test_dumps_and_loads(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KLUSTER_API_KEY", KEY)
+    text = dumps(chat(emulator, temperature=0.5))
+    kept = json.loads(text)["kwargs"]
+    assert kept["api_key"] == {"lc": 1, "type": "secret", "id": ["KLUSTER_API_KEY"]}
+    restored = loads(
+        text,
+        secrets_map={"KLUSTER_API_KEY": KEY},
+        valid_namespaces=["kluster_integrations"],
+        allowed_objects=[ChatKluster],
+    )
+    assert restored.invoke("hi").content
+    assert restored.temperature == 0.5
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_a_cancelled_call_does_not_show_the_key(raw: RawServer, streamed: bool) -> None:
+    # What a cancelled call raises passes through the frames of the HTTP client, which hold the headers.
+    raw.script(Reply(silent=True, end="hang"))
+
+    async def go() -> None:
+        if streamed:
+            async for _ in chat(raw).astream("hi"):
+                pass
+        else:
+            await chat(raw).ainvoke("hi")
+
+    with pytest.raises(TimeoutError) as caught:
+        await asyncio.wait_for(go(), 0.2)
+    shown = traceback.TracebackException.from_exception(caught.value, capture_locals=True)
+    assert KEY not in "".join(shown.format())
+
+
+def test_keys_of_another_company_never_leave(raw: RawServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-foreign")
+    monkeypatch.setenv("OPENAI_ORG_ID", "org-foreign")
+    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", "X-Foreign: 1")
+    with pytest.raises(AuthenticationError):
+        ChatKluster(model=LLAMA, base_url=raw.base_url).invoke("hi")
+    assert raw.connections == 0
+    chat(raw).invoke("hi")
+    assert b"foreign" not in raw.requests[0].raw.lower()
+
+
+def test_nothing_is_left_open_at_exit(raw: RawServer) -> None:
+    raw.answer = lambda r: Reply(sse({"content": "x"})) if r.json.get("stream") else whole({"content": "x"})
+    code = f"""
+        import asyncio
+        from kluster_integrations.langchain import ChatKluster
+
+        model = ChatKluster(model="{LLAMA}", api_key="kk", base_url="{raw.base_url}")
+
+        async def go():
+            await asyncio.gather(*(model.ainvoke("hi") for _ in range(3)))
+            async for part in model.astream("hi"):
+                pass
+            async for part in model.astream("hi"):
+                break
+
+        asyncio.run(go())
+        asyncio.run(go())
+        model.invoke("hi")
+        model.close()
+        print("done")
+    """
+    done = subprocess.run(
+        [sys.executable, "-W", "error::ResourceWarning", "-X", "dev", "-c", textwrap.dedent(code)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(Path(kluster_integrations.__file__).parents[1])},
+    )
+    assert done.stdout == "done\n", done.stderr
+    slow = "Executing <"  # asyncio's word on a busy machine
+    assert [line for line in done.stderr.splitlines() if not line.startswith(slow)] == []

@@ -1,0 +1,377 @@
+"""The limits of a key: in one process, in two over a real Redis, and when things break."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from kluster_integrations import limits
+from kluster_integrations.config import KlusterConfig
+from kluster_integrations.emulator import Emulator, Fault
+from kluster_integrations.errors import RateLimitError
+from kluster_integrations.limits import Limiter, Limits
+from kluster_integrations.transport import CHAT_PATH, Transport
+from tests.raw_server import RawRequest, RawServer, Reply, whole
+from tests.redis_server import running_redis
+
+ROOT = Path(__file__).parent.parent
+BODY = {"model": "klusterai/Meta-Llama-3.3-70B-Instruct-Turbo", "messages": [{"role": "user", "content": "Hi"}]}
+
+
+def most_in_a_window(times: list[float], seconds: float) -> int:
+    times = sorted(times)
+    return max(sum(1 for t in times if start <= t < start + seconds) for start in times)
+
+
+@pytest.fixture(scope="module")
+def redis_url() -> Iterator[str]:
+    with running_redis() as url:
+        yield url
+
+
+@pytest.fixture
+def clean_redis(redis_url: str) -> str:
+    import redis
+
+    redis.Redis.from_url(redis_url).flushall()
+    return redis_url
+
+
+class Recorder:
+    """A server that notes when requests arrive and how many are there at once."""
+
+    def __init__(self, server: RawServer, seconds: float = 0.0) -> None:
+        self.times: list[float] = []
+        self.most = 0
+        self._now = 0
+        self._seconds = seconds
+        self._lock = threading.Lock()
+        server.answer = self._answer
+        self.base_url = server.base_url
+
+    def _answer(self, _: RawRequest) -> Reply:
+        with self._lock:
+            self.times.append(time.monotonic())
+            self._now += 1
+            self.most = max(self.most, self._now)
+        time.sleep(self._seconds)
+        with self._lock:
+            self._now -= 1
+        return whole({"content": "Hello"})
+
+
+@pytest.fixture
+def raw_server() -> Iterator[RawServer]:
+    with RawServer() as server:
+        yield server
+
+
+def start_worker(base_url: str, count: int, **fields: Any) -> subprocess.Popen[str]:
+    arguments = [base_url, json.dumps(fields), str(count), *(["hold"] if count == 0 else [])]
+    command = [sys.executable, "-m", "tests.limits_worker", *arguments]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+
+
+def outcomes(*workers: subprocess.Popen[str]) -> list[str]:
+    return [word for worker in workers for word in json.loads(worker.communicate(timeout=120)[0])]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"requests": 0},
+        {"requests": 1.5},
+        {"requests": True},
+        {"concurrent": -1},
+        {"period": 0},
+        {"slack": -1},
+        {"max_wait": -1},
+    ],
+)
+def test_refuses_numbers_that_make_no_sense(fields: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(fields))):
+        Limits(**fields)
+
+
+def test_takes_the_plans_numbers_and_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KLUSTER_MAX_WAIT", "2.5")
+    monkeypatch.setenv("KLUSTER_REDIS_URL", "redis://somewhere")
+    made = Limits.of("trial")
+    assert (made.requests, made.concurrent, made.max_wait, made.redis_url) == (30, 20, 2.5, "redis://somewhere")
+    assert Limits.of("enterprise", max_wait=0).requests is None
+    assert Limits.of("enterprise", max_wait=0).max_wait == 0
+    assert Limits.of(None).concurrent is None
+
+
+def test_one_limiter_a_key_and_address() -> None:
+    made = Limits(requests=5)
+    one = KlusterConfig(api_key="a", base_url="http://127.0.0.1:1")
+    same = KlusterConfig(api_key="a", base_url="http://127.0.0.1:1", timeout=3)
+    assert limits.shared(made, one) is limits.shared(made, same)
+    assert limits.shared(made, one) is not limits.shared(made, KlusterConfig(api_key="b", base_url=one.base_url))
+    assert limits.shared(made, one) is not limits.shared(made, KlusterConfig(api_key="a"))
+    assert limits.shared(Limits(), one) is None
+
+
+def test_no_window_holds_more_than_the_limit_whoever_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Books and takes back at random, on a clock of its own."""
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(limits, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    dice = random.Random(7)
+    limiter = Limiter(Limits(requests=5, period=10.0, slack=0.0))
+    ahead: list[float] = []
+    sent: list[float] = []
+    for _ in range(3_000):
+        clock.now += dice.choice([0.0, 0.0, 0.3, 4.0])
+        sent += [start for start in ahead if start <= clock.now]
+        ahead = [start for start in ahead if start > clock.now]
+        if ahead and dice.random() < 0.2:
+            gone = dice.choice(ahead)
+            ahead.remove(gone)
+            limiter._starts.remove(gone)
+        elif len(ahead) < 40:
+            ahead.append(limiter._book(None))
+    assert len(sent) > 1_000
+    assert most_in_a_window(sent[:2_000], 9.999) == 5
+
+
+def test_threads_and_tasks_share_a_limit() -> None:
+    limiter = Limiter(Limits(requests=4, period=0.4, slack=0.05))
+    times: list[float] = []
+
+    def in_thread(_: int) -> None:
+        with limits.admitted(limiter):
+            times.append(time.monotonic())
+
+    async def in_task() -> None:
+        async with limits.aadmitted(limiter):
+            times.append(time.monotonic())
+
+    async def tasks() -> None:
+        await asyncio.gather(*(in_task() for _ in range(6)))
+
+    with ThreadPoolExecutor(7) as pool:
+        loop = pool.submit(asyncio.run, tasks())
+        list(pool.map(in_thread, range(6)))
+        loop.result()
+    assert len(times) == 12
+    assert most_in_a_window(times, 0.4) <= 4
+
+
+async def test_slots_are_first_come_first_served_for_threads_and_tasks() -> None:
+    limiter = Limiter(Limits(concurrent=1))
+    order: list[int] = []
+    first = await limiter.aenter()
+
+    async def task(number: int) -> None:
+        async with limits.aadmitted(limiter):
+            order.append(number)
+
+    def thread(number: int) -> None:
+        with limits.admitted(limiter):
+            order.append(number)
+
+    waiting = []
+    for number in range(6):
+        run = task(number) if number % 2 else asyncio.to_thread(thread, number)
+        waiting.append(asyncio.create_task(run))
+        while limiter._slots is not None and len(limiter._slots._waiting) < number + 1:
+            await asyncio.sleep(0.001)
+    assert order == []
+    await first.aleave()
+    await asyncio.gather(*waiting)
+    assert order == [0, 1, 2, 3, 4, 5]
+
+
+def test_says_at_once_what_would_take_too_long() -> None:
+    limiter = Limiter(Limits(requests=2, period=60.0, max_wait=5.0))
+    for _ in range(2):
+        limiter.enter().leave()
+    before = time.monotonic()
+    with pytest.raises(RateLimitError, match="2 requests in 60 s") as caught:
+        limiter.enter()
+    assert time.monotonic() - before < 2.0
+    assert caught.value.status_code == 429
+    assert 59 < caught.value.retry_after <= 61
+    assert len(limiter._starts) == 2, "what is refused books nothing"
+
+
+def test_too_many_at_once_is_refused_and_does_not_cost_a_start() -> None:
+    limiter = Limiter(Limits(requests=5, concurrent=1, max_wait=0.0))
+    ticket = limiter.enter()
+    with pytest.raises(RateLimitError, match="1 concurrent"):
+        limiter.enter()
+    ticket.leave()
+    limiter.enter().leave()
+    assert len(limiter._starts) == 2
+
+
+async def test_who_gives_up_takes_nothing_along() -> None:
+    limiter = Limiter(Limits(requests=1, concurrent=2, period=60.0))
+    (await limiter.aenter()).leave()
+    late = asyncio.create_task(limiter.aenter())  # has a slot, and waits a minute for its start
+    while len(limiter._starts) < 2:
+        await asyncio.sleep(0.001)
+    late.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await late
+    assert len(limiter._starts) == 1
+    assert limiter._slots is not None
+    assert limiter._slots._free == 2
+
+
+def test_each_try_of_a_request_counts(emulator: Emulator) -> None:
+    emulator.add_fault(Fault("status", status=500, times=2, headers={"retry-after-ms": "1"}))
+    limiter = Limiter(Limits(requests=10))
+    transport = Transport(KlusterConfig(api_key="key", base_url=emulator.base_url))
+    with limits.admitted(limiter):
+        transport.post(CHAT_PATH, BODY)
+    assert len(emulator.requests) == 3
+    assert len(limiter._starts) == 3
+
+
+async def test_each_try_of_an_async_request_counts(emulator: Emulator) -> None:
+    emulator.add_fault(Fault("status", status=500, times=2, headers={"retry-after-ms": "1"}))
+    limiter = Limiter(Limits(requests=10))
+    transport = Transport(KlusterConfig(api_key="key", base_url=emulator.base_url))
+    async with limits.aadmitted(limiter):
+        await transport.apost(CHAT_PATH, BODY)
+    assert len(emulator.requests) == len(limiter._starts) == 3
+
+
+def test_two_processes_hold_one_limit(clean_redis: str, raw_server: RawServer) -> None:
+    recorder = Recorder(raw_server)
+    fields = {"requests": 6, "period": 1.0, "slack": 0.5, "redis_url": clean_redis}
+    workers = [start_worker(recorder.base_url, 10, **fields) for _ in range(2)]
+    assert outcomes(*workers) == ["answered"] * 20
+    assert len(recorder.times) == 20
+    assert most_in_a_window(recorder.times, 1.0) <= 6
+
+
+def test_a_burst_of_120_on_60_a_minute_without_waiting(clean_redis: str, raw_server: RawServer) -> None:
+    recorder = Recorder(raw_server)
+    fields = {"requests": 60, "max_wait": 0.0, "redis_url": clean_redis}
+    workers = [start_worker(recorder.base_url, 60, **fields) for _ in range(2)]
+    words = outcomes(*workers)
+    assert (words.count("answered"), words.count("refused")) == (60, 60)
+    assert len(recorder.times) == 60
+
+
+def test_two_processes_hold_one_number_of_slots(clean_redis: str, raw_server: RawServer) -> None:
+    recorder = Recorder(raw_server, seconds=0.05)
+    fields = {"concurrent": 3, "redis_url": clean_redis}
+    workers = [start_worker(recorder.base_url, 12, **fields) for _ in range(2)]
+    assert outcomes(*workers) == ["answered"] * 24
+    assert recorder.most == 3
+
+
+def test_redis_holds_no_key(clean_redis: str, raw_server: RawServer) -> None:
+    import redis
+
+    outcomes(start_worker(Recorder(raw_server).base_url, 2, requests=5, concurrent=5, redis_url=clean_redis))
+    client = redis.Redis.from_url(clean_redis)
+    names = client.keys("*")
+    assert names
+    assert not any(b"the-one-key" in part for name in names for part in [name, client.dump(name) or b""])
+
+
+def test_the_slot_of_a_killed_process_comes_back(
+    clean_redis: str, raw_server: RawServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import redis
+
+    fields: dict[str, Any] = {"concurrent": 1, "redis_url": clean_redis}
+    worker = start_worker(raw_server.base_url, 0, **fields)
+    assert worker.stdout is not None
+    assert worker.stdout.readline() == "held\n"
+    worker.kill()
+    worker.communicate()
+    config = KlusterConfig(api_key="the-one-key", base_url=raw_server.base_url)
+    impatient = limits.shared(Limits(**fields, max_wait=0.0), config)
+    assert impatient is not None
+    with pytest.raises(RateLimitError, match="1 concurrent"):
+        impatient.enter()
+    client = redis.Redis.from_url(clean_redis)
+    (name,) = client.keys("*slots")
+    ((member, until),) = client.zrange(name, 0, -1, withscores=True)
+    seconds, _ = client.time()
+    assert 0 < until / 1000 - seconds <= 31
+    client.zadd(name, {member: (seconds - 1) * 1000})  # as if the lease were over
+    impatient.enter().leave()
+
+
+def test_a_slot_that_is_held_is_renewed(clean_redis: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from kluster_integrations import limits_redis
+
+    monkeypatch.setattr(limits_redis, "LEASE", 0.3)
+    limiter = limits_redis.RedisLimiter(Limits(concurrent=1, max_wait=0.0, redis_url=clean_redis), "name")
+    ticket = limiter.enter()
+    time.sleep(1.0)
+    with pytest.raises(RateLimitError):
+        limiter.enter()
+    ticket.leave()
+    limiter.enter().leave()
+
+
+def test_asking_redis_twice_under_one_id_counts_once(clean_redis: str) -> None:
+    from kluster_integrations.limits_redis import RedisLimiter
+
+    limiter = RedisLimiter(Limits(requests=1, concurrent=1, redis_url=clean_redis), "name")
+    ticket = limits.Ticket(limiter)
+    first, again = (limiter._asking(ticket, None, slot=True)() for _ in range(2))
+    assert first == (0, 0.0)
+    assert again == (0, 0.0)
+
+
+async def test_who_gives_up_takes_nothing_along_in_redis(clean_redis: str) -> None:
+    import redis
+
+    from kluster_integrations.limits_redis import RedisLimiter
+
+    limiter = RedisLimiter(Limits(requests=1, concurrent=5, redis_url=clean_redis), "name")
+    await (await limiter.aenter()).aleave()
+    client = redis.Redis.from_url(clean_redis)
+    late = asyncio.create_task(limiter.aenter())
+    while client.zcard("kluster:{name}:starts") < 2:
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(0.05)
+    late.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await late
+    for _ in range(100):
+        if client.zcard("kluster:{name}:starts") == 1 and client.zcard("kluster:{name}:slots") == 0:
+            return
+        await asyncio.sleep(0.02)
+    pytest.fail("the start or the slot is still booked")
+
+
+def test_without_redis_each_process_keeps_the_limits() -> None:
+    pytest.importorskip("redis")
+    from kluster_integrations.limits_redis import RedisLimiter
+
+    nowhere = "redis://127.0.0.1:1/0"
+    limiter = RedisLimiter(Limits(requests=2, concurrent=2, max_wait=0.0, redis_url=nowhere), "name")
+    with pytest.warns(RuntimeWarning, match="does not answer"):
+        limiter.enter().leave()
+    limiter.enter().leave()
+    with pytest.raises(RateLimitError):
+        limiter.enter()
+
+
+def test_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "redis", None)
+    config = KlusterConfig(api_key="key-without-redis")
+    with pytest.raises(ImportError, match=r"kluster-integrations\[redis\]"):
+        limits.shared(Limits(requests=1, redis_url="redis://127.0.0.1:1/0"), config)
