@@ -33,7 +33,7 @@ ENVIRONMENT: Mapping[str, tuple[str, ...]] = {
     "max_retries": ("KLUSTER_MAX_RETRIES",),
     "unsupported": ("KLUSTER_UNSUPPORTED",),
 }
-"""The variables of each field; the first that is set wins. The aliases are those of the vendor's unmerged forks."""
+"""The variables of each field; the first that is set wins. The aliases are those of the vendor's own forks."""
 
 
 def env_source(name: str) -> str | None:
