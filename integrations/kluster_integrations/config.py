@@ -47,7 +47,7 @@ def environment() -> tuple[str | None, ...]:
 
 
 class _Environment(PydanticBaseSettingsSource):
-    """Reads the variables of `ENVIRONMENT`. pydantic-settings' own source would read bare names, such as `API_KEY`, too."""
+    """Reads the variables of `ENVIRONMENT`: pydantic-settings' own source would read a bare `API_KEY`, too."""
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
         name = env_source(field_name)
