@@ -30,7 +30,7 @@ $(VENV)/.demo: $(WHAT) constraints.txt
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.demo
-	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --group test
+	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[all]" --group test
 	@touch $@
 
 $(VENV)/.lint: $(VENV)/.test

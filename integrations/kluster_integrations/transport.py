@@ -87,7 +87,7 @@ _SHUT_OFF = dict.fromkeys(
 _AnyClient = Any
 
 
-def _make_client(cls: type[_Client | _AsyncClient], config: KlusterConfig, http_client: Any) -> _AnyClient:
+def _make_client(cls: type[_AnyClient], config: KlusterConfig, http_client: Any) -> _AnyClient:
     key = config.api_key.get_secret_value() if config.api_key else "none"
     # Empty texts, not None: for None the SDK would look into the environment. 2.30 does not know all of them.
     client = cls(

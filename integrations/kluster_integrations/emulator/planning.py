@@ -47,10 +47,13 @@ def plan(conversation: Conversation) -> list[Call]:
     if named is not None:
         return [_call(named, ask)]
     steps = _steps(tools, ask)
-    done = Counter(call.name for turn in conversation.since for call in turn.calls)
+    called = [call.name for turn in conversation.since for call in turn.calls]
+    done = Counter(called)
     left = [step for step in steps if not _take(done, step.tool.name)]
     if not left and choice == "required":
-        left = steps[:1] or [_Step(_best(tools, ask)[0], ask)]
+        # One that has not been called, so that an agent that always forces a call comes to its last tool, too.
+        fresh = [tool for tool in tools if tool.name not in called]
+        left = [_Step(_best(fresh or tools, ask)[0], ask)]
     calls = [_call(step.tool, step.text) for step in left]
     return calls if conversation.parallel else calls[:1]
 

@@ -68,7 +68,7 @@ class Target:
                 "method='function_calling' needs a schema of type object with a title; use 'json_schema', or wrap it."
             )
         parameters = {k: v for k, v in self.json_schema.items() if k not in ("title", "description")}
-        name = re.sub(r"[^a-zA-Z0-9_-]", "_", self.json_schema["title"])
+        name = re.sub(r"[^a-zA-Z0-9_-]+", "_", self.json_schema["title"]).strip("_")  # OpenAI's rule for names
         described = {"name": name, "description": self.json_schema.get("description") or ""}
         return {"type": "function", "function": {**described, "parameters": parameters}}
 
