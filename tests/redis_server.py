@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import shutil
 import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from typing import NoReturn
 
 import pytest
 
@@ -17,17 +19,15 @@ __all__ = ["running_redis"]
 
 @contextlib.contextmanager
 def running_redis() -> Iterator[str]:
-    """Run a server, and give its address. Without the binary the test is skipped, but in CI it fails."""
+    """Run a server, and give its address. Where it is missing tests are skipped, but in CI they fail."""
     binary = shutil.which("redis-server")
     if binary is None:
-        reason = "redis-server is not installed (Debian: apt-get install redis-server)"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
-    pytest.importorskip("redis", reason='the redis package is not installed: pip install "kluster-integrations[redis]"')
+        _missing("redis-server is not installed (Debian: apt-get install redis-server)")
+    if importlib.util.find_spec("redis") is None:
+        _missing('the redis package is not installed: pip install "kluster-integrations[redis]"')
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    command = [binary, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+    command = [str(binary), "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     try:
         _wait_for(port, server)
@@ -35,6 +35,12 @@ def running_redis() -> Iterator[str]:
     finally:
         server.terminate()
         server.wait()
+
+
+def _missing(reason: str) -> NoReturn:
+    if os.environ.get("CI"):
+        pytest.fail(reason)
+    pytest.skip(reason)
 
 
 def _wait_for(port: int, server: subprocess.Popen[bytes]) -> None:

@@ -98,12 +98,14 @@ def _make_client(cls: type[_AnyClient], config: KlusterConfig, http_client: Any)
         max_retries=config.max_retries,
         http_client=http_client,
     )
-    client.own_headers = {
+    headers = {
         "Accept": "application/json",
+        "Authorization": f"Bearer {key}",  # openai 2.30 takes it from here, later versions do not mind
         "Content-Type": "application/json",
         "User-Agent": f"kluster-integrations/{__version__}",
-        **config.default_headers,
     }
+    given = {name.lower() for name in config.default_headers}
+    client.own_headers = {k: v for k, v in headers.items() if k.lower() not in given} | dict(config.default_headers)
     return client
 
 
