@@ -46,6 +46,9 @@ def test_blocks_run(
 ) -> None:
     monkeypatch.setenv("KLUSTER_API_KEY", "docs")
     monkeypatch.setenv("KLUSTER_BASE_URL", emulator.base_url)
+    monkeypatch.setenv("CREWAI_STORAGE_DIR", str(tmp_path))  # where CrewAI keeps memory and knowledge
+    monkeypatch.setenv("CREWAI_DISABLE_TELEMETRY", "true")
+    monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {"__name__": "docs"}
     for line, code in blocks(page.read_text("utf-8")):

@@ -1,0 +1,40 @@
+"""A crew with memory and knowledge on kluster.ai's vectors: no other key is needed.
+
+Run it with `python -m examples.crewai.memory`.
+"""
+
+import os
+import tempfile
+
+from crewai import Agent, Crew, Task
+from crewai.knowledge.source.string_knowledge_source import StringKnowledgeSource
+from examples._service import service
+
+from kluster_integrations.crewai import kluster_embedder, kluster_llm
+
+FACTS = "The city library in Lisbon opens at nine. Its cafe is closed on Mondays."
+
+
+def main() -> None:
+    llm = kluster_llm("klusterai/Meta-Llama-3.3-70B-Instruct-Turbo")
+    librarian = Agent(role="Librarian", goal="Answer visitors", backstory="You know your library.", llm=llm)
+    crew = Crew(
+        agents=[librarian],
+        tasks=[Task(description="{question}", expected_output="A sentence", agent=librarian)],
+        knowledge_sources=[StringKnowledgeSource(content=FACTS)],
+        memory=True,
+        embedder=kluster_embedder(),
+        planning=True,
+        planning_llm=llm,
+    )
+    print("Answer:", crew.kickoff(inputs={"question": "When does the library open?"}).raw)
+    memory = crew._memory  # written in the background
+    memory.drain_writes()
+    for match in memory.recall("library", depth="shallow"):
+        print("Remembered:", match.record.content)
+
+
+if __name__ == "__main__":
+    with service(), tempfile.TemporaryDirectory() as folder:
+        os.environ["CREWAI_STORAGE_DIR"] = folder
+        main()

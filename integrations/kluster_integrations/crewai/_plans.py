@@ -1,0 +1,60 @@
+"""Plans that CrewAI can carry out to an end, whatever the model writes.
+
+CrewAI's planner is called through one function, `create_reasoning_plan` (utilities/reasoning_handler.py of 1.15.30). It
+asks again until the plan says that it is ready, without a bound by default. Its executor finds steps by their number
+(utilities/planning_types.py): with a number that occurs twice, also after a new plan for the rest of a task, it carries
+out the second of the two for ever; a step that waits for one that does not exist is never carried out.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from kluster_integrations import prompting
+
+__all__ = ["FUNCTION", "arguments_from", "carried_out"]
+
+FUNCTION = "create_reasoning_plan"
+_MAX_STEPS = 20  # CrewAI's default
+_DONE = re.compile(r"^\s*- Step (\d+):", re.MULTILINE)
+
+
+def arguments_from(text: str) -> dict[str, Any]:
+    """Return the plan that a text is, where the model did not call the function: ready, for asking again is no help."""
+    value = prompting.find_json(text)
+    if isinstance(value, dict):
+        value = value.get("arguments", value)
+    return value if isinstance(value, dict) and "plan" in value else {"plan": text, "steps": [], "ready": True}
+
+
+def carried_out(plan: Mapping[str, Any], messages: Sequence[Mapping[str, Any]], agent: object) -> dict[str, Any]:
+    """Return a plan with steps that have numbers of their own and wait for earlier steps only.
+
+    Args:
+        plan: The function's arguments.
+        messages: What the planner asked; a prompt for a new plan names the steps that are done, by number.
+        agent: CrewAI's agent, for the number of steps that it allows.
+    """
+    done = [int(n) for message in messages for n in _DONE.findall(str(message.get("content")))]
+    first = max(done, default=0) + 1
+    most = getattr(getattr(agent, "planning_config", None), "max_steps", None) or _MAX_STEPS
+    given = plan.get("steps")
+    steps = [s for s in given if isinstance(s, Mapping)][:most] if isinstance(given, list) else []
+    numbers: dict[Any, int] = {}
+    made: list[dict[str, Any]] = []
+    for number, step in enumerate(steps, first):
+        waits = step.get("depends_on")
+        earlier = [numbers[n] for n in waits if n in numbers] if isinstance(waits, list) else []
+        tool = step.get("tool_to_use")
+        made.append(
+            {
+                "step_number": number,
+                "description": str(step.get("description") or ""),
+                "tool_to_use": tool if isinstance(tool, str) and tool else None,
+                "depends_on": earlier,
+            }
+        )
+        numbers.setdefault(step.get("step_number"), number)
+    return {"plan": str(plan.get("plan") or ""), "steps": made, "ready": plan.get("ready") is True}

@@ -1,0 +1,99 @@
+"""`kluster_embedder`, kluster.ai's vectors for CrewAI's memory and knowledge."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from chromadb.api.types import EmbeddingFunction, Space
+from crewai.rag.embeddings.providers.custom.embedding_callable import CustomEmbeddingFunction
+
+from kluster_integrations import embeddings
+from kluster_integrations.config import KlusterConfig
+from kluster_integrations.transport import Transport
+
+__all__ = ["KlusterEmbedder", "kluster_embedder"]
+
+
+class KlusterEmbedder(CustomEmbeddingFunction, EmbeddingFunction[Any]):  # CrewAI checks for the one and for the other
+    """Makes vectors of texts. CrewAI wants a class to make it of, without arguments: `kluster_embedder` gives one."""
+
+    model: ClassVar[str] = embeddings.DEFAULT_MODEL
+    chunk_size: ClassVar[int] = 256
+    transport: ClassVar[Transport | None] = None
+
+    def __init__(self, **_: Any) -> None:
+        # Without `kluster_embedder` all is as the environment says.
+        self._transport = self.transport or Transport(KlusterConfig())
+
+    def __call__(self, input: list[str]) -> Any:
+        """Return a vector a text, in order.
+
+        Raises:
+            KlusterError: What goes wrong; empty texts are refused before any request.
+        """
+        vectors: list[list[float]] = []
+        with self._transport.errors:
+            config = self._transport.config
+            for body in embeddings.build(self.model, input, config=config, chunk_size=self.chunk_size):
+                vectors += embeddings.read(self._transport.post(embeddings.EMBEDDINGS_PATH, body).data, body)
+        return vectors
+
+    @staticmethod
+    def name() -> str:
+        """Return what Chroma stores of it beside a collection."""
+        return "kluster"
+
+    def get_config(self) -> dict[str, Any]:
+        """Return what Chroma may store: never a key."""
+        return {"model": self.model}
+
+    @classmethod
+    def build_from_config(cls, config: dict[str, Any]) -> KlusterEmbedder:
+        """Make one of what Chroma has stored."""
+        return _embedder_class(config["model"], cls.chunk_size, cls.transport)()
+
+    def default_space(self) -> Space:
+        """Return the distance that fits the vectors, which have length 1."""
+        return "cosine"
+
+    def supported_spaces(self) -> list[Space]:
+        """Return the distances that fit them."""
+        return ["cosine", "l2", "ip"]
+
+    def is_legacy(self) -> bool:
+        """Tell Chroma that all of this can be relied upon."""
+        return False
+
+
+def _embedder_class(model: str, chunk_size: int, transport: Transport | None) -> type[KlusterEmbedder]:
+    values = {"model": model, "chunk_size": chunk_size, "transport": transport, "__module__": __name__}
+    return type("KlusterEmbedder", (KlusterEmbedder,), values)
+
+
+def kluster_embedder(
+    model: str = embeddings.DEFAULT_MODEL,
+    *,
+    chunk_size: int = 256,
+    config: KlusterConfig | None = None,
+    http_client: Any = None,
+    **connection: Any,
+) -> Any:
+    """Return the embedder of a crew, an agent, a memory or knowledge: `Crew(memory=True, embedder=kluster_embedder())`.
+
+    Args:
+        model: The model's id; `BAAI/bge-m3` gives 1024 numbers for up to 8192 tokens.
+        chunk_size: Texts a request, 1 to 2048.
+        config: All of the connection at once; arguments given beside it win.
+        http_client: An `httpx.Client` to use in place of the shared one.
+        connection: `api_key`, `base_url` and the other fields of `KlusterConfig`; default: the environment.
+
+    Raises:
+        ValueError: If an argument is not acceptable.
+    """
+    if not 1 <= chunk_size <= embeddings.MAX_BATCH:
+        raise ValueError(f"chunk_size={chunk_size!r} must be a number from 1 to {embeddings.MAX_BATCH}.")
+    if unknown := sorted(set(connection) - set(KlusterConfig.model_fields)):
+        raise ValueError(f"{', '.join(unknown)}: allowed are {', '.join(KlusterConfig.model_fields)}.")
+    base = {n: getattr(config, n) for n in KlusterConfig.model_fields} if config else {}
+    made = Transport(KlusterConfig(**{**base, **connection}), http_client=http_client)
+    return {"provider": "custom", "config": {"embedding_callable": _embedder_class(model, chunk_size, made)}}

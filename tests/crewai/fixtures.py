@@ -1,0 +1,86 @@
+"""What the tests of crews share: no telemetry, no other host, no key but kluster.ai's."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+os.environ |= {  # read when CrewAI is imported
+    "CREWAI_DISABLE_TELEMETRY": "true",
+    "CREWAI_TRACING_ENABLED": "false",
+    "OTEL_SDK_DISABLED": "true",
+}
+
+from crewai import LLM
+from crewai.events.base_events import BaseEvent
+from crewai.events.event_bus import crewai_event_bus
+from crewai.events.types import llm_events
+
+from kluster_integrations.crewai import KlusterLLM, kluster_llm
+from kluster_integrations.emulator import Emulator
+
+from .crews import KEY, LLAMA, ran
+
+
+@pytest.fixture(autouse=True)
+def own_storage(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    monkeypatch.setenv("CREWAI_STORAGE_DIR", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    ran.clear()
+
+
+@pytest.fixture(autouse=True)
+def no_other_host(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Fail a test in which anything connects to another machine, also where the attempt is swallowed."""
+    others: list[object] = []
+    connect = socket.socket.connect
+
+    def connect_here(self: socket.socket, address: Any) -> None:
+        if isinstance(address, tuple) and address[0] not in ("127.0.0.1", "::1", "localhost"):
+            others.append(address)
+            raise OSError(f"a test wants to connect to {address}")
+        connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", connect_here)
+    yield
+    assert others == []
+
+
+@pytest.fixture
+def llm(emulator: Emulator) -> Callable[..., KlusterLLM]:
+    """Make an LLM on the emulator: `llm()`, `llm(R1, stream=True)`."""
+    return lambda model=LLAMA, **options: kluster_llm(
+        model, **{"base_url": emulator.base_url, "api_key": KEY, **options}
+    )
+
+
+@pytest.fixture
+def native() -> Callable[..., Any]:
+    """Make CrewAI's own LLM on a server, for what goes wrong with it."""
+    return lambda server, model=LLAMA, **options: LLM(
+        model=f"openai/{model}", base_url=server.base_url, api_key=KEY, **options
+    )
+
+
+@pytest.fixture
+def events() -> Iterator[list[BaseEvent]]:
+    """The events of LLM calls, in the order in which they are emitted; none of CrewAI's own listeners."""
+    seen: list[BaseEvent] = []
+    kinds = [k for k in vars(llm_events).values() if isinstance(k, type) and issubclass(k, llm_events.LLMEventBase)]
+    with crewai_event_bus.scoped_handlers():
+        emit = crewai_event_bus.emit
+
+        def noted(source: Any, event: BaseEvent) -> Any:
+            if type(event) in kinds:
+                seen.append(event)
+            return emit(source, event)
+
+        crewai_event_bus.emit = noted  # type: ignore[method-assign]
+        try:
+            yield seen
+        finally:
+            del crewai_event_bus.emit

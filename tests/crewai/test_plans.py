@@ -1,0 +1,92 @@
+"""Plans end, whatever the model says."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+pytest.importorskip("crewai")
+
+from kluster_integrations.crewai import KlusterLLM, kluster_llm
+from kluster_integrations.crewai._plans import carried_out
+
+from ..raw_server import RawRequest, RawServer, Reply, whole
+from .crews import KEY, LLAMA, R1, weather
+
+Make = Callable[..., KlusterLLM]
+
+
+@pytest.fixture
+def server() -> Iterator[RawServer]:
+    with RawServer() as running:
+        yield running
+
+
+def planner(plan: Any) -> Callable[[RawRequest], Reply]:
+    """Return a model that plans so, and answers everything else with a word."""
+
+    def answer(request: RawRequest) -> Reply:
+        if "strategic planning" not in str(request.json["messages"][0]["content"]):
+            return whole({"content": "done"})
+        if isinstance(plan, str):
+            return whole({"content": plan})
+        function = {"name": "create_reasoning_plan", "arguments": json.dumps(plan)}
+        call = {"id": "c1", "type": "function", "function": function}
+        if "tools" in request.json:
+            return whole({"content": None, "tool_calls": [call]}, finish="tool_calls")
+        return whole({"content": f"<tool_call>{json.dumps({**function, 'arguments': plan})}</tool_call>"})
+
+    return answer
+
+
+def plans(server: RawServer) -> int:
+    return sum("strategic planning" in str(r.json["messages"][0]["content"]) for r in server.requests)
+
+
+NEVER = {"plan": "p", "steps": [], "ready": False}
+TWICE = {"plan": "p", "ready": True, "steps": [{"step_number": 1, "description": d} for d in "ab"]}
+WAITS = {"plan": "p", "ready": True, "steps": [{"step_number": 1, "description": "a", "depends_on": [1, 9]}]}
+
+
+@pytest.mark.parametrize("model", [LLAMA, R1])
+@pytest.mark.parametrize(
+    ("plan", "most"), [(NEVER, 3), (TWICE, 1), (WAITS, 1), ("READY", 3), ("NOT READY", 3), ({"steps": 7}, 3)]
+)
+def test_an_agent_that_reasons_ends(plan: Any, most: int, model: str, server: RawServer) -> None:
+    server.answer = planner(plan)
+    llm = kluster_llm(model, base_url=server.base_url, api_key=KEY)
+
+    assert weather(llm, agent={"reasoning": True}).kickoff().raw == "done"
+    assert 1 <= plans(server) <= most
+    assert len(server.requests) <= 12
+
+
+def test_natively_a_plan_that_is_never_ready_is_asked_for_without_end(server: RawServer, native: Any) -> None:
+    never, at_last = planner(NEVER), planner({**NEVER, "ready": True})
+    server.answer = lambda request: at_last(request) if plans(server) > 50 else never(request)
+
+    weather(native(server), agent={"reasoning": True}).kickoff()
+    assert plans(server) > 50
+
+
+def test_steps_of_a_new_plan_do_not_take_the_numbers_of_steps_that_are_done() -> None:
+    prompt = [{"role": "user", "content": "Successfully completed steps:\n  - Step 1: a\n  - Step 4: b\n    Result: x"}]
+    steps = [
+        {"step_number": 1, "description": "c", "tool_to_use": "get_weather", "depends_on": []},
+        {"step_number": 2, "description": "d", "tool_to_use": "", "depends_on": [1, 2, 3]},
+    ]
+
+    made = carried_out({"plan": "p", "steps": steps, "ready": True}, prompt, None)
+    assert [(s["step_number"], s["tool_to_use"], s["depends_on"]) for s in made["steps"]] == [
+        (5, "get_weather", []),
+        (6, None, [5]),
+    ]
+
+
+def test_a_plan_has_no_more_steps_than_the_agent_allows() -> None:
+    steps = [{"step_number": n, "description": "x"} for n in range(1, 40)]
+
+    assert len(carried_out({"plan": "", "steps": steps}, [], None)["steps"]) == 20
