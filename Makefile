@@ -4,7 +4,7 @@
 SHELL := /bin/sh
 PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13; do \
 	$$p -c 'import sys, venv; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$p && break; done)
-WHAT := pyproject.toml
+WHAT := pyproject.toml Makefile
 VENV := .venv
 VENV3 := .venv-openai3
 PYTEST_ARGS ?=
@@ -33,6 +33,7 @@ $(VENV)/.test: $(VENV)/.demo
 	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[all]" --group test
 	@touch $@
 
+# mypy reads the frameworks' types, so lint needs them all.
 $(VENV)/.lint: $(VENV)/.test
 	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --group lint
 	@touch $@

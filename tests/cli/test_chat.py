@@ -201,6 +201,8 @@ class Terminal:
             stderr=slave,
             env=environment(TERM="xterm", COLUMNS="80", **env),
             start_new_session=True,
+            # A shell's background jobs ignore SIGINT, and so would what they start.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         os.close(slave)
         self._read = ""
@@ -222,7 +224,9 @@ class Terminal:
 
     def interrupt(self) -> int:
         """Send SIGINT, again where it came just before the process began to wait for a line."""
-        while self._process.poll() is None:
+        for _ in range(30):
+            if self._process.poll() is not None:
+                break
             self._process.send_signal(signal.SIGINT)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(1)
