@@ -7,14 +7,16 @@ PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13; do \
 WHAT := pyproject.toml Makefile
 VENV := .venv
 VENV3 := .venv-openai3
+VENVL := .venv-litellm
 PYTEST_ARGS ?=
 
-.PHONY: help demo test test-openai3 lint format bench clean
+.PHONY: help demo test test-openai3 test-litellm lint format bench clean
 
 help:
 	@echo "make demo          chat, tools, reasoning and an image against a local emulator; no key needed"
 	@echo "make test          the tests, on openai 2.x"
 	@echo "make test-openai3  the same on openai 3.x"
+	@echo "make test-litellm  LiteLLM's proxy and limits over Redis (wants Debian's redis-server)"
 	@echo "make lint          ruff and mypy"
 	@echo "make bench         overhead against the SDK and ChatOpenAI"
 
@@ -50,8 +52,18 @@ $(VENV3)/.test: $(WHAT) constraints-openai3.txt
 demo: $(VENV)/.demo
 	@$(VENV)/bin/kluster demo
 
+$(VENVL)/.test: $(WHAT) constraints-litellm.txt
+	$(call venv,$(VENVL))
+	$(VENVL)/bin/python -m pip install --quiet --constraint constraints-litellm.txt --editable ".[litellm,emulator,redis]" \
+		"litellm[proxy]" --group test
+	@touch $@
+
+# The proxy's tests have an environment of their own, for CrewAI and the proxy want different versions of mcp.
 test: $(VENV)/.test
-	$(VENV)/bin/python -m pytest $(PYTEST_ARGS)
+	$(VENV)/bin/python -m pytest --ignore=tests/litellm $(PYTEST_ARGS)
+
+test-litellm: $(VENVL)/.test
+	$(VENVL)/bin/python -m pytest tests/litellm tests/test_limits.py $(PYTEST_ARGS)
 
 test-openai3: $(VENV3)/.test
 	$(VENV3)/bin/python -m pytest $(PYTEST_ARGS)
@@ -69,4 +81,4 @@ bench: $(VENV)/.bench
 	$(VENV)/bin/python -m benchmarks
 
 clean:
-	rm -rf $(VENV) $(VENV3) .pytest_cache .mypy_cache .ruff_cache dist
+	rm -rf $(VENV) $(VENV3) $(VENVL) .pytest_cache .mypy_cache .ruff_cache dist

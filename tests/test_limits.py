@@ -115,6 +115,12 @@ def test_takes_the_plans_numbers_and_the_environment(monkeypatch: pytest.MonkeyP
     assert Limits.of(None).concurrent is None
 
 
+def test_says_which_variable_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KLUSTER_MAX_WAIT", "soon")
+    with pytest.raises(ValueError, match="KLUSTER_MAX_WAIT='soon'"):
+        Limits.of("core")
+
+
 def test_one_limiter_a_key_and_address() -> None:
     made = Limits(requests=5)
     one = KlusterConfig(api_key="a", base_url="http://127.0.0.1:1")

@@ -73,15 +73,26 @@ class Limits:
         """Return a plan's limits; None for the plan is no limits.
 
         What is not given comes from `KLUSTER_MAX_WAIT` and `KLUSTER_REDIS_URL`.
+
+        Raises:
+            ValueError: If `KLUSTER_MAX_WAIT` is no number of seconds.
         """
         limits = PLANS.get(plan) if plan else None
-        seconds = os.environ.get("KLUSTER_MAX_WAIT")
+        if max_wait is None and (seconds := os.environ.get("KLUSTER_MAX_WAIT")):
+            max_wait = _seconds(seconds)
         return cls(
             requests=limits.requests_per_minute if limits else None,
             concurrent=limits.concurrent_requests if limits else None,
-            max_wait=float(seconds) if max_wait is None and seconds else max_wait,
+            max_wait=max_wait,
             redis_url=redis_url or os.environ.get("KLUSTER_REDIS_URL") or None,
         )
+
+
+def _seconds(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"KLUSTER_MAX_WAIT={text!r} must be a number of seconds, such as 5.") from None
 
 
 # A request's way in as a generator, for threads and event loops alike: it yields what is to be waited for. A future is

@@ -159,7 +159,7 @@ class RedisLimiter(Limiter):
         """Return the question to Redis. Its answer is a state and seconds, None where there is no answer."""
         limits = self.limits
         patience = -1 if deadline is None else max(0.0, deadline - time.monotonic()) * 1000
-        arguments = [
+        arguments: list[str | int | float] = [
             ticket.start_id,
             ticket.slot_id,
             limits.requests or 0,

@@ -8,8 +8,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import cast
 
+from kluster_integrations.emulator import react
 from kluster_integrations.emulator.engine import ChatRequest, Message, Tool
 from kluster_integrations.emulator.schemas import ANY_OBJECT, find_schema, json_values
+from kluster_integrations.emulator.sections import listed_tools, matter
 
 __all__ = ["Call", "Conversation", "Turn", "read"]
 
@@ -56,6 +58,7 @@ class Conversation:
         parallel: Whether several may be called at once.
         prompted: Whether the tools are written into the prompt.
         schema: The JSON schema that the prompt asks the answer to fit, None without.
+        react: Whether the prompt asks for actions and a final answer as lines of text.
     """
 
     turns: list[Turn]
@@ -64,6 +67,7 @@ class Conversation:
     parallel: bool
     prompted: bool
     schema: object | None
+    react: bool = False
 
     @property
     def ask_index(self) -> int:
@@ -74,6 +78,17 @@ class Conversation:
     def ask(self) -> str:
         """What is asked: the last user message, without one the last message."""
         return self.turns[self.ask_index].text
+
+    @property
+    def matter(self) -> str:
+        """What of it is to be done, where the message has parts."""
+        return matter(self.ask)
+
+    @property
+    def listed(self) -> list[str]:
+        """The tools that the prompts list by name, for a plan."""
+        texts = [turn.text for turn in self.turns if turn.role in {"system", "user"}]
+        return listed_tools("\n\n".join(texts))
 
     @property
     def since(self) -> list[Turn]:
@@ -97,6 +112,8 @@ def read(request: ChatRequest) -> Conversation:
     else:
         tools, choice = _prompted_tools(request.messages, texts)
         prompted = bool(tools)
+    if not tools and (found_tools := _react_tools(request.messages, texts)):
+        return _read_react(request, texts, found_tools)
     schema: object | None = None
     turns: list[Turn] = []
     for message, text in zip(request.messages, texts, strict=True):
@@ -108,6 +125,42 @@ def read(request: ChatRequest) -> Conversation:
         turns += _turns(message, text, prompted=prompted)
     parallel = request.parallel and not (prompted and any(map(_SINGLE.search, texts)))
     return Conversation(turns, tools, choice, parallel, prompted, schema)
+
+
+def _react_tools(messages: list[Message], texts: list[str]) -> list[Tool]:
+    prompts = (text for message, text in zip(messages, texts, strict=True) if message["role"] in {"system", "user"})
+    return next(filter(None, map(react.read_tools, prompts)), [])
+
+
+def _read_react(request: ChatRequest, texts: list[str], tools: list[Tool]) -> Conversation:
+    names = {tool.name for tool in tools}
+    schema: object | None = None
+    turns: list[Turn] = []
+    for message, text in zip(request.messages, texts, strict=True):
+        role, rows = str(message["role"]), react.taken(text, names)
+        if role == "assistant":
+            turns += _acted(rows) if rows else [Turn(role, text)]
+            continue
+        if (seen := react.observation(text)) is not None and role == "user":
+            turns.append(Turn("tool", seen))
+            continue
+        rest = react.without_protocol(text) if react.read_tools(text) else text
+        found, rest = find_schema(rest)
+        schema = found if found is not None and (schema is None or found != ANY_OBJECT) else schema
+        if role == "system":
+            turns.append(Turn(role, rest))
+        elif not any(turn.calls for turn in turns) or not _PROTOCOL.search(rest):
+            # What comes after an action and speaks of tools is a word on the protocol.
+            turns += [Turn(role, react.ask(rest), _images(message)), *_acted(rows)]
+    return Conversation(turns, tools, "auto", False, False, schema, react=True)
+
+
+def _acted(rows: list[react.Taken]) -> list[Turn]:
+    turns: list[Turn] = []
+    for name, given, seen in rows:
+        turns.append(Turn("assistant", "", calls=(Call(name, _arguments(given)),)))
+        turns += [Turn("tool", seen)] if seen is not None else []
+    return turns
 
 
 def _text(message: Message) -> str:

@@ -8,7 +8,16 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import date
 
-from kluster_integrations.emulator.words import STOPWORDS, alike, name_words, sentences, shorten, stem, word_set
+from kluster_integrations.emulator.words import (
+    IMPERATIVES,
+    STOPWORDS,
+    alike,
+    name_words,
+    sentences,
+    shorten,
+    stem,
+    word_set,
+)
 
 __all__ = ["Facts", "Found"]
 
@@ -48,14 +57,12 @@ _TOKEN = re.compile(r"[^\W_][\w'\u2019&-]*")
 _CJK = re.compile("[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]+")
 _LINKS = word_set("of de la le du da do dos van von der den del el al y bin")
 _PREPOSITIONS = word_set("in for of at from to near between with by about on named called via en em nach")
-_IMPERATIVES = word_set(
-    """add analyze answer build calculate check compare compute convert count create delete describe divide explain
-    extract fetch find generate greet hello help here hi how list look lookup make multiply name ok open order plan play
-    please read record research return save schedule search send set show start subtract sum summarize today tomorrow
-    translate update using visit write yes"""
-)
 #: What makes the word at the beginning of a sentence a name after all: "John is 30".
 _VERBS = word_set("is was has had lives lived works worked likes and will")
+#: Words that prompts put in capitals, and a longer word than most acronyms.
+_STRESSED, _LONGEST_ACRONYM = word_set("never always ready very"), 6
+#: A heading below the first level names a part of the prompt.
+_HEADING = re.compile(r"^#{2,6}[ \t].*$", re.MULTILINE)
 #: Up to so many words a prompt may be nothing but a name and a noun: "Paris weather".
 _SHORT = 3
 _LEAD = re.compile(
@@ -129,6 +136,12 @@ class Facts:
             return whole
         telling = {word for word in wanted if word not in STOPWORDS}
         return [(start, end) for start, end, word in spots if word in telling]
+
+    def spoken(self, name: str) -> float:
+        """Return how much of a field's name the prompt mentions, from 0 to 1."""
+        telling = {stem(word) for word in name_words(name) if word not in STOPWORDS}
+        said = {stem(m[0].lower()) for m in re.finditer(r"[^\W_]+", self.prompt)}
+        return sum(any(alike(word, other) for other in said) for word in telling) / max(len(telling), 1)
 
     def take(self, candidates: Sequence[Found], name: str, *, anchored_only: bool = False) -> Found | None:
         """Return the unused candidate that fits a field best: right at its name, after it, else the next one."""
@@ -232,7 +245,12 @@ def _inside(found: Found, others: Iterable[Found]) -> bool:
 
 def _names(prompt: str) -> list[Found]:
     """Return runs of capitalized words: those after a preposition first, those that begin a sentence last."""
-    tokens = [(m.start(), m.end(), m[0]) for m in _TOKEN.finditer(prompt)]
+    headings = [m.span() for m in _HEADING.finditer(prompt)]
+    tokens = [
+        (m.start(), m.end(), m[0])
+        for m in _TOKEN.finditer(prompt)
+        if not any(start <= m.start() < end for start, end in headings)
+    ]
     found: list[Found] = []
     i = 0
     while i < len(tokens):
@@ -241,10 +259,13 @@ def _names(prompt: str) -> list[Found]:
             continue
         last = _run_end(prompt, tokens, i)
         first = _begins_sentence(prompt, tokens[i][0])
-        if first and tokens[i][2].lower() in STOPWORDS | _IMPERATIVES:
+        if first and tokens[i][2].lower() in STOPWORDS | IMPERATIVES:
             i += 1
             continue
         before = tokens[i - 1][2].lower() if i else ""
+        if before not in _PREPOSITIONS and all(map(_stressed, (token[2] for token in tokens[i : last + 1]))):
+            i = last + 1
+            continue
         start, end = tokens[i][0], tokens[last][1]
         following = tokens[last + 1][2].lower() if last + 1 < len(tokens) else ""
         first = first and following not in _VERBS and last == i
@@ -261,6 +282,11 @@ def _names(prompt: str) -> list[Found]:
 
 def _capital(word: str) -> bool:
     return word[0].isupper() and word not in {"I", "I'm", "I\u2019m", "I'd", "I'll", "I've"}
+
+
+def _stressed(word: str) -> bool:
+    """Return whether a word is in capitals to stress it: NOT, NEVER, EXECUTABLE; but not IBM."""
+    return word.isupper() and (word.lower() in STOPWORDS | IMPERATIVES | _STRESSED or len(word) > _LONGEST_ACRONYM)
 
 
 def _run_end(prompt: str, tokens: list[tuple[int, int, str]], i: int) -> int:

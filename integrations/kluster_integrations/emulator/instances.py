@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 from kluster_integrations.emulator.facts import Facts, Found, number
 from kluster_integrations.emulator.patterns import example
+from kluster_integrations.emulator.steps import actions, fitting_tool, is_plan, waits
 from kluster_integrations.emulator.words import name_words, word_set
 
 __all__ = ["instance"]
@@ -42,14 +43,20 @@ _TO = word_set("to destination target arrival end recipient receiver")
 _TEXTS = word_set(
     """query question search text message prompt content task description request sentence body instruction
     instructions summary reason explanation thought reasoning answer response setup punchline comment note
-    input command context"""
+    input command context plan"""
 )
+#: Fields of a plan's step.
+_NUMBERS = word_set("number index order position id step")
+_ACTIONS = _TEXTS | word_set("action step title")
+_TOOLS = word_set("tool function")
+#: Flags that are set unless the prompt says otherwise.
+_GOOD = word_set("ready success successful successfully valid")
 _EXPRESSIONS = word_set("expression equation formula calculation")
 _TOPICS = word_set("topic subject theme")
 _NO = re.compile(r"\b(?:not|no|without|never|isn't|don't|false|disable|exclude)\W+(?:\w+\W+){0,2}$", re.IGNORECASE)
 
 
-def instance(schema: object, prompt: str) -> object:
+def instance(schema: object, prompt: str, tools: Sequence[str] = ()) -> object:
     """Return a value that fits a JSON schema and says what the prompt says, as far as the schema has room for it.
 
     Numbers, quoted texts, names, dates and enum members of the prompt go to the fields they stand next to, else to the
@@ -59,19 +66,21 @@ def instance(schema: object, prompt: str) -> object:
     Args:
         schema: A JSON schema; `$ref` is followed within it.
         prompt: The text to fill it from.
+        tools: The names of the tools that the steps of a plan may use.
     """
     root = cast("Schema", schema) if isinstance(schema, Mapping) else {}
     if len(prompt) > _MOST_CHARACTERS:
         # A prompt's matter is at its ends; the middle of a book is not worth the time.
         half = _MOST_CHARACTERS // 2
         prompt = f"{prompt[:half]}\n{prompt[-half:]}"
-    return _Filler(root, Facts(prompt)).fill(root, "", 0)
+    return _Filler(root, Facts(prompt), tools).fill(root, "", 0)
 
 
 class _Filler:
-    def __init__(self, root: Schema, facts: Facts) -> None:
+    def __init__(self, root: Schema, facts: Facts, tools: Sequence[str] = ()) -> None:
         self._root = root
         self._facts = facts
+        self._tools = tools
         self._phrases: set[str] = set()
 
     def fill(self, schema: object, name: str, depth: int) -> object:
@@ -239,6 +248,9 @@ class _Filler:
             values = self._all_numbers(item, name, kind, high)
         elif kind == "string" and "format" not in item:
             values = [text for text in self._all_texts(name) if _fits_text(text, item)]
+        elif kind == "object" and depth < _DEPTH and is_plan(name):
+            texts = actions(self._facts.prompt)[:high]
+            values = [self._step(item, text, number, name) for number, text in enumerate(texts, 1)]
         elif kind == "object" and depth < _DEPTH:
             values = self._all_objects(item, name, depth, high)
         if schema.get("uniqueItems"):
@@ -276,6 +288,25 @@ class _Filler:
             values.append(value)
         return values
 
+    def _step(self, item: Schema, action: str, number: int, name: str) -> object:
+        """Return a step of a plan: its number, what is done and with which tool; it waits for no other."""
+        filled = _Filler(self._root, Facts(action)).fill(item, name, 1)
+        value = dict(filled) if isinstance(filled, dict) else {}
+        fields = item.get("properties")
+        for key, schema in fields.items() if isinstance(fields, dict) else ():
+            flat, words = self._resolved(schema), set(name_words(key))
+            options = [self._resolved(option) for option in _options(flat)] or [flat]
+            kinds = {_kind(option) for option in options if "enum" not in option and "const" not in option}
+            if "integer" in kinds and words & _NUMBERS:
+                value[key] = number
+            elif "array" in kinds and waits(key):
+                value[key] = []
+            elif "string" in kinds and words & _TOOLS:
+                value[key] = fitting_tool(action, self._tools) or (None if "null" in kinds else "")
+            elif "string" in kinds and words & _ACTIONS and _fits_text(action, flat):
+                value[key] = action
+        return value
+
     def _plain(self, schema: Schema, name: str, depth: int) -> object:
         """Return a value that fits a schema of which the prompt says nothing."""
         if "default" in schema:
@@ -294,7 +325,7 @@ class _Filler:
             return self._plain_array(schema, name, depth)
         if kind == "string":
             return self._plain_text(schema, name)
-        return False if kind == "boolean" else None
+        return bool(_GOOD & set(name_words(name))) if kind == "boolean" else None
 
     def _plain_option(self, options: list[Schema], name: str, depth: int) -> object:
         flat = [self._resolved(option) for option in options]
@@ -355,7 +386,10 @@ class _Filler:
         # An optional field is filled only if the prompt speaks of it, or names a member of its enum.
         if "const" in flat or depth >= _DEPTH:
             return _MISSING
-        spoken = bool(self._facts.anchors(key))
+        # One word of three says nothing of `goal_already_achieved`, one of two nothing of a list of objects.
+        lists = any(_kind(self._resolved(o)) in {"array", "object"} for o in _options(flat) or [flat])
+        share = self._facts.spoken(key)
+        spoken = bool(self._facts.anchors(key)) and (share == 0 or share > 0.5 or (share == 0.5 and not lists))
         scalar = next((o for o in (flat, *_options(flat)) if "enum" in self._resolved(o)), None)
         return self._find(flat, key, depth + 1) if spoken or scalar is not None else _MISSING
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -40,12 +40,12 @@ def plan(conversation: Conversation) -> list[Call]:
     With `auto`, each tool that the last user message asks for is called once: what was called since then is not called
     again, so an agent's loop ends. `required` and a named tool always call.
     """
-    tools, choice, ask = conversation.tools, conversation.choice, conversation.ask
+    tools, choice, ask = conversation.tools, conversation.choice, conversation.matter
     if not tools or choice == "none":
         return []
     named = next((tool for tool in tools if tool.name == choice), None)
     if named is not None:
-        return [_call(named, ask)]
+        return [_call(named, ask, conversation.listed)]
     steps = _steps(tools, ask)
     called = [call.name for turn in conversation.since for call in turn.calls]
     done = Counter(called)
@@ -54,7 +54,7 @@ def plan(conversation: Conversation) -> list[Call]:
         # One that has not been called, so that an agent that always forces a call comes to its last tool, too.
         fresh = [tool for tool in tools if tool.name not in called]
         left = [_Step(_best(fresh or tools, ask)[0], ask)]
-    calls = [_call(step.tool, step.text) for step in left]
+    calls = [_call(step.tool, step.text, conversation.listed) for step in left]
     return calls if conversation.parallel else calls[:1]
 
 
@@ -63,10 +63,10 @@ def _take(done: Counter[str], name: str) -> bool:
     return done[name] >= 0
 
 
-def _call(tool: Tool, text: str) -> Call:
+def _call(tool: Tool, text: str, listed: Sequence[str] = ()) -> Call:
     # The tool's own name is not matter: without it, its words fill no field.
     matter = re.sub(rf"[`'\"]?(?<!\w){re.escape(tool.name)}(?!\w)[`'\"]?", " ", text)
-    value = instance(tool.parameters, matter) if tool.parameters.get("properties") else {}
+    value = instance(tool.parameters, matter, listed) if tool.parameters.get("properties") else {}
     return Call(tool.name, cast("dict[str, object]", value) if isinstance(value, dict) else {})
 
 
@@ -152,7 +152,7 @@ def _may_repeat(tool: Tool, clause: str) -> bool:
 def _elided(tool: Tool, clause: str) -> bool:
     """Return whether a clause is a further case of the call before it: "weather in Paris and Tokyo"."""
     required = _required(tool)
-    if len(required) != 1 or len(clause.split()) > 4:
+    if len(required) != 1 or len(clause.split()) > 4 or tool.name in clause:
         return False
     schema = _properties(tool).get(required[0])
     texts = isinstance(schema, dict) and schema.get("type") == "string"

@@ -10,7 +10,7 @@ import json
 from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass, field
 
-from kluster_integrations.emulator import tokens
+from kluster_integrations.emulator import react, tokens
 from kluster_integrations.emulator.conversation import Call, Conversation, Turn, read
 from kluster_integrations.emulator.engine import CallDelta, ChatRequest, Delta, Finish
 from kluster_integrations.emulator.images import describe
@@ -93,6 +93,8 @@ def reply(request: ChatRequest) -> Reply:
     conversation = read(request)
     calls = plan(conversation)
     reasoning = _thought(conversation, calls) if request.spec.reasoning else ""
+    if conversation.react:
+        return Reply(_react(conversation, calls), reasoning)
     if calls and not conversation.prompted:
         return Reply(reasoning=reasoning, calls=calls)
     if calls:
@@ -100,6 +102,14 @@ def reply(request: ChatRequest) -> Reply:
     if conversation.schema is not None:
         return Reply(json.dumps(_fitting(conversation), ensure_ascii=False), reasoning)
     return Reply(_text(conversation), reasoning)
+
+
+def _react(conversation: Conversation, calls: list[Call]) -> str:
+    if calls:
+        return react.action(calls[0].name, calls[0].arguments)
+    if conversation.schema is not None:
+        return react.final(json.dumps(_fitting(conversation), ensure_ascii=False))
+    return react.final(_text(conversation))
 
 
 def _written(call: Call) -> str:
@@ -112,7 +122,7 @@ def _fitting(conversation: Conversation) -> object:
     if conversation.schema == ANY_OBJECT:
         return {"answer": _text(conversation)}
     found = [text for _, text in conversation.results]
-    return instance(conversation.schema, "\n".join([*found, _matter(conversation)]))
+    return instance(conversation.schema, "\n".join([*found, _matter(conversation)]), conversation.listed)
 
 
 def _matter(conversation: Conversation) -> str:
@@ -122,11 +132,11 @@ def _matter(conversation: Conversation) -> str:
     tried = bool(assistants) and assistants[-1].lstrip().startswith(("{", "[", "```"))
     if tried and len(users) > 1:
         return "\n".join(users[:-1])
-    return conversation.ask
+    return conversation.matter
 
 
 def _thought(conversation: Conversation, calls: list[Call]) -> str:
-    about = shorten(conversation.ask, 120)
+    about = shorten(conversation.matter, 120)
     if calls:
         names = " and ".join(dict.fromkeys(call.name for call in calls))
         return f'The user says "{about}". The fitting tool is {names}.'
@@ -136,7 +146,7 @@ def _thought(conversation: Conversation, calls: list[Call]) -> str:
 
 
 def _text(conversation: Conversation) -> str:
-    parts = [f'Scripted answer to "{shorten(conversation.ask)}":']
+    parts = [f'Scripted answer to "{shorten(conversation.matter)}":']
     parts += [f"{name} returned {text.strip() or 'nothing'}." for name, text in conversation.results]
     images = conversation.turns[conversation.ask_index].images if conversation.ask_index >= 0 else ()
     parts += [f"Image {number} is {describe(url)}." for number, url in enumerate(images, 1)]

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["STOPWORDS", "alike", "name_words", "sentences", "shorten", "stem", "stems", "word_set", "words"]
+__all__ = [
+    "IMPERATIVES",
+    "STOPWORDS",
+    "alike",
+    "name_words",
+    "sentences",
+    "shorten",
+    "stem",
+    "stems",
+    "word_set",
+    "words",
+]
 
 
 def word_set(text: str) -> frozenset[str]:
@@ -23,6 +34,13 @@ STOPWORDS = word_set(
     tool tools want wanted value values input inputs output outputs argument arguments parameter parameters
     show say says said know answer question
     """
+)
+#: Words that begin a request, or that stand alone.
+IMPERATIVES = word_set(
+    """add analyze answer build calculate check compare compute convert count create delete describe divide explain
+    extract fetch find generate greet hello help here hi how list look lookup make multiply name ok open order plan play
+    please read record research return save schedule search send set show start subtract sum summarize today tomorrow
+    translate update using visit write yes"""
 )
 _WORD = re.compile(r"[^\W_]+(?:['\u2019][^\W_]+)?")
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")

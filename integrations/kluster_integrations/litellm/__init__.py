@@ -1,0 +1,47 @@
+"""kluster.ai for LiteLLM: `kluster/<model id>` as a provider, a router and a proxy.
+
+```python
+import litellm
+from kluster_integrations.litellm import register
+
+register()
+litellm.completion("kluster/klusterai/Meta-Llama-3.3-70B-Instruct-Turbo", messages=[…])
+```
+
+LiteLLM itself, which takes seconds to import, loads with the first name that is used. Unless told otherwise it then
+asks the network for its table of prices; this package brings its own, so importing it first saves that.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from kluster_integrations.litellm.provider import KlusterLLM, register
+    from kluster_integrations.litellm.routing import model_list, router
+
+__all__ = ["KlusterLLM", "model_list", "register", "router"]
+
+os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+
+_HOMES = {"KlusterLLM": "provider", "register": "provider", "model_list": "routing", "router": "routing"}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    try:
+        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    except ModuleNotFoundError as err:
+        if err.name != "litellm":
+            raise
+        raise ModuleNotFoundError(
+            'LiteLLM is not installed: pip install "kluster-integrations[litellm]"', name="litellm"
+        ) from None
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,167 @@
+"""This package's errors as LiteLLM's users, router and proxy know them: each is LiteLLM's class, too.
+
+LiteLLM passes its own classes on as they are, on every version. What it does not know it maps by rules that differ from
+version to version: before 1.100 a 401 from a custom provider became an `APIConnectionError`.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from litellm import exceptions as lite
+
+from kluster_integrations import errors
+from kluster_integrations.litellm._models import PROVIDER
+from kluster_integrations.transport import HTTPX
+
+__all__ = ["to_litellm"]
+
+# LiteLLM's proxy hands an error's `headers` on to browsers: only what a client needs for its next try.
+_SHOWN_HEADERS = ("retry-after", "retry-after-ms", "x-request-id")
+
+
+class _Shown:
+    """Shows the message and the hint: LiteLLM gives a status to errors without an answer, too."""
+
+    message: str
+    hint: str | None
+
+    def __str__(self) -> str:
+        return self.message + (f" Hint: {self.hint}" if self.hint else "")
+
+
+class AuthenticationError(_Shown, errors.AuthenticationError, lite.AuthenticationError):
+    """No key, or one that the server does not accept."""
+
+
+class PermissionDeniedError(_Shown, errors.PermissionDeniedError, lite.PermissionDeniedError):
+    """The key may not do this."""
+
+
+class NotFoundError(_Shown, errors.NotFoundError, lite.NotFoundError):
+    """No such model or path."""
+
+
+class BadRequestError(_Shown, errors.BadRequestError, lite.BadRequestError):
+    """The request is not acceptable."""
+
+
+class UnprocessableEntityError(_Shown, errors.BadRequestError, lite.UnprocessableEntityError):
+    """The request is not acceptable, in the words of status 422."""
+
+
+class UnsupportedParamsError(_Shown, errors.UnsupportedParameterError, lite.UnsupportedParamsError):
+    """A parameter that kluster.ai does not take."""
+
+
+class ContextWindowExceededError(_Shown, errors.ContextWindowExceededError, lite.ContextWindowExceededError):
+    """The prompt does not fit the model's context window."""
+
+
+class RateLimitError(_Shown, errors.RateLimitError, lite.RateLimitError):
+    """Too many requests."""
+
+    headers: Any
+
+
+class InternalServerError(_Shown, errors.InternalServerError, lite.InternalServerError):
+    """The server failed, or its answer cannot be read."""
+
+
+class BadGatewayError(_Shown, errors.InternalServerError, lite.BadGatewayError):
+    """Status 502."""
+
+
+class ServiceUnavailableError(_Shown, errors.InternalServerError, lite.ServiceUnavailableError):
+    """Status 503."""
+
+
+class APIConnectionError(_Shown, errors.APIConnectionError, lite.APIConnectionError):
+    """No connection, or it broke."""
+
+
+class Timeout(_Shown, errors.APITimeoutError, lite.Timeout):
+    """Nothing came in time."""
+
+    headers: Any
+
+
+class TruncatedStreamError(_Shown, errors.TruncatedStreamError, lite.APIConnectionError):
+    """The stream stopped before the answer was complete."""
+
+
+class JSONSchemaValidationError(_Shown, errors.OutputValidationError, lite.JSONSchemaValidationError):
+    """The model's answer is not what was asked for."""
+
+
+# By status first, then by this package's class; the second member is LiteLLM's class, whose attributes are set by it.
+_BY_STATUS: dict[int, tuple[type[errors.KlusterError], Any]] = {
+    422: (UnprocessableEntityError, lite.UnprocessableEntityError),
+    502: (BadGatewayError, lite.BadGatewayError),
+    503: (ServiceUnavailableError, lite.ServiceUnavailableError),
+}
+_BY_CLASS: dict[type[errors.KlusterError], tuple[type[errors.KlusterError], Any]] = {
+    errors.AuthenticationError: (AuthenticationError, lite.AuthenticationError),
+    errors.PermissionDeniedError: (PermissionDeniedError, lite.PermissionDeniedError),
+    errors.NotFoundError: (NotFoundError, lite.NotFoundError),
+    errors.BadRequestError: (BadRequestError, lite.BadRequestError),
+    errors.UnsupportedParameterError: (UnsupportedParamsError, lite.UnsupportedParamsError),
+    errors.ContextWindowExceededError: (ContextWindowExceededError, lite.ContextWindowExceededError),
+    errors.RateLimitError: (RateLimitError, lite.RateLimitError),
+    errors.InternalServerError: (InternalServerError, lite.InternalServerError),
+    errors.KlusterError: (InternalServerError, lite.InternalServerError),
+    errors.APIConnectionError: (APIConnectionError, lite.APIConnectionError),
+    errors.APITimeoutError: (Timeout, lite.Timeout),
+    errors.TruncatedStreamError: (TruncatedStreamError, lite.APIConnectionError),
+    errors.OutputValidationError: (JSONSchemaValidationError, lite.JSONSchemaValidationError),
+}
+
+
+def to_litellm(err: errors.KlusterError, model: str, base_url: str) -> errors.KlusterError:
+    """Return the error that is LiteLLM's class, too, with all that both say.
+
+    Args:
+        err: What went wrong.
+        model: The model's id, without the provider.
+        base_url: Where the request went.
+    """
+    kind, theirs = next(_BY_CLASS[cls] for cls in type(err).__mro__ if cls in _BY_CLASS)
+    if kind in (BadRequestError, InternalServerError):
+        kind, theirs = _BY_STATUS.get(err.status_code or 0, (kind, theirs))
+    error = kind.like(err)
+    ours = error.__dict__.copy()
+    # LiteLLM's own initializer, for each version has attributes of its own.
+    theirs.__init__(error, model=model, llm_provider=PROVIDER, **_arguments(err, theirs, base_url))
+    status, response = error.status_code, getattr(error, "response", None)
+    if err.status_code is not None:  # the real answer, and not one that LiteLLM has made up
+        status, response = err.status_code, _response(err, base_url)
+    detail = err.body.get("error", err.body) if isinstance(err.body, dict) else None
+    error.__dict__.update(
+        ours,
+        message=f"litellm.{theirs.__name__}: {err.message}",
+        status_code=status,
+        response=response,
+        headers={k: v for k, v in err.headers.items() if k in _SHOWN_HEADERS},
+        **{name: detail.get(name) if isinstance(detail, dict) else None for name in ("param", "type")},
+    )
+    return error
+
+
+def _arguments(err: errors.KlusterError, theirs: Any, base_url: str) -> dict[str, Any]:
+    if isinstance(err, errors.OutputValidationError):
+        return {"raw_response": err.raw_text, "schema": err.message}
+    if theirs in (lite.APIConnectionError, lite.Timeout):
+        return {"message": err.message}
+    return {"message": err.message, "response": _response(err, base_url)}
+
+
+def _response(err: errors.KlusterError, base_url: str) -> Any:
+    """Return an HTTP response with the status, headers and body that the error keeps; None where there was none."""
+    if err.status_code is None:
+        return None
+    of_the_wire = ("content-length", "content-encoding", "transfer-encoding")
+    headers = {k: v for k, v in err.headers.items() if k not in of_the_wire}
+    content = err.body if isinstance(err.body, str) else json.dumps({"error": err.body}, default=str)
+    request = HTTPX.Request("POST", base_url)  # a new one: the real one holds the key
+    return HTTPX.Response(err.status_code, headers=headers, content=content.encode(), request=request)

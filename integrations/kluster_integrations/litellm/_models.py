@@ -1,0 +1,49 @@
+"""The catalog in LiteLLM's words: limits, capabilities and prices of each model. Imports nothing of LiteLLM."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kluster_integrations import catalog
+from kluster_integrations.catalog import ModelSpec, Plan
+
+__all__ = ["PROVIDER", "info", "table"]
+
+PROVIDER = "kluster"
+
+
+def info(spec: ModelSpec) -> dict[str, Any]:
+    """Return LiteLLM's description of a model. A price that nobody has named is left out: LiteLLM counts it as 0."""
+    chat = spec.purpose != "embeddings"
+    entry: dict[str, Any] = {
+        "litellm_provider": PROVIDER,
+        "mode": "chat" if chat else "embedding",
+        "max_input_tokens": spec.context_window,
+        "max_tokens": spec.max_output_tokens if chat else spec.context_window,
+    }
+    if chat:
+        # Tools and JSON answers work on every model: what a model has not is done in the prompt.
+        entry |= {
+            "max_output_tokens": spec.max_output_tokens,
+            "supports_system_messages": True,
+            "supports_function_calling": True,
+            "supports_tool_choice": True,
+            "supports_parallel_function_calling": True,
+            "supports_response_schema": True,
+            "supports_vision": spec.supports_vision,
+            "supports_reasoning": spec.reasoning,
+        }
+    elif spec.embedding_dimensions is not None:
+        entry["output_vector_size"] = spec.embedding_dimensions
+    price = spec.prices
+    if price is not None:
+        entry |= {"input_cost_per_token": price.input / 1_000_000, "output_cost_per_token": price.output / 1_000_000}
+    # Cached tokens cost what others do; left out, LiteLLM warns that it does not know.
+    cached = entry.get("input_cost_per_token", 0.0)
+    entry |= {"cache_read_input_token_cost": cached, "cache_creation_input_token_cost": cached}
+    return entry
+
+
+def table(plan: Plan | None) -> dict[str, dict[str, Any]]:
+    """Return the descriptions of all models of the catalog, under the account's plan, by LiteLLM's names."""
+    return {f"{PROVIDER}/{spec.id}": info(spec.for_plan(plan)) for spec in catalog.all_models()}

@@ -1,0 +1,145 @@
+"""The `config.yaml` of LiteLLM's proxy, made from the catalog. Imports nothing of LiteLLM."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+from kluster_integrations.catalog import PLANS, Plan
+from kluster_integrations.litellm import routing
+
+__all__ = ["config_yaml"]
+
+_HEAD = """\
+# kluster.ai behind LiteLLM's proxy, written by `kluster export litellm`. To start it:
+#
+#   pip install "kluster-integrations[litellm{redis_extra}]" "litellm[proxy]"
+#   export KLUSTER_API_KEY=…          # your key; it is in no file
+#   export LITELLM_MASTER_KEY=sk-…    # what clients send; the proxy refuses a weak one
+{redis_line}#   litellm --config config.yaml
+"""
+
+_SETTINGS = """\
+litellm_settings:
+  # The provider: requests hold only what kluster.ai takes, errors are LiteLLM's, streams have usage and cost.
+  # Before litellm 1.94 the handler must be in a file beside this one: write `from kluster_integrations.litellm.proxy
+  # import handler` into kluster_handler.py, and name kluster_handler.handler here.
+  custom_provider_map:
+    - provider: kluster
+      custom_handler: kluster_integrations.litellm.proxy.handler
+  # What kluster.ai does not take (n, store, service_tier, …) is left out; false answers 400 instead.
+  drop_params: true
+"""
+
+_GENERAL = """\
+general_settings:
+  master_key: os.environ/LITELLM_MASTER_KEY
+  # Each answer has its cost in the header x-litellm-response-cost. Spend by key, user and team needs Postgres:
+  # database_url: os.environ/DATABASE_URL
+"""
+
+
+def config_yaml(
+    models: Iterable[str] | None = None,
+    *,
+    plan: Plan | None = None,
+    redis_url: str | None = None,
+    max_wait: float | None = None,
+) -> str:
+    """Return a commented `config.yaml` for `litellm --config`.
+
+    Args:
+        models: Ids; default: all chat and embedding models in service.
+        plan: The account's plan, whose limits the proxy keeps. Default: `KLUSTER_PLAN`, else none.
+        redis_url: The Redis that several instances share. A password in it is not written: the address is then taken
+            from `KLUSTER_REDIS_URL` alone.
+        max_wait: Seconds that a request waits for the limits before it is answered with 429; default: as long as it
+            takes.
+
+    Raises:
+        ValueError: If the plan is none.
+    """
+    plan = routing.known_plan(plan)
+    models = None if models is None else list(models)
+    general, longer = routing.fallbacks(models, plan=plan)
+    deployments = routing.model_list(models, plan=plan, api_keys=["os.environ/KLUSTER_API_KEY"])
+    secret = redis_url is not None and urlsplit(redis_url).password is not None
+    head = _HEAD.format(
+        redis_extra=",redis" if redis_url else "",
+        redis_line="#   export KLUSTER_REDIS_URL=redis://…   # it has a password\n" if secret else "",
+    )
+    parts = [
+        head,
+        _environment(plan, None if secret else redis_url, max_wait),
+        "\n".join(["model_list:", *_models(deployments), ""]),
+        _SETTINGS,
+        "\n".join(["router_settings:", *_router(general, longer, max_wait, redis_url is not None), ""]),
+        _GENERAL,
+    ]
+    return "\n".join(part for part in parts if part)
+
+
+def _environment(plan: Plan | None, redis_url: str | None, max_wait: float | None) -> str:
+    lines: list[str] = []
+    if plan is not None:
+        limits = PLANS[plan]
+        said = [
+            f"{limits.requests_per_minute} requests a minute" if limits.requests_per_minute else "",
+            f"{limits.concurrent_requests} at the same time" if limits.concurrent_requests else "",
+        ]
+        lines += [f"  # The plan's limits, held for a key over all its models: {', '.join(filter(None, said))}."]
+        lines += [f"  KLUSTER_PLAN: {plan}"]
+    if redis_url is not None:
+        lines += ["  # Shares the limits between instances.", f"  KLUSTER_REDIS_URL: {json.dumps(redis_url)}"]
+    if max_wait is not None:
+        lines += ["  # Seconds that a request waits for the limits before it is answered with 429."]
+        lines += [f'  KLUSTER_MAX_WAIT: "{max_wait:g}"']
+    return "\n".join(["environment_variables:", *lines, ""]) if lines else ""
+
+
+def _models(deployments: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """Yield the lines of the deployments; those of a group stand together."""
+    group = None
+    for deployment in deployments:
+        name = deployment["model_name"]
+        if name in routing.GROUPS and name != group:
+            yield f"  # The group {name!r}: any of these answers."
+        group = name
+        yield f"  - model_name: {_scalar(name)}"
+        for part in ("litellm_params", "model_info"):
+            # What the model can do the provider tells LiteLLM itself.
+            said = {k: v for k, v in deployment[part].items() if not k.startswith(("supports_", "litellm_provider"))}
+            inside = ", ".join(f"{k}: {_scalar(v)}" for k, v in said.items())
+            yield f"    {part}: {{{inside}}}"
+
+
+def _router(
+    general: list[dict[str, list[str]]], longer: list[dict[str, list[str]]], max_wait: float | None, redis: bool
+) -> Iterator[str]:
+    if redis:
+        yield "  # Shares what the router counts between instances."
+        yield "  redis_url: os.environ/KLUSTER_REDIS_URL"
+    for name, value in routing.retries(max_wait).items():
+        if name == "retry_policy":
+            yield "  # A request that would wait too long for the limits is answered with 429, and not sent again."
+        yield f"  {name}: {_scalar(value)}"
+    yield "  # There is one key: were a deployment put to rest for an error, its group would have nothing left. With"
+    yield "  # deployments for several keys put `cooldown_time: 30` here instead."
+    for name, value in routing.cooldowns(1).items():
+        yield f"  {name}: {_scalar(value)}"
+    yield "  # Who answers in whose place, after an error and where the prompt is too long."
+    for name, table in (("fallbacks", general), ("context_window_fallbacks", longer)):
+        yield f"  {name}:" + ("" if table else " []")
+        for entry in table:
+            yield from (f"    - {_scalar(model)}: {json.dumps(others)}" for model, others in entry.items())
+
+
+def _scalar(value: object) -> str:
+    """Return a value in YAML: JSON is YAML, but for the exponents of numbers, which YAML wants with a point."""
+    if isinstance(value, float):
+        text = repr(value)
+        mantissa, e, exponent = text.partition("e")
+        return f"{mantissa if '.' in mantissa else mantissa + '.0'}{e}{exponent}"
+    return json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,234 @@
+"""Deployments for LiteLLM's `Router` and proxy, made from the catalog: groups, fallbacks, limits, prices."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from kluster_integrations import catalog
+from kluster_integrations.catalog import PLANS, ModelSpec, Plan
+from kluster_integrations.litellm._models import PROVIDER, info
+
+if TYPE_CHECKING:
+    from litellm.router import Router
+
+__all__ = ["GROUPS", "cooldowns", "fallbacks", "known_plan", "model_list", "retries", "router", "select"]
+
+_CHEAP = 3
+_MAX_FALLBACKS = 2
+
+
+def _cheapest(specs: Sequence[ModelSpec]) -> list[ModelSpec]:
+    priced = [spec for spec in specs if spec.prices is not None]
+    return sorted(priced, key=_price)[:_CHEAP]
+
+
+def _price(spec: ModelSpec) -> float:
+    return spec.prices.input + spec.prices.output if spec.prices else float("inf")
+
+
+GROUPS: Mapping[str, Callable[[Sequence[ModelSpec]], list[ModelSpec]]] = {
+    "tools": lambda specs: [spec for spec in specs if spec.supports_tools],
+    "vision": lambda specs: [spec for spec in specs if spec.supports_vision],
+    "reasoning": lambda specs: [spec for spec in specs if spec.reasoning],
+    "cheap": _cheapest,
+}
+"""The groups by name, and which of the chat models are in each: with native tools, with images, with thoughts, and the
+three of the lowest known price."""
+
+
+def select(models: Iterable[str] | None, plan: Plan | None) -> list[ModelSpec]:
+    """Return the specs of some models; None is all of the catalog that are in service."""
+    if isinstance(models, str):
+        raise TypeError(f"models={models!r} must be a list of model ids.")
+    if models is not None:
+        return [catalog.get(model.removeprefix(f"{PROVIDER}/"), plan=plan) for model in models]
+    return [
+        spec.for_plan(plan)
+        for spec in catalog.all_models()
+        if spec.status == "current" and spec.purpose != "verification"
+    ]
+
+
+def model_list(
+    models: Iterable[str] | None = None,
+    *,
+    plan: Plan | None = None,
+    api_keys: Sequence[str] = (),
+    base_url: str | None = None,
+    groups: bool = True,
+) -> list[dict[str, Any]]:
+    """Return deployments for `litellm.Router(model_list=…)`.
+
+    Each model is a group of its own under its id, and a member of the groups of `GROUPS` that it fits. The plan's
+    limits hold for a key over all deployments; `rpm` and `max_parallel_requests` repeat them for LiteLLM's strategies.
+
+    Args:
+        models: Ids; default: all chat and embedding models in service.
+        plan: The account's plan. Default: `KLUSTER_PLAN`, else unknown.
+        api_keys: One deployment of each model a key; default: one, with the key of the configuration.
+        base_url: Default: that of the configuration.
+        groups: Whether to make the groups of `GROUPS`.
+
+    Raises:
+        ValueError: If the plan is none.
+    """
+    plan = known_plan(plan)
+    specs = select(models, plan)
+    named = [(spec.id, [spec]) for spec in specs]
+    if groups:
+        chat = [spec for spec in specs if spec.purpose == "chat"]
+        named += [(name, members) for name, pick in GROUPS.items() if (members := pick(chat))]
+    keys: Sequence[str | None] = api_keys or (None,)
+    return [
+        _deployment(name, spec, plan, number, key, base_url)
+        for name, members in named
+        for spec in members
+        for number, key in enumerate(keys, 1)
+    ]
+
+
+def known_plan(plan: Plan | None) -> Plan | None:
+    """Return the plan that is given, else that of `KLUSTER_PLAN`, else None.
+
+    Raises:
+        ValueError: If it is none of `PLANS`.
+    """
+    name: Any = plan or os.environ.get("KLUSTER_PLAN") or None
+    if name is not None and name not in PLANS:
+        raise ValueError(f"plan={name!r} must be None or one of {', '.join(PLANS)}.")
+    known: Plan | None = name
+    return known
+
+
+def _deployment(
+    name: str, spec: ModelSpec, plan: Plan | None, number: int, key: str | None, base_url: str | None
+) -> dict[str, Any]:
+    limits = PLANS[plan] if plan else None
+    params = {
+        "model": f"{PROVIDER}/{spec.id}",
+        "api_key": key,
+        "api_base": base_url,
+        "rpm": limits.requests_per_minute if limits else None,
+        "max_parallel_requests": limits.concurrent_requests if limits else None,
+    }
+    # The same on each instance, so that instances that share a Redis mean the same deployment.
+    id_ = f"{PROVIDER}/{spec.id}" + (f"#{number}" if number > 1 else "")
+    return {
+        "model_name": name,
+        "litellm_params": {k: v for k, v in params.items() if v is not None},
+        "model_info": {"id": id_ if name == spec.id else f"{name}:{id_}", **info(spec)},
+    }
+
+
+def fallbacks(
+    models: Iterable[str] | None = None, *, plan: Plan | None = None, groups: bool = True
+) -> tuple[list[dict[str, list[str]]], list[dict[str, list[str]]]]:
+    """Return `fallbacks` and `context_window_fallbacks` for the groups of `model_list`.
+
+    A model's place is taken by models that can do all that it can, the next cheaper or dearer first; where the window
+    is too short, by those with a longer one, the next longer first.
+    """
+    specs = [spec for spec in select(models, known_plan(plan)) if spec.purpose == "chat"]
+    general: list[dict[str, list[str]]] = []
+    longer: list[dict[str, list[str]]] = []
+    named = [(spec.id, [spec]) for spec in specs]
+    if groups:
+        named += [(name, members) for name, pick in GROUPS.items() if (members := pick(specs))]
+    for name, members in named:
+        others = [spec for spec in specs if spec not in members and all(_can_replace(spec, m) for m in members)]
+        price = min(map(_price, members))
+        near = sorted(others, key=lambda spec: _distance(_price(spec), price))
+        window = min(member.context_window for member in members)
+        wide = [spec for spec in specs if spec.context_window > window and _can_replace_any(spec, members)]
+        if near and len(members) == 1:
+            general.append({name: [spec.id for spec in near[:_MAX_FALLBACKS]]})
+        if wide:
+            wide.sort(key=lambda spec: (spec.context_window, _price(spec)))
+            longer.append({name: [spec.id for spec in wide[:_MAX_FALLBACKS]]})
+    return general, longer
+
+
+def _can_replace(spec: ModelSpec, other: ModelSpec) -> bool:
+    return (
+        spec.supports_tools >= other.supports_tools
+        and spec.supports_vision >= other.supports_vision
+        and spec.reasoning >= other.reasoning
+    )
+
+
+def _can_replace_any(spec: ModelSpec, members: Sequence[ModelSpec]) -> bool:
+    return any(_can_replace(spec, member) for member in members)
+
+
+def _distance(a: float, b: float) -> float:
+    return abs(a - b) if a != b else 0.0  # inf - inf is not a number
+
+
+def router(
+    models: Iterable[str] | None = None,
+    *,
+    plan: Plan | None = None,
+    api_keys: Sequence[str] = (),
+    base_url: str | None = None,
+    redis_url: str | None = None,
+    max_wait: float | None = None,
+    groups: bool = True,
+    **settings: Any,
+) -> Router:
+    """Return a `litellm.Router` over kluster.ai's models, and register the provider with the plan's limits.
+
+    Where there is one key, no deployment is ever taken out of service: its groups have no other, and an error of the
+    key's would lock out everybody. With several keys a failing one rests for 30 seconds, and then gets another chance.
+
+    Args:
+        models: As in `model_list`.
+        plan: As in `model_list`.
+        api_keys: As in `model_list`.
+        base_url: As in `model_list`.
+        redis_url: The Redis through which several processes share limits and cooldowns.
+        max_wait: Seconds that a request waits for the limits before it ends with `RateLimitError`; default: as long as
+            it takes.
+        groups: As in `model_list`.
+        settings: `Router`'s own arguments; they win.
+    """
+    from litellm.router import Router
+
+    from kluster_integrations.config import KlusterConfig
+    from kluster_integrations.limits import Limits
+    from kluster_integrations.litellm.provider import register
+
+    models = None if models is None else list(models)
+    plan = known_plan(plan)
+    given = {name: value for name, value in (("plan", plan), ("base_url", base_url)) if value}
+    limits = Limits.of(plan, max_wait=max_wait, redis_url=redis_url)
+    register(KlusterConfig(**given), limits=limits)
+    general, longer = fallbacks(models, plan=plan, groups=groups)
+    ours: dict[str, Any] = {
+        "model_list": model_list(models, plan=plan, api_keys=api_keys, base_url=base_url, groups=groups),
+        "fallbacks": general,
+        "context_window_fallbacks": longer,
+        **retries(max_wait),
+        **cooldowns(len(api_keys)),
+    }
+    if limits.redis_url:
+        ours["redis_url"] = limits.redis_url
+    return Router(**{**ours, **settings})
+
+
+def retries(max_wait: float | None) -> dict[str, Any]:
+    """Return the Router's settings for further tries, for the seconds that a request waits for the limits.
+
+    The Router waits as long as a refusal says, which may be a minute: who has set a bound wants the refusal instead.
+    """
+    settings: dict[str, Any] = {"num_retries": 2}
+    if max_wait is not None:
+        settings["retry_policy"] = {"RateLimitErrorRetries": 0}
+    return settings
+
+
+def cooldowns(keys: int) -> dict[str, Any]:
+    """Return the Router's settings for resting deployments, for a number of keys."""
+    # Without `allowed_fails`: the Router's own rule rests a key that is not accepted after its first error.
+    return {"cooldown_time": 30} if keys > 1 else {"disable_cooldowns": True}

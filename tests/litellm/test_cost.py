@@ -1,0 +1,106 @@
+"""Usage and cost: the catalog's price times the tokens, to the last digit, also where a stream has no usage."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import litellm
+import pytest
+
+from kluster_integrations import catalog
+from kluster_integrations.catalog import ModelSpec, Prices
+from kluster_integrations.config import KlusterConfig
+from kluster_integrations.emulator import Emulator
+from kluster_integrations.litellm import register
+from tests.litellm.asking import ASK, EMBED, WAYS
+from tests.raw_server import RawServer, Reply, sse, whole
+
+PRICED = [spec for spec in catalog.all_models() if spec.prices and spec.purpose == "chat"]
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("spec", PRICED, ids=lambda spec: spec.id)
+def test_cost_is_the_catalogs_price_times_tokens(kluster: Emulator, spec: ModelSpec, way: str) -> None:
+    response = WAYS[way](model=f"kluster/{spec.id}", messages=ASK)
+    usage = response.usage
+    assert min(usage.prompt_tokens, usage.completion_tokens) > 0
+    expected = spec.cost(usage.prompt_tokens, usage.completion_tokens)
+    # Of a stream with thoughts LiteLLM adds the products for thoughts and text: the same but for a binary digit.
+    wanted = pytest.approx(expected, rel=1e-15) if spec.reasoning and "stream" in way else expected
+    assert litellm.completion_cost(response, model=f"kluster/{spec.id}") == wanted
+    if way in ("completion", "acompletion"):
+        assert response._hidden_params["response_cost"] == expected
+        assert litellm.completion_cost(response) == expected
+
+
+@pytest.mark.parametrize("awaited", [False, True], ids=["sync", "async"])
+def test_a_stream_without_usage_is_estimated_and_says_so(kluster: Emulator, awaited: bool) -> None:
+    chunks: list[Any] = []
+    call: dict[str, Any] = {"messages": ASK, "stream": True, "stream_options": {"include_usage": True}}
+    model = f"kluster/{PRICED[0].id}"
+
+    async def collect() -> None:
+        chunks.extend([chunk async for chunk in await litellm.acompletion(model, **call)])
+
+    if awaited:
+        asyncio.run(collect())
+    else:
+        chunks.extend(litellm.completion(model, **call))
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+    assert chunks[-1].usage.completion_tokens >= len(text) // 4
+    assert "stream_options" not in kluster.requests[0].body  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("way", ["stream", "astream"])
+def test_usage_that_the_server_sends_is_exact(way: str) -> None:
+    usage = {"prompt_tokens": 1_234, "completion_tokens": 567, "total_tokens": 1_801}
+    with RawServer() as server:
+        server.script(Reply(sse({"content": "Hi"}, usage=usage)))
+        register(KlusterConfig(api_key="key", base_url=server.base_url))
+        response = WAYS[way](model=f"kluster/{PRICED[0].id}", messages=ASK)
+    assert (response.usage.prompt_tokens, response.usage.completion_tokens) == (1_234, 567)
+
+
+def test_details_of_usage() -> None:
+    details = {"completion_tokens_details": {"reasoning_tokens": 3}, "prompt_tokens_details": {"cached_tokens": 4}}
+    usage = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15, **details}
+    spec = PRICED[0]
+    with RawServer() as server:
+        server.script(whole({"content": "Hi"}, usage=usage))
+        register(KlusterConfig(api_key="key", base_url=server.base_url))
+        response = litellm.completion(f"kluster/{spec.id}", messages=ASK)
+    assert response.usage.completion_tokens_details.reasoning_tokens == 3
+    assert response.usage.prompt_tokens_details.cached_tokens == 4
+    assert litellm.completion_cost(response) == pytest.approx(spec.cost(10, 5), rel=1e-12), "cached ones cost the same"
+
+
+@pytest.mark.usefixtures("own_catalog")
+@pytest.mark.parametrize("sync", [True, False])
+async def test_cost_of_an_embedding(emulator: Emulator, sync: bool) -> None:
+    spec = catalog.get("BAAI/bge-m3")
+    priced = ModelSpec(
+        id=spec.id, purpose="embeddings", context_window=8_192, max_output_tokens=0, prices=Prices(0.07, 0.0)
+    )
+    catalog.add(priced)
+    register(KlusterConfig(api_key="key", base_url=emulator.base_url))
+    call = {"model": EMBED, "input": ["some text", "and more of it"]}
+    response = litellm.embedding(**call) if sync else await litellm.aembedding(**call)
+    assert response.usage.prompt_tokens > 0
+    expected = priced.cost(response.usage.prompt_tokens, 0)
+    assert litellm.completion_cost(response) == response._hidden_params["response_cost"] == expected
+
+
+def test_an_unknown_model_has_no_cost() -> None:
+    spec = ModelSpec(id="somebody/tuned")
+    with Emulator(models=[spec]) as server:
+        register(KlusterConfig(api_key="key", base_url=server.base_url))
+        response = litellm.completion("kluster/somebody/tuned", messages=ASK)
+    assert response._hidden_params.get("response_cost") is None
+
+
+def test_many_texts_go_in_several_requests(kluster: Emulator) -> None:
+    response = litellm.embedding(EMBED, input=[f"text {i}" for i in range(300)])
+    assert len(kluster.requests) == 2
+    assert [row["index"] for row in response.data] == list(range(300))
+    assert response.usage.prompt_tokens >= 300

@@ -1,0 +1,70 @@
+"""Every example runs on its own against the emulator, and says what it is there to say."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kluster_integrations.litellm import _versions
+from tests.redis_server import running_redis
+
+ROOT = Path(__file__).parents[2]
+
+# Patterns that must be in the output, in this order.
+SAYS = {
+    "hello": [r"Answer: \S.*breakfast sandwich", r"Tokens: [1-9]\d*"],
+    "streaming": [r"Answer: +\S.*breakfast sandwich", r"Thoughts: \S.*breakfast sandwich", r"Answer: +\S"],
+    "conversation": [r"You: .*San Francisco", r"Guide: \S", r"You: .*Which city", r"Guide: \S"],
+    "routing": [
+        r"cheap: +\S",
+        r"tools: +\S",
+        r"reasoning: +\S",
+        r"vision: +\S",
+        r"too long: +(Qwen/Qwen3-235B-A22B-FP8|mistralai/Magistral-Small-2506)",
+        r"fallback: +klusterai/Meta-Llama-3\.3-70B-Instruct-Turbo",
+    ],
+    "costs": [r"US\$ 0\.0000\d*[1-9]\d* ", r"US\$ 0\.000\d+  6 calls, streams included"],
+    "fleet": [r"Proxies:  http", r"0 s    ######## 8", r"Answered: 8 of 8", r"Limit:    8 in a minute", r"Stopped:"],
+}
+
+
+def run(name: str, *arguments: str) -> str:
+    path = os.pathsep.join(filter(None, [str(ROOT / "integrations"), os.environ.get("PYTHONPATH")]))
+    done = subprocess.run(
+        [sys.executable, "-m", f"examples.litellm.{name}", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": path, "PYTHONIOENCODING": "utf-8"},
+        capture_output=True,
+        encoding="utf-8",
+        timeout=180,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_every_example_is_tested() -> None:
+    assert {path.stem for path in (ROOT / "examples" / "litellm").glob("*.py")} == set(SAYS)
+
+
+@pytest.mark.parametrize("name", [name for name in SAYS if name != "fleet"])
+def test_example(name: str) -> None:
+    out = run(name)
+    assert re.search(".*".join(SAYS[name]), out, re.DOTALL), out
+
+
+def test_fleet() -> None:
+    if importlib.util.find_spec("fastapi") is None:
+        reason = 'LiteLLM\'s proxy is not installed: pip install "litellm[proxy]"'
+        pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
+    if _versions.numbers(str(_versions.installed())) < (1, 94):
+        pytest.skip("the proxy of this version takes handlers from files only")
+    with running_redis():  # or skipped: the example starts its own
+        out = run("fleet", "--requests", "8")
+    assert re.search(".*".join(SAYS["fleet"]), out, re.DOTALL), out

@@ -1,0 +1,179 @@
+"""LiteLLM's proxy, started for real: two instances with one Redis, driven by the plain openai SDK."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+
+from kluster_integrations import catalog
+from kluster_integrations.emulator import Emulator, Fault
+from kluster_integrations.litellm import _versions
+from kluster_integrations.litellm.config_file import config_yaml
+from tests.litellm.asking import ASK, LLAMA, WEATHER, bodies, weather_tool
+from tests.litellm.proxy_server import MASTER_KEY, running_proxies
+from tests.redis_server import running_redis
+
+LLAMA_ID = LLAMA.removeprefix("kluster/")
+
+
+@dataclass
+class Fleet:
+    """Two proxies and what is behind them."""
+
+    urls: list[str]
+    server: Emulator
+    redis_url: str
+
+    def client(self, number: int = 0, key: str = MASTER_KEY) -> openai.OpenAI:
+        return openai.OpenAI(base_url=self.urls[number], api_key=key, max_retries=0)
+
+
+@pytest.fixture(scope="module")
+def _running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    if importlib.util.find_spec("fastapi") is None or importlib.util.find_spec("backoff") is None:
+        reason = 'LiteLLM\'s proxy is not installed: pip install "litellm[proxy]"'
+        pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
+    config = tmp_path_factory.mktemp("proxy") / "config.yaml"
+    with running_redis() as redis_url, Emulator(api_keys=["the-good-key"]) as server:
+        text = config_yaml(plan="trial", redis_url=redis_url, max_wait=0.0)
+        if _versions.numbers(str(_versions.installed())) < (1, 94):  # as a comment of the file says
+            config.with_name("kluster_handler.py").write_text(
+                "from kluster_integrations.litellm.proxy import handler\n"
+            )
+            text = text.replace("kluster_integrations.litellm.proxy.handler", "kluster_handler.handler")
+        config.write_text(text, "utf-8")
+        source = str(Path(__file__).parents[2] / "integrations")
+        path = os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")]))
+        environment = {"KLUSTER_API_KEY": "the-good-key", "KLUSTER_BASE_URL": server.base_url, "PYTHONPATH": path}
+        with running_proxies(config, environment, count=2) as urls:
+            yield Fleet(urls, server, redis_url)
+
+
+@pytest.fixture
+def fleet(_running: Fleet) -> Iterator[Fleet]:
+    """Without what earlier tests have asked; the minute of the limits begins anew."""
+    import redis
+
+    redis.Redis.from_url(_running.redis_url).flushall()
+    _running.server.clear()
+    yield _running
+    _running.server.clear()
+
+
+def test_chat_and_its_cost(fleet: Fleet) -> None:
+    raw = fleet.client().chat.completions.with_raw_response.create(model=LLAMA_ID, messages=ASK)
+    answer = raw.parse()
+    assert "breakfast sandwich" in answer.choices[0].message.content
+    spec = catalog.get(LLAMA_ID)
+    expected = spec.cost(answer.usage.prompt_tokens, answer.usage.completion_tokens)
+    assert float(raw.headers["x-litellm-response-cost"]) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("options", [{}, {"stream_options": {"include_usage": True}}], ids=["plain", "usage"])
+def test_streaming_sends_no_stream_options(fleet: Fleet, options: dict[str, Any]) -> None:
+    chunks = list(fleet.client().chat.completions.create(model=LLAMA_ID, messages=ASK, stream=True, **options))
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+    assert "breakfast sandwich" in text
+    assert set(bodies(fleet.server)[0]) == {"model", "messages", "stream"}
+    if options:
+        assert chunks[-1].usage.completion_tokens > 0
+
+
+def test_tools(fleet: Fleet) -> None:
+    answer = fleet.client().chat.completions.create(model="tools", messages=WEATHER, tools=[weather_tool()])
+    assert answer.choices[0].message.tool_calls[0].function.arguments == '{"city": "Boston"}'
+
+
+def test_reasoning(fleet: Fleet) -> None:
+    answer = fleet.client().chat.completions.create(model="deepseek-ai/DeepSeek-R1-0528", messages=ASK)
+    assert "breakfast sandwich" in answer.choices[0].message.reasoning_content
+
+
+def test_what_is_not_taken_is_dropped(fleet: Fleet) -> None:
+    fleet.client().chat.completions.create(
+        model=LLAMA_ID, messages=ASK, n=2, store=True, service_tier="flex", user="me", max_tokens=9
+    )
+    assert set(bodies(fleet.server)[0]) == {"model", "messages", "max_completion_tokens"}
+
+
+def test_metadata_of_ours_reaches_the_server(fleet: Fleet) -> None:
+    ours = {"async": True, "completion_window": "24h"}
+    fleet.client().chat.completions.create(
+        model=LLAMA_ID, messages=ASK, extra_body={"metadata": {"@kluster.ai": ours, "team": "a"}}
+    )
+    assert bodies(fleet.server)[0]["metadata"] == {"@kluster.ai": ours}
+
+
+def test_fallback(fleet: Fleet) -> None:
+    fleet.server.add_fault(Fault("status", status=500, times=None, model=LLAMA_ID))
+    answer = fleet.client().chat.completions.create(model=LLAMA_ID, messages=ASK)
+    assert "breakfast sandwich" in answer.choices[0].message.content
+    asked = [body["model"] for body in bodies(fleet.server)]
+    assert asked[:-1] == [LLAMA_ID] * 3
+    assert asked[-1] != LLAMA_ID
+
+
+def test_fallback_of_a_stream(fleet: Fleet) -> None:
+    fleet.server.add_fault(Fault("status", status=500, times=None, model=LLAMA_ID))
+    chunks = list(fleet.client().chat.completions.create(model=LLAMA_ID, messages=ASK, stream=True))
+    assert "breakfast sandwich" in "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+    assert bodies(fleet.server)[-1]["model"] != LLAMA_ID
+
+
+def test_embeddings(fleet: Fleet) -> None:
+    answer = fleet.client().embeddings.create(model="BAAI/bge-m3", input=["a", "b"])
+    assert [len(row.embedding) for row in answer.data] == [1024, 1024]
+
+
+def test_responses(fleet: Fleet) -> None:
+    assert "Say this" in fleet.client().responses.create(model=LLAMA_ID, input="Say this").output_text
+
+
+def test_models(fleet: Fleet) -> None:
+    listed = {model.id for model in fleet.client().models.list()}
+    assert {LLAMA_ID, "BAAI/bge-m3", "tools", "vision", "reasoning", "cheap"} <= listed
+
+
+def test_a_wrong_key_for_the_proxy(fleet: Fleet) -> None:
+    with pytest.raises(openai.APIStatusError) as caught:
+        fleet.client(key="sk-wrong").chat.completions.create(model=LLAMA_ID, messages=ASK)
+    assert 400 <= caught.value.status_code < 500
+    assert fleet.server.requests == []
+
+
+def test_a_wrong_key_behind_the_proxy_locks_nobody_out(fleet: Fleet) -> None:
+    fleet.server.add_fault(Fault("status", status=401, times=20))
+    with pytest.raises(openai.AuthenticationError):
+        fleet.client().chat.completions.create(model=LLAMA_ID, messages=ASK)
+    fleet.server.clear()
+    assert fleet.client().chat.completions.create(model=LLAMA_ID, messages=ASK).choices
+
+
+def test_a_prompt_that_is_too_long(fleet: Fleet) -> None:
+    with pytest.raises(openai.BadRequestError, match="ContextWindowExceededError"):
+        fleet.client().chat.completions.create(model=LLAMA_ID, messages=[{"role": "user", "content": "word " * 40_000}])
+    assert fleet.server.requests == []
+
+
+def test_two_proxies_hold_one_limit(fleet: Fleet) -> None:
+    clients = [fleet.client(0), fleet.client(1)]
+
+    def ask(number: int) -> str | None:
+        try:
+            clients[number % 2].chat.completions.create(model=LLAMA_ID, messages=ASK)
+        except openai.RateLimitError as err:
+            return err.response.headers["retry-after"]
+        return None
+
+    with ThreadPoolExecutor(8) as pool:
+        waits = list(pool.map(ask, range(40)))
+    assert waits.count(None) == len(fleet.server.requests) == 30
+    assert all(int(wait) > 0 for wait in waits if wait is not None)
