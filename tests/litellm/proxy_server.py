@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import socket
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import pytest
 
 __all__ = ["MASTER_KEY", "running_proxies"]
 
-MASTER_KEY = "sk-2f9d41c07be84a55a1c3e6d97f0b8e42"
+MASTER_KEY = f"sk-{secrets.token_hex(16)}"  # LiteLLM refuses to start with a weak one
 _SECONDS = 120.0
 
 
