@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 from typer.testing import CliRunner
@@ -35,6 +36,14 @@ def command(*args: str, without: Sequence[str] = ()) -> list[str]:
 def environment(**env: str) -> dict[str, str]:
     """Return this test's environment (conftest.py has cleaned it), and these variables."""
     return {**os.environ, "PYTHONIOENCODING": "utf-8", **env}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _interruptible() -> Iterator[None]:
+    """Let Ctrl-C reach what the tests start: a shell's background jobs ignore it, and so would their children."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture

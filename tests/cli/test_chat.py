@@ -201,8 +201,6 @@ class Terminal:
             stderr=slave,
             env=environment(TERM="xterm", COLUMNS="80", **env),
             start_new_session=True,
-            # A shell's background jobs ignore SIGINT, and so would what they start.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         os.close(slave)
         self._read = ""
