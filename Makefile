@@ -46,7 +46,8 @@ $(VENV)/.bench: $(VENV)/.demo
 
 $(VENV3)/.test: $(WHAT) constraints-openai3.txt
 	$(call venv,$(VENV3))
-	$(VENV3)/bin/python -m pip install --quiet --constraint constraints-openai3.txt --editable ".[langchain,emulator]" --group test
+	$(VENV3)/bin/python -m pip install --quiet --constraint constraints-openai3.txt --editable ".[langchain,emulator,redis]" \
+		--group test
 	@touch $@
 
 demo: $(VENV)/.demo

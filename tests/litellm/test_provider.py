@@ -20,7 +20,7 @@ from kluster_integrations.emulator import Emulator, Fault
 from kluster_integrations.limits import Limits
 from kluster_integrations.litellm import KlusterLLM, register
 from tests.litellm.asking import ASK, EMBED, LLAMA, NEMO, WAYS, bodies, stream
-from tests.raw_server import RawServer, Reply
+from tests.raw_server import RawServer, Reply, whole
 
 # Every parameter of `litellm.completion` that is OpenAI's, with a value that is none of its defaults.
 EVERY: dict[str, Any] = {
@@ -287,8 +287,6 @@ def test_the_configurations_timeout_holds_where_the_call_says_nothing() -> None:
 
 
 def test_json_is_repaired_or_refused() -> None:
-    from tests.raw_server import whole
-
     schema = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
     wish = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
     with RawServer() as server:
@@ -301,6 +299,17 @@ def test_json_is_repaired_or_refused() -> None:
         with pytest.raises(litellm.JSONSchemaValidationError) as caught:
             litellm.completion(NEMO, messages=ASK, response_format=wish, max_repairs=0)
         assert caught.value.raw_response == "no"
+
+
+@pytest.mark.parametrize("way", ["stream", "astream"])
+def test_a_stream_of_json_is_checked_before_anybody_sees_it(way: str) -> None:
+    with RawServer() as server:
+        register(KlusterConfig(api_key="key", base_url=server.base_url))
+        server.script(whole({"content": "no"}), whole({"content": 'Here: {"a": 1}'}))
+        response = WAYS[way](model=NEMO, messages=ASK, response_format={"type": "json_object"})
+        assert response.choices[0].message.content == '{"a": 1}'
+        assert response.usage.total_tokens == 14
+        assert not any("stream" in request.json for request in server.requests)
 
 
 class Log(CustomLogger):
