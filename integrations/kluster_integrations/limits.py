@@ -3,10 +3,10 @@
 In one process, threads and event loops share a limiter. Over processes and machines they share it through Redis, which
 holds a hash of the key, never the key.
 
-A request first gets a slot (concurrent requests), first come first served, and then its start: the earliest moment at
-which no window of a minute holds more than the limit. Starts are booked ahead, so that waiting takes no polling, order
-is kept over processes, and whoever will not wait so long knows it at once. Each further try of a request books a start
-of its own: the transport tells (`paid`). The slot of a process that died is free again after half a minute.
+A request first gets a slot (concurrent requests), first come first served, and then, for each try of it, a start: the
+earliest moment at which no window of a minute holds more than the limit. Starts are booked ahead, so that waiting takes
+no polling, order is kept over processes, and whoever will not wait so long knows it at once. The transport books them
+(`paid`), at the last moment before it sends. The slot of a process that died is free again after half a minute.
 """
 
 from __future__ import annotations
@@ -179,40 +179,40 @@ class Queue:
 
 
 class Ticket:
-    """A request that was let in. Entered as a context manager while it is being sent; then `leave`."""
+    """A request that was let in. Entered as a context manager while it is being sent; then `leave`.
+
+    Attributes:
+        id: Of the slot.
+        start_id: Of the present try's start.
+        deadline: Until when the present try waits, None for as long as it takes.
+        turn: The slot in this process.
+        in_redis: Whether the slot is in Redis.
+    """
 
     def __init__(self, limiter: Limiter) -> None:
         self._limiter = limiter
-        self._id = uuid.uuid4().hex
         self._tries = 0
+        self._token: Token[Ticket | None] | None = None
+        self.id = self.start_id = uuid.uuid4().hex
+        self.deadline = limiter.deadline()
         self.turn: futures.Future[None] | None = None
         self.in_redis = False
-        self._token: Token[Ticket | None] | None = None
-
-    @property
-    def start_id(self) -> str:
-        """The id under which the present try's start is booked."""
-        return f"{self._id}:{self._tries}"
-
-    @property
-    def slot_id(self) -> str:
-        """The id of the slot."""
-        return self._id
-
-    def next_try(self) -> bool:
-        """Return whether a try needs a start of its own: the first has one from the way in."""
-        self._tries += 1
-        return self._tries > 1
 
     def pay(self) -> None:
-        """Wait for the start of this try."""
-        if self.next_try():
-            _run(self._limiter.starting(self))
+        """Wait for the start of a try."""
+        self._next_try()
+        _run(self._limiter.starting(self))
 
     async def apay(self) -> None:
         """As `pay`."""
-        if self.next_try():
-            await _arun(self._limiter.starting(self))
+        self._next_try()
+        await _arun(self._limiter.starting(self))
+
+    def _next_try(self) -> None:
+        self._tries += 1
+        self.start_id = f"{self.id}:{self._tries}"
+        if self._tries > 1:
+            self.deadline = self._limiter.deadline()
 
     def leave(self) -> None:
         """Give the slot back."""
@@ -257,7 +257,7 @@ class Limiter:
         self._starts: list[float] = []
 
     def enter(self) -> Ticket:
-        """Wait until a request may be sent.
+        """Wait for a slot.
 
         Raises:
             RateLimitError: If that takes more than `max_wait`.
@@ -273,21 +273,23 @@ class Limiter:
         return ticket
 
     def entering(self, ticket: Ticket) -> Steps:
-        """Yield what a request waits for before it is sent."""
-        deadline = self.deadline()
-        if self._slots is not None:
-            yield from self._queue(self._slots, ticket, deadline)
+        """Yield what a request waits for, to get a slot."""
+        if self._slots is None:
+            return
+        turn = self._slots.join()
         try:
-            yield from self.starting(ticket, deadline)
+            if not turn.done() and not (yield Turn(turn, ticket.deadline)):
+                raise self.too_many_at_once()
         except BaseException:
-            self._give_back(ticket)
+            self._slots.leave(turn)
             raise
+        ticket.turn = turn
 
-    def starting(self, ticket: Ticket, deadline: float | None = None) -> Steps:
-        """Yield what a try waits for before it is sent."""
+    def starting(self, ticket: Ticket) -> Steps:
+        """Yield what a try waits for, to be sent."""
         if self.limits.requests is None:
             return
-        start = self._book(deadline if deadline is not None else self.deadline())
+        start = self._book(ticket.deadline)
         try:
             yield max(0.0, start - time.monotonic())
         except BaseException:
@@ -297,23 +299,10 @@ class Limiter:
 
     def leaving(self, ticket: Ticket) -> Steps:
         """Yield what is to be done when a request is over."""
-        self._give_back(ticket)
-        yield from ()
-
-    def _give_back(self, ticket: Ticket) -> None:
         turn, ticket.turn = ticket.turn, None
         if turn is not None and self._slots is not None:
             self._slots.leave(turn)
-
-    def _queue(self, queue: Queue, ticket: Ticket, deadline: float | None) -> Steps:
-        turn = queue.join()
-        try:
-            if not turn.done() and not (yield Turn(turn, deadline)):
-                raise self.too_many_at_once()
-        except BaseException:
-            queue.leave(turn)
-            raise
-        ticket.turn = turn
+        yield from ()
 
     def _book(self, deadline: float | None) -> float:
         most = self.limits.requests or 0
