@@ -56,6 +56,7 @@ _OVERFLOW = re.compile(
     re.IGNORECASE,
 )
 _MAX_MESSAGE = 2_000
+_SHORTEST_KEY = 8  # a shorter one is a stand-in for a local server; masking "k" would garble every message
 
 
 class KlusterError(Exception):
@@ -283,7 +284,7 @@ def _plain(message: object) -> str:
 
 
 def _mask(value: Any, secret: str | None) -> Any:
-    if not secret:
+    if not secret or len(secret) < _SHORTEST_KEY:
         return value
     if isinstance(value, str):
         return value.replace(secret, "***")
