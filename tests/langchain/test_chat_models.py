@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -302,23 +303,69 @@ def test_no_parallel_calls_where_not_wished(emulator: Emulator) -> None:
     assert body(emulator)["parallel_tool_calls"] is False
 
 
-BROKEN = {"id": "a", "type": "function", "function": {"name": "get_weather", "arguments": '{"city": '}}
+WRITTEN = r'{"path": "/tmp/\u00e9\n", "deep": {"list": [1, {"a": "b\\"}], "on": true}, "n": -1.5e3}'
 
 
-@pytest.mark.parametrize("streamed", [False, True])
-def test_arguments_that_are_no_json_object_are_invalid_calls(raw: RawServer, streamed: bool) -> None:
-    fine = {**BROKEN, "id": "b", "function": {"name": "get_time", "arguments": '{"city": "Oslo"}'}}
-    listed = {**BROKEN, "id": "c", "function": {"name": "get_time", "arguments": "[1]"}}
-    calls = [BROKEN, fine, listed]
-    indexed = [{**c, "index": i} for i, c in enumerate(calls)]
-    if streamed:
-        raw.script(Reply(sse({"tool_calls": indexed}, finish="tool_calls")))
+def _called(arguments: Sequence[str]) -> list[dict[str, Any]]:
+    function = [{"name": "write", "arguments": text} for text in arguments]
+    return [{"index": i, "id": f"call_{i}", "type": "function", "function": f} for i, f in enumerate(function)]
+
+
+@pytest.mark.parametrize(
+    ("way", "streaming"),
+    [("invoke", False), ("ainvoke", False), ("invoke", True), ("ainvoke", True), ("stream", False), ("astream", False)],
+)
+@pytest.mark.parametrize("version", ["v0", "v1"])
+def test_arguments_that_are_no_json_object_are_invalid_calls(
+    raw: RawServer, way: str, streaming: bool, version: str
+) -> None:
+    cut = [WRITTEN[:length] for length in range(1, len(WRITTEN))]
+    broken = [
+        "[1]",
+        "1",
+        '"a"',
+        "null!",
+        "{]",
+        '{"a": 1}}',
+        '{"a": 1} and more',
+        '{"a": 1',
+        '{"a": 1, ',
+        "{'a': 1}",
+        "\\",
+        '"\\',
+    ]
+    fine = [WRITTEN, "{}", "", ' {"a": "new\nline"} ']
+    calls = _called([*cut, *broken, *fine])
+    if "stream" in way or streaming:
+        split = [{"index": c["index"], "function": {"arguments": c["function"]["arguments"][9:]}} for c in calls]
+        begun = [{**c, "function": {**c["function"], "arguments": c["function"]["arguments"][:9]}} for c in calls]
+        raw.script(Reply(sse({"tool_calls": begun}, {"tool_calls": split}, finish="length")))
     else:
-        raw.script(whole({"content": None, "tool_calls": calls}, finish="tool_calls"))
-    answer = WAYS["stream" if streamed else "invoke"](chat(raw).bind_tools([get_weather, get_time]), "hi")
-    ids = {c["id"] for c in answer.tool_calls} | {c["id"] for c in answer.invalid_tool_calls}
-    assert ids == {"a", "b", "c"}
-    assert {"b"} <= {c["id"] for c in answer.tool_calls} <= {"a", "b"}  # LangChain mends what it can in streams
+        raw.script(whole({"content": None, "tool_calls": calls}, finish="length"))
+
+    model = chat(raw, output_version=version, **({"streaming": True} if streaming else {}))
+    answer = WAYS[way](model.bind_tools([get_weather, get_time]), "hi")
+
+    invalid = [f"call_{i}" for i in range(len(cut) + len(broken))]
+    assert [c["id"] for c in answer.invalid_tool_calls] == invalid
+    assert [c["args"] for c in answer.tool_calls] == [json.loads(WRITTEN), {}, {}, {"a": "new\nline"}]
+
+
+@pytest.mark.parametrize("version", ["v2", "v3"])
+def test_arguments_cut_off_are_an_invalid_call_in_events(raw: RawServer, version: Any) -> None:
+    raw.script(Reply(sse({"tool_calls": _called(['{"path": "/tm'])}, finish="length")))
+    model = chat(raw).bind_tools([get_weather])
+    if version == "v3":
+        answer = model.stream_events("hi", version="v3").output
+    else:
+
+        async def last() -> Any:
+            return [e async for e in model.astream_events("hi", version="v2")][-1]["data"]["output"]
+
+        answer = asyncio.run(last())
+
+    assert answer.tool_calls == []
+    assert [c["id"] for c in answer.invalid_tool_calls] == ["call_0"]
 
 
 # Images

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
 from langchain_core.messages import (
@@ -21,12 +21,13 @@ from langchain_core.messages import (
 from langchain_core.messages.ai import InputTokenDetails, OutputTokenDetails
 from langchain_core.messages.tool import invalid_tool_call, tool_call, tool_call_chunk
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+from langchain_core.utils.json import parse_partial_json
 from pydantic import BaseModel
 
 from kluster_integrations.catalog import ModelSpec
 from kluster_integrations.errors import BadRequestError
 from kluster_integrations.response import Completion
-from kluster_integrations.streaming import ChatStream, Delta, Usage
+from kluster_integrations.streaming import ChatStream, Delta, ToolCallDelta, Usage
 
 __all__ = ["ChunkMaker", "to_result", "to_wire"]
 
@@ -193,9 +194,14 @@ class ChunkMaker:
         self._spec = spec
         self._with_headers = with_headers
         self._v1 = v1
+        self._arguments: dict[int, list[str]] = {}
 
     def make(self, delta: Delta) -> ChatGenerationChunk:
         """Return the chunk of one delta."""
+        for call in delta.tool_calls:
+            self._arguments.setdefault(call.index, []).append(call.arguments)
+        if delta.usage and self._arguments:  # the last
+            delta = delta._replace(tool_calls=(*delta.tool_calls, *self._spoilers()))
         if not self._v1 and delta[3:] == _NOTHING_ELSE and (fast := _unvalidated(delta)) is not None:
             return fast
         fields: dict[str, Any] = {}
@@ -221,6 +227,16 @@ class ChunkMaker:
         message = AIMessageChunk(content=content, **fields)
         return ChatGenerationChunk(message=message, generation_info=info or None)
 
+    def _spoilers(self) -> Iterator[ToolCallDelta]:
+        """Yield a last fragment for each call whose arguments are cut off or broken.
+
+        langchain-core reads the sum of chunks as partial JSON, and so makes a valid call of `{"path": "/tm`, which an
+        agent would run. With the fragment it is an invalid call, as in a whole answer.
+        """
+        for index, parts in self._arguments.items():
+            if spoiler := _spoiler("".join(parts)):
+                yield ToolCallDelta(index, None, None, spoiler)
+
     def _metadata(self, delta: Delta) -> dict[str, Any]:
         metadata: dict[str, Any] = {}
         if delta.meta:
@@ -232,6 +248,24 @@ class ChunkMaker:
         if delta.usage:
             metadata |= _cost(delta.usage, self._spec)
         return metadata
+
+
+def _spoiler(arguments: str) -> str:
+    """Return what keeps arguments that are no JSON object from being read as one; "" where nothing has to."""
+    if not arguments or isinstance(_arguments(arguments), dict):
+        return ""
+    ends = (
+        "",
+        *(quote + bracket for quote in ("", '"', '""') for bracket in "]}"),
+    )  # out of an escape, a string, a list
+    return next(end for end in ends if not _reads_as_object(arguments + end))
+
+
+def _reads_as_object(text: str) -> bool:
+    try:
+        return isinstance(parse_partial_json(text), dict)
+    except ValueError:
+        return False
 
 
 _RENAMED = {"model": "model_name"}
