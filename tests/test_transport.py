@@ -59,6 +59,15 @@ def test_a_stream_however_its_bytes_come(server: RawServer, way: Way, framing: A
     assert server.requests[0].json["stream"] is True
 
 
+@pytest.mark.parametrize("content_type", ["text/html; charset=utf-8", "TEXT/HTML"])
+def test_a_page_in_place_of_an_answer(server: RawServer, way: Way, content_type: str) -> None:
+    page = Reply([b"<html><title>Welcome</title></html>"], content_type=content_type)
+    server.script(page, page)
+    for send in (way.post, way.stream):
+        with pytest.raises(InternalServerError, match="The answer is not JSON: '<html><title>Welcome"):
+            send(config(server))
+
+
 def test_a_whole_answer_to_a_streamed_request(server: RawServer, way: Way) -> None:
     deltas = way.stream(config(server))
     assert text_of(deltas) == "Hello"

@@ -323,7 +323,7 @@ class Transport:
             response.close()
 
     def _read(self, response: Any, reader: ChatStream) -> Iterator[Delta]:
-        if _is_json(response):
+        if _is_whole(response):
             with self.errors:
                 response.read()
                 deltas = reader.whole(_decode(response).data)
@@ -359,7 +359,7 @@ class Transport:
             await response.aclose()
 
     async def _aread(self, response: Any, reader: ChatStream) -> AsyncIterator[Delta]:
-        if _is_json(response):
+        if _is_whole(response):
             with self.errors:
                 await response.aread()
                 deltas = reader.whole(_decode(response).data)
@@ -409,9 +409,9 @@ def _decode(response: Any) -> Answer:
         ) from None
 
 
-def _is_json(response: Any) -> bool:
-    """Whether a server has answered a stream's request with a whole answer."""
-    return str(response.headers.get("content-type", "")).startswith("application/json")
+def _is_whole(response: Any) -> bool:
+    """Whether a server has answered the request for a stream with a whole answer, or with a page that is none."""
+    return str(response.headers.get("content-type", "")).lower().startswith(("application/json", "text/html"))
 
 
 def _drain(response: Any, pieces: Iterator[bytes]) -> None:

@@ -181,3 +181,11 @@ def test_fixture_sets_and_restores_the_environment(tmp_path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, env=env, cwd=tmp_path, check=False)
     assert "1 failed, 2 passed" in done.stdout, done.stdout
     assert 'pip install "kluster-integrations[emulator]"' in done.stdout
+
+
+def test_a_server_that_runs_for_days_keeps_the_newest_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kluster_integrations.emulator.service.MAX_RECORDED", 2)
+    with Emulator() as server:
+        for model in ("a", "b", "c"):
+            httpx.get(f"{server.base_url}/models", params={"extended": "true", "model": model})
+        assert [request.query["model"] for request in server.requests] == ["b", "c"]

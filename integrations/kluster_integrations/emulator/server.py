@@ -131,7 +131,7 @@ class Emulator:
 
     @property
     def requests(self) -> list[RecordedRequest]:
-        """The requests so far, in the order of their arrival; a copy."""
+        """The requests so far, the newest 10,000, in the order of their arrival; a copy."""
         return list(self._service.requests)
 
     def clear(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,10 @@ if TYPE_CHECKING:
     from kluster_integrations.emulator.engine import Engine
     from kluster_integrations.emulator.gate import RecordedRequest
 
-__all__ = ["Gone", "Line", "Service", "line_of", "service_of"]
+__all__ = ["MAX_RECORDED", "Gone", "Line", "Service", "line_of", "service_of"]
+
+
+MAX_RECORDED = 10_000  # requests; a server that runs for days keeps the newest
 
 
 class Gone(Exception):  # noqa: N818 - not an error: nobody is left to answer
@@ -64,7 +68,7 @@ class Service:
     engine: Engine
     faults: FaultSchedule = field(init=False)
     limiter: Limiter = field(init=False)
-    requests: list[RecordedRequest] = field(default_factory=list)
+    requests: deque[RecordedRequest] = field(default_factory=lambda: deque(maxlen=MAX_RECORDED))
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
