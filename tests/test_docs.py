@@ -1,34 +1,30 @@
-"""Every Python block of the README and of docs/ runs, against the emulator.
+"""Every Python block of the pages runs, against the emulator, and every block of data can be read.
 
-Blocks of one page share their names, as a reader types them one after the other. A block that cannot run says why, in
-the line before it: `<!-- no-run: it needs a deployment -->`.
+Blocks of one page share their names, as a reader types them one after the other; each of the README runs alone. A block
+that cannot run says why, in the line before it: `<!-- no-run: it needs a deployment -->`.
 """
 
 from __future__ import annotations
 
 import ast
 import importlib.util
+import json
 import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from kluster_integrations.emulator import Emulator
 
-ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-FRAMEWORKS = ("langchain", "langchain_core", "langgraph", "litellm", "crewai")
+from .pages import PAGES, ROOT, Block, blocks
 
-_BLOCK = re.compile(
-    r"^(?:<!-- no-run: *(?P<reason>\S[^\n]*?) *-->\n+)?```python\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL
-)
-
-
-def blocks(text: str) -> list[tuple[int, str]]:
-    """Return the line before each block that is to run, and the block."""
-    found = [(text.count("\n", 0, match.start("code")), match) for match in _BLOCK.finditer(text)]
-    return [(line, match["code"]) for line, match in found if match["reason"] is None]
+README = ROOT / "README.md"
+FRAMEWORKS = ("langchain", "langchain_core", "langchain_openai", "langgraph", "litellm", "crewai", "redis")
+RUN = ("python", "console")  # console blocks: test_docs_console.py
+READ = {"json": json.loads, "toml": tomllib.loads, "yaml": yaml.safe_load}
 
 
 def missing_framework(tree: ast.Module) -> str | None:
@@ -39,37 +35,72 @@ def missing_framework(tree: ast.Module) -> str | None:
     return next((name for name in FRAMEWORKS if name in wanted and importlib.util.find_spec(name) is None), None)
 
 
-@pytest.mark.usefixtures("own_catalog")
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_blocks_run(
-    page: Path, emulator: Emulator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def run(page: Path, found: list[Block], names: dict[str, Any]) -> None:
+    for block in found:
+        tree = ast.parse(block.code, str(page))
+        if block.reason or missing_framework(tree):
+            continue
+        ast.increment_lineno(tree, block.line)  # so that a traceback names the line of the page
+        exec(compile(tree, str(page), "exec", dont_inherit=True), names)
+
+
+@pytest.fixture(autouse=True)
+def _as_a_reader(
+    request: pytest.FixtureRequest, emulator: Emulator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    if page.stem in FRAMEWORKS and importlib.util.find_spec(page.stem) is None:
-        pytest.skip(f"{page.stem} is not installed")
+    request.getfixturevalue("own_catalog")
     monkeypatch.setenv("KLUSTER_API_KEY", "docs")
     monkeypatch.setenv("KLUSTER_BASE_URL", emulator.base_url)
     monkeypatch.setenv("CREWAI_STORAGE_DIR", str(tmp_path))  # where CrewAI keeps memory and knowledge
     monkeypatch.setenv("CREWAI_DISABLE_TELEMETRY", "true")
     monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
+    monkeypatch.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "True")
     monkeypatch.chdir(tmp_path)
-    names: dict[str, Any] = {"__name__": "docs"}
-    for line, code in blocks(page.read_text("utf-8")):
-        tree = ast.parse(code, str(page))
-        if missing_framework(tree):
-            continue
-        ast.increment_lineno(tree, line)  # so that a traceback names the line of the page
-        exec(compile(tree, str(page), "exec", dont_inherit=True), names)
 
 
-def test_every_page_has_a_block_that_runs() -> None:
-    assert all(blocks(page.read_text("utf-8")) for page in PAGES)
+PYTHON = {page: found for page in PAGES if (found := blocks(page.read_text("utf-8"), "python"))}
+README_BLOCKS = PYTHON.pop(README)
+
+
+@pytest.mark.parametrize("page", PYTHON, ids=lambda page: page.name)
+def test_blocks_run(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    if page.stem in FRAMEWORKS and importlib.util.find_spec(page.stem) is None:
+        pytest.skip(f"{page.stem} is not installed")
+    run(page, PYTHON[page], {"__name__": "docs"})
+
+
+@pytest.mark.parametrize("block", README_BLOCKS, ids=lambda block: f"line {block.line}")
+def test_each_block_of_the_readme_runs_alone(block: Block, capsys: pytest.CaptureFixture[str]) -> None:
+    if missing := missing_framework(ast.parse(block.code)):
+        pytest.skip(f"{missing} is not installed")
+    run(README, [block], {"__name__": "readme"})
+    assert capsys.readouterr().out.strip()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_no_block_escapes(page: Path) -> None:
+    text = page.read_text("utf-8")
+    known = (*RUN, *READ)
+    wrong = [block.line for block in blocks(text) if block.language not in known and not block.reason]
+    assert wrong == [], f"the language is to be one of {', '.join(known)}, or a reason given"
+    fences = len(re.findall(r"^\s*(?:```|~~~)", text, re.MULTILINE))
+    assert fences == 2 * len(blocks(text)), "each fence is to begin its line, and to be closed"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_data_can_be_read(page: Path) -> None:
+    for block in blocks(page.read_text("utf-8"), *READ):
+        assert READ[block.language](block.code) is not None, f"{page.name}, line {block.line}"
 
 
 def test_a_block_that_is_marked_does_not_run() -> None:
     text = "<!-- no-run: it needs a deployment -->\n```python\n1 / 0\n```\n\n```python\nprint(1)\n```\n"
 
-    assert blocks(text) == [(6, "print(1)\n")]
+    first, second = blocks(text)
+    assert (first.reason, second) == ("it needs a deployment", Block(6, "python", "print(1)\n", None))
 
 
 def test_a_mark_without_a_reason_does_not_count() -> None:
-    assert blocks("<!-- no-run: -->\n```python\n1 / 0\n```\n") == [(2, "1 / 0\n")]
+    (block,) = blocks("<!-- no-run: -->\n```python\n1 / 0\n```\n")
+
+    assert block.reason is None
