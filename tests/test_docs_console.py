@@ -43,7 +43,7 @@ def _words(command: str) -> list[str]:
 
 def _check_pip(command: str) -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
-    named = re.findall(r"(?:kluster-integrations|\.)\[([\w,]+)\]", command)
+    named = re.findall(r"(?:kluster-integrations|\.)\[([\w,-]+)\]", command)
     unknown = {extra for group in named for extra in group.split(",")} - set(extras)
     assert not unknown, command  # `make release-check` installs the others
 
