@@ -8,9 +8,11 @@ WHAT := pyproject.toml Makefile
 VENV := .venv
 VENV3 := .venv-openai3
 VENVL := .venv-litellm
+VENVR := .venv-release
+VENVD := .venv-docs
 PYTEST_ARGS ?=
 
-.PHONY: help demo test test-openai3 test-litellm lint format bench clean
+.PHONY: help demo test test-openai3 test-litellm lint format bench docs docs-serve dist release-check clean
 
 help:
 	@echo "make demo          chat, tools, reasoning and an image against a local emulator; no key needed"
@@ -19,6 +21,9 @@ help:
 	@echo "make test-litellm  LiteLLM's proxy and limits over Redis (wants Debian's redis-server)"
 	@echo "make lint          ruff and mypy"
 	@echo "make bench         overhead against the SDK and ChatOpenAI"
+	@echo "make docs          the documentation, in site/; make docs-serve shows it on port 8000"
+	@echo "make dist          wheel and sdist, in dist/"
+	@echo "make release-check both of them checked, and each extra installed alone and used"
 
 define venv
 	@test -n "$(PYTHON)" || { echo "Error: Python 3.11 or newer is needed. Hint: make PYTHON=/path/to/python3.11 $@" >&2; exit 1; }
@@ -81,5 +86,32 @@ format: $(VENV)/.lint
 bench: $(VENV)/.bench
 	$(VENV)/bin/python -m benchmarks
 
+$(VENVD)/.docs: $(WHAT) constraints-docs.txt
+	$(call venv,$(VENVD))
+	$(VENVD)/bin/python -m pip install --quiet --constraint constraints-docs.txt --group docs
+	@touch $@
+
+# Strict: a warning (a link that leads nowhere, a name without a docstring) is an error.
+docs: $(VENVD)/.docs
+	NO_MKDOCS_2_WARNING=1 $(VENVD)/bin/python -m mkdocs build --strict --quiet
+
+docs-serve: $(VENVD)/.docs
+	NO_MKDOCS_2_WARNING=1 $(VENVD)/bin/python -m mkdocs serve --strict
+
+$(VENVR)/.release: $(WHAT) constraints-release.txt
+	$(call venv,$(VENVR))
+	$(VENVR)/bin/python -m pip install --quiet --constraint constraints-release.txt --group release
+	@touch $@
+
+# The wheel is built from the sdist.
+dist: $(VENVR)/.release
+	rm -rf dist
+	$(VENVR)/bin/python -m build --outdir dist
+	$(VENVR)/bin/python -m twine check --strict dist/*
+
+# Not with our pins: what a newcomer gets today.
+release-check: dist
+	$(VENVR)/bin/python -m release dist
+
 clean:
-	rm -rf $(VENV) $(VENV3) $(VENVL) .pytest_cache .mypy_cache .ruff_cache dist
+	rm -rf $(VENV) $(VENV3) $(VENVL) $(VENVR) $(VENVD) .pytest_cache .mypy_cache .ruff_cache dist site

@@ -10,6 +10,8 @@ import pytest
 from .pages import PAGES, ROOT, anchors, links
 
 EXTERNAL = {
+    "https://keepachangelog.com/en/1.1.0/",
+    "https://semver.org/spec/v2.0.0.html",
     "https://www.kluster.ai",
 }
 """Each address on another site that a page may link to, looked at by hand."""
