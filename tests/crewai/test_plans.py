@@ -10,11 +10,14 @@ import pytest
 
 pytest.importorskip("crewai")
 
+from crewai.agent.planning_config import PlanningConfig
+
 from kluster_integrations.crewai import KlusterLLM, kluster_llm
 from kluster_integrations.crewai._plans import carried_out
+from kluster_integrations.errors import OutputValidationError
 
 from ..raw_server import RawRequest, RawServer, Reply, whole
-from .crews import KEY, LLAMA, R1, weather
+from .crews import KEY, LLAMA, R1, hello, make_agent, weather
 
 Make = Callable[..., KlusterLLM]
 
@@ -46,6 +49,7 @@ def plans(server: RawServer) -> int:
     return sum("strategic planning" in str(r.json["messages"][0]["content"]) for r in server.requests)
 
 
+FINAL = "Thought: I know.\nFinal Answer: done"
 NEVER = {"plan": "p", "steps": [], "ready": False}
 TWICE = {"plan": "p", "ready": True, "steps": [{"step_number": 1, "description": d} for d in "ab"]}
 WAITS = {"plan": "p", "ready": True, "steps": [{"step_number": 1, "description": "a", "depends_on": [1, 9]}]}
@@ -62,6 +66,72 @@ def test_an_agent_that_reasons_ends(plan: Any, most: int, model: str, server: Ra
     assert weather(llm, agent={"reasoning": True}).kickoff().raw == "done"
     assert 1 <= plans(server) <= most
     assert len(server.requests) <= 12
+
+
+THOUGHT = "<think>READY: I am ready to execute the task.</think>1. Look. NOT READY: I must refine it."
+UNREADY = ["READY", "1. Look. State: READY or NOT READY", "A plan.", "", "NOT READY", THOUGHT]
+
+
+@pytest.mark.parametrize("tool_calling", ["auto", "react"])
+@pytest.mark.parametrize("model", [LLAMA, R1])
+@pytest.mark.parametrize("plan", UNREADY)
+@pytest.mark.parametrize("config", [{}, {"system_prompt": "strategic planning, but mine"}])
+def test_a_plan_in_text_ends(
+    plan: str, model: str, tool_calling: Any, config: dict[str, Any], server: RawServer
+) -> None:
+    done = planner(plan)
+    server.answer = lambda r: done(r) if "strategic" in str(r.json["messages"][0]) else whole({"content": FINAL})
+    llm = kluster_llm(model, base_url=server.base_url, api_key=KEY, tool_calling=tool_calling, max_repairs=0)
+    planning = PlanningConfig(max_attempts=None, **config)
+
+    assert hello(llm, agent={"planning_config": planning}).kickoff().raw
+    assert 1 <= plans(server) <= (3 if tool_calling == "react" else 1)
+
+
+def test_a_text_that_is_ready_is_asked_for_once(server: RawServer) -> None:
+    server.answer = planner("1. Look. READY")
+    llm = kluster_llm(R1, base_url=server.base_url, api_key=KEY, tool_calling="react")
+
+    weather(llm, agent={"reasoning": True}).kickoff()
+    assert plans(server) == 1
+
+
+@pytest.mark.parametrize("model", [LLAMA, R1])
+@pytest.mark.parametrize("tool_calling", ["auto", "react"])
+def test_a_plan_is_refined_as_often_as_the_agent_says(tool_calling: Any, model: str, server: RawServer) -> None:
+    server.answer = planner("NOT READY" if tool_calling == "react" else NEVER)
+    llm = kluster_llm(model, base_url=server.base_url, api_key=KEY, tool_calling=tool_calling)
+
+    weather(llm, agent={"planning_config": PlanningConfig(max_attempts=5)}).kickoff()
+    assert plans(server) == 5
+
+
+@pytest.mark.parametrize("tool_calling", ["auto", "react"])
+def test_agent_kickoff_with_a_plan_that_is_never_ready(tool_calling: Any, server: RawServer) -> None:
+    server.answer = planner("NOT READY")
+    llm = kluster_llm(R1, base_url=server.base_url, api_key=KEY, tool_calling=tool_calling)
+
+    assert make_agent(llm, reasoning=True).kickoff("Say hello").raw
+    assert plans(server) <= 3
+
+
+@pytest.mark.parametrize("said", ["", "No.", "READY", '{"list_of_plans_per_task": 7}'])
+@pytest.mark.parametrize("tool_calling", ["auto", "react"])
+def test_a_crews_planner_that_gives_no_plan_ends_in_an_error(said: str, tool_calling: Any, server: RawServer) -> None:
+    server.answer = lambda _: whole({"content": said})
+    llm = kluster_llm(R1, base_url=server.base_url, api_key=KEY, tool_calling=tool_calling)
+
+    with pytest.raises(OutputValidationError, match="not what was asked for"):
+        hello(llm, crew={"planning": True, "planning_llm": llm}).kickoff()
+    assert len(server.requests) <= 9
+
+
+def test_natively_a_plan_that_says_only_ready_is_asked_for_without_end(server: RawServer, native: Any) -> None:
+    unready, at_last = planner("READY"), planner("READY: I am ready to execute the task.")
+    server.answer = lambda request: at_last(request) if plans(server) > 50 else unready(request)
+
+    weather(native(server), agent={"reasoning": True}).kickoff()
+    assert plans(server) > 50
 
 
 def test_natively_a_plan_that_is_never_ready_is_asked_for_without_end(server: RawServer, native: Any) -> None:

@@ -1,9 +1,11 @@
 """Plans that CrewAI can carry out to an end, whatever the model writes.
 
-CrewAI's planner is called through one function, `create_reasoning_plan` (utilities/reasoning_handler.py of 1.15.30). It
-asks again until the plan says that it is ready, without a bound by default. Its executor finds steps by their number
-(utilities/planning_types.py): with a number that occurs twice, also after a new plan for the rest of a task, it carries
-out the second of the two for ever; a step that waits for one that does not exist is never carried out.
+CrewAI's planner is called through one function, `create_reasoning_plan` (utilities/reasoning_handler.py of 1.15.30), or
+asked in plain text where the LLM has no functions (ReAct) or the call has failed. It asks again until the plan says
+that it is ready, without a bound by default; of a text it wants one sentence that its own prompt does not name. Its
+executor finds steps by their number (utilities/planning_types.py): with a number that occurs twice, also after a new
+plan for the rest of a task, it carries out the second of the two for ever; a step that waits for one that does not
+exist is never carried out.
 """
 
 from __future__ import annotations
@@ -12,13 +14,50 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from crewai.utilities.i18n import I18N_DEFAULT
+
 from kluster_integrations import prompting
 
-__all__ = ["FUNCTION", "arguments_from", "carried_out"]
+__all__ = [
+    "FUNCTION",
+    "MAX_ATTEMPTS",
+    "READY",
+    "arguments_from",
+    "carried_out",
+    "is_bounded",
+    "is_ready",
+    "wanted_as_text",
+]
 
 FUNCTION = "create_reasoning_plan"
+READY = "READY: I am ready to execute the task."
+"""What CrewAI looks for in a plan that is a text."""
+
+MAX_ATTEMPTS = 3
+"""How often a plan is asked for where CrewAI has no bound of its own."""
+
 _MAX_STEPS = 20  # CrewAI's default
 _DONE = re.compile(r"^\s*- Step (\d+):", re.MULTILINE)
+_VERDICT = re.compile(r"\b(NOT[\s_]+)?READY\b")
+
+
+def wanted_as_text(messages: Sequence[Mapping[str, Any]], agent: object) -> bool:
+    """Return whether CrewAI's planner asks: its system prompt, which is the planner's alone, tells."""
+    if not getattr(agent, "planning_enabled", False) or not messages or messages[0].get("role") != "system":
+        return False
+    prompt = getattr(getattr(agent, "planning_config", None), "system_prompt", None)
+    return bool(messages[0].get("content") == (prompt or I18N_DEFAULT.retrieve("planning", "system_prompt")))
+
+
+def is_ready(text: str) -> bool:
+    """Return whether a plan that is a text is to be carried out: unless it ends with NOT READY."""
+    verdicts = _VERDICT.findall(text)
+    return not (verdicts and verdicts[-1])
+
+
+def is_bounded(agent: object) -> bool:
+    """Return whether CrewAI itself stops asking, since the agent says when."""
+    return getattr(getattr(agent, "planning_config", None), "max_attempts", None) is not None
 
 
 def arguments_from(text: str) -> dict[str, Any]:

@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Turn"]
 
-_MAX_PLANS = 3
-
 
 class Turn:
     """One call.
@@ -101,6 +99,7 @@ class Turn:
             messages=self._given, tools=self._tools, available_functions=self._functions or None, **self._whom
         )
         self._messages = llm._format_messages(self._given)
+        self._plans_in_text = not self._tools and _plans.wanted_as_text(self._messages, self._whom["from_agent"])
         llm._invoke_before_llm_call_hooks(self._messages, self._whom["from_agent"])
         sent = self._build()
         self._tries = prompting.attempts(sent, llm.max_repairs, self._problem)
@@ -177,9 +176,9 @@ class Turn:
         except StopIteration as done:
             self.answer: Completion = done.value
         except OutputValidationError:
-            if not self._plans:
+            if not (self._plans or self._plans_in_text):
                 raise
-            self.answer = answer
+            self.answer = answer  # the work can go on without a plan
         return None
 
     def result(self) -> Any:
@@ -201,6 +200,8 @@ class Turn:
             return instance
         text = self._llm._apply_stop_words(answer.text)
         self._complete(text, LLMCallType.LLM_CALL)
+        if self._plans_in_text and self._enough(ready=_plans.is_ready(text)):
+            text = f"{text}\n\n{_plans.READY}".lstrip()
         return self._llm._invoke_after_llm_call_hooks(self._messages, text, self._whom["from_agent"])
 
     def _complete(self, response: Any, kind: LLMCallType) -> None:
@@ -222,7 +223,8 @@ class Turn:
             found = prompting.find_json(call.arguments)
             arguments: dict[str, Any] = found if isinstance(found, dict) else {}
             if self._plans:
-                arguments = self._bounded(_plans.carried_out(arguments, self._messages, self._whom["from_agent"]))
+                plan = _plans.carried_out(arguments, self._messages, self._whom["from_agent"])
+                arguments = {**plan, "ready": self._enough(ready=plan["ready"])}
             result = self._llm._handle_tool_execution(
                 call.name, arguments, available_functions=self._functions, **self._whom
             )
@@ -231,15 +233,17 @@ class Turn:
         self._complete(text, LLMCallType.LLM_CALL)
         return text
 
-    def _bounded(self, plan: dict[str, Any]) -> dict[str, Any]:
-        """Call a plan ready when it has been refined often enough, whatever the model says."""
+    def _enough(self, *, ready: bool) -> bool:
+        """Return whether a plan is to be carried out: when it is ready, or was asked for often enough."""
+        if _plans.is_bounded(self._whom["from_agent"]):
+            return ready
         counts = self._llm._plans
         key = "/".join(str(getattr(who, "id", "")) for who in self._whom.values())
-        counts[key] = counts.get(key, 0) + 1
-        if plan["ready"] or counts[key] >= _MAX_PLANS:
-            del counts[key]
-            return {**plan, "ready": True}
-        return plan
+        count = counts.pop(key, 0) + 1
+        if ready or count >= _plans.MAX_ATTEMPTS:
+            return True
+        counts[key] = count
+        return False
 
 
 def _json_schema(model: type[BaseModel]) -> dict[str, Any]:
