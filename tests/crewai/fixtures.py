@@ -13,6 +13,7 @@ os.environ |= {  # read when CrewAI is imported
     "CREWAI_DISABLE_TELEMETRY": "true",
     "CREWAI_TRACING_ENABLED": "false",
     "OTEL_SDK_DISABLED": "true",
+    "LITELLM_LOCAL_MODEL_COST_MAP": "true",  # CrewAI goes through LiteLLM for what it does not know
 }
 
 from crewai import LLM
