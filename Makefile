@@ -19,7 +19,7 @@ help:
 	@echo "make test          the tests, on openai 2.x"
 	@echo "make test-openai3  the same on openai 3.x"
 	@echo "make test-litellm  LiteLLM's proxy and limits over Redis (wants Debian's redis-server)"
-	@echo "make lint          ruff and mypy"
+	@echo "make lint          ruff, mypy, and a search for keys"
 	@echo "make bench         overhead against the SDK and ChatOpenAI"
 	@echo "make docs          the documentation, in site/; make docs-serve shows it on port 8000"
 	@echo "make dist          wheel and sdist, in dist/"
@@ -78,6 +78,7 @@ lint: $(VENV)/.lint
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/mypy
+	$(VENV)/bin/python -m release.secrets
 
 format: $(VENV)/.lint
 	$(VENV)/bin/ruff check --fix

@@ -6,14 +6,14 @@ import ast
 import email.message
 import email.parser
 import re
-import subprocess
 import tarfile
 import zipfile
 from pathlib import Path
 
+from tests.tree import ROOT, files
+
 __all__ = ["check", "found", "metadata"]
 
-ROOT = Path(__file__).parent.parent
 PACKAGE = "kluster_integrations"
 _SOURCE = "integrations/"
 _ADDED = {"PKG-INFO"}  # by the build
@@ -38,7 +38,7 @@ def found(dist: Path) -> tuple[Path, Path]:
 
 def check(wheel: Path, sdist: Path) -> list[str]:
     """Return what is wrong with a wheel and an sdist, a line each."""
-    tracked = _tracked()
+    tracked = {path.relative_to(ROOT).as_posix() for path in files()}
     with zipfile.ZipFile(wheel) as archive:
         in_wheel = {name for name in archive.namelist() if ".dist-info/" not in name}
     with tarfile.open(sdist) as archive:
@@ -57,13 +57,6 @@ def metadata(wheel: Path) -> email.message.Message:
     with zipfile.ZipFile(wheel) as archive:
         (name,) = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
         return email.parser.BytesParser().parsebytes(archive.read(name))
-
-
-def _tracked() -> set[str]:
-    """Return the files that belong to the project: those of git, or in an unpacked sdist all that are there."""
-    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8", check=True)
-    return {name for name in done.stdout.splitlines() if (ROOT / name).is_file()}
 
 
 def _differ(what: str, there: set[str], wanted: set[str]) -> list[str]:
