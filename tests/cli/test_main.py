@@ -14,7 +14,7 @@ from kluster_integrations.emulator import Emulator, Fault
 
 from .conftest import KEY, LLAMA, Run, command, environment
 
-COMMANDS = ("demo", "chat", "models", "emulator", "doctor")
+COMMANDS = ("demo", "chat", "models", "emulator", "doctor", "export")
 EXTRAS = ("langchain_core", "starlette", "uvicorn", "litellm", "crewai")
 
 

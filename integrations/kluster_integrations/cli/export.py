@@ -1,53 +1,142 @@
-"""`kluster export litellm`: the configuration of another program, made from the catalog."""
+"""`kluster export TARGET`: the configuration of another program, made from the catalog."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from kluster_integrations.catalog import Plan
-from kluster_integrations.cli._errors import UsageError
+from kluster_integrations.cli._errors import UsageError, connect
 from kluster_integrations.errors import KlusterError
+
+if TYPE_CHECKING:
+    from kluster_integrations.cli.clients import Choice, Target
 
 __all__ = ["run"]
 
+_LITELLM = "litellm"
+# None of these is in an id of kluster.ai, and each would end a text or a line in one of the formats.
+_UNFIT = frozenset("\"'`\\$#{}")
+
 
 def run(
-    target: Annotated[  # noqa: ARG001 - there is one so far
-        Literal["litellm"], typer.Argument(help="litellm: config.yaml for `litellm --config`.")
-    ],
+    target: Annotated[
+        str | None, typer.Argument(metavar="TARGET", help="The program; --list names them.", show_default=False)
+    ] = None,
+    show_list: Annotated[bool, typer.Option("--list", help="List the programs, a line each.")] = False,
     models: Annotated[
         list[str] | None,
         typer.Option(metavar="ID", help="Only these models; repeated, or with commas. Default: all in service."),
     ] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="The file; default: standard output.")] = None,
     plan: Annotated[
-        Plan | None, typer.Option(help="The account's plan, whose limits are kept. Default: KLUSTER_PLAN.")
+        Plan | None, typer.Option(help="The account's plan, which decides windows and limits. Default: KLUSTER_PLAN.")
     ] = None,
+    base_url: Annotated[
+        str | None, typer.Option(metavar="URL", help="Where the program asks. Default: KLUSTER_BASE_URL.")
+    ] = None,
+    proxy: Annotated[
+        bool, typer.Option("--proxy", help="Let the program ask LiteLLM's proxy, on port 4000 or at --base-url.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite a file that may hold your keys.")] = False,
     redis: Annotated[
-        str | None, typer.Option(metavar="URL", help="The Redis that several instances share, redis://host:6379/0.")
+        str | None, typer.Option(metavar="URL", help="litellm: the Redis that instances share, redis://host:6379/0.")
     ] = None,
     max_wait: Annotated[
         float | None,
-        typer.Option(min=0, help="Seconds that a request waits for the limits before it gets 429. Default: no end."),
+        typer.Option(min=0, help="litellm: seconds a request waits for the limits before 429. Default: no end."),
     ] = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="The file; default: standard output.")] = None,
 ) -> None:
-    """Write a configuration that puts kluster.ai behind LiteLLM's proxy: models, prices, limits, groups, fallbacks."""
+    """Write the configuration that puts kluster.ai into another program. No key is ever written."""
+    if show_list:
+        _list()
+        return
+    ids = [id_.strip() for given in models or [] for id_ in given.split(",") if id_.strip()]
+    if target == _LITELLM:
+        if base_url is not None or proxy:
+            raise UsageError(
+                "--base-url and --proxy are not for litellm: the proxy reads KLUSTER_BASE_URL when it starts."
+            )
+        _write(_litellm(ids, plan, redis, max_wait), output)
+        return
+    if redis is not None or max_wait is not None:
+        raise UsageError("--redis and --max-wait are for litellm alone.")
+    found = _find(target)
+    text = found.render(_choice(found, ids, plan, base_url, proxy))
+    _write(text, output, private=found.private, force=force)
+
+
+def _find(name: str | None) -> Target:
+    from kluster_integrations.cli.clients import TARGETS
+
+    if name is None or name not in TARGETS:
+        said = "TARGET is missing" if name is None else f"TARGET={name!r} is not known"
+        raise UsageError(f"{said}; it is one of {', '.join([_LITELLM, *TARGETS])}.")
+    return TARGETS[name]
+
+
+def _list() -> None:
+    from kluster_integrations.cli.clients import TARGETS
+
+    rows = [(_LITELLM, "config.yaml for LiteLLM's proxy", "fits; puts kluster.ai behind all the others", "litellm")]
+    rows += [(target.name, target.file, target.fit, target.tried) for target in TARGETS.values()]
+    width = max(len(row[0]) for row in rows)
+    for name, file, fit, tried in rows:
+        typer.echo(f"{name:{width}}  {file}; {fit}; tried with {tried}")
+
+
+def _choice(target: Target, ids: list[str], plan: Plan | None, base_url: str | None, proxy: bool) -> Choice:
+    from kluster_integrations.cli.clients import PROXY_URL, Choice
+    from kluster_integrations.config import env_source
+    from kluster_integrations.litellm import routing
+
+    config = connect(plan=plan, base_url=base_url)
+    # An address that somebody chose may be a server that has what kluster.ai lacks.
+    proxied = proxy or (target.needs_proxy and base_url is None and env_source("base_url") is None)
+    specs = routing.select(ids or None, config.plan)
+    chat = [spec for spec in specs if spec.purpose == "chat"]
+    for what, text in (("--base-url", config.base_url), *(("--models", spec.id) for spec in specs)):
+        if not text.isprintable() or " " in text or _UNFIT & set(text):
+            raise UsageError(f"{what}={text!r} holds white space or one of {' '.join(sorted(_UNFIT))}; not in a file.")
+    if not chat:
+        raise UsageError(f"--models must name a chat model, not only {', '.join(ids)}; `kluster models` lists them.")
+    return Choice(
+        specs=chat,
+        embeddings=[spec for spec in specs if spec.purpose == "embeddings"],
+        base_url=PROXY_URL if proxied and base_url is None else config.base_url,
+        proxied=proxied,
+        picked=bool(ids),
+    )
+
+
+def _litellm(ids: list[str], plan: Plan | None, redis: str | None, max_wait: float | None) -> str:
     from kluster_integrations.litellm.config_file import config_yaml
 
     if redis is not None and not redis.startswith(("redis://", "rediss://", "unix://")):
         raise UsageError("--redis must be an address such as redis://127.0.0.1:6379/0.")
-    ids = [id_.strip() for given in models or [] for id_ in given.split(",") if id_.strip()]
     try:
-        text = config_yaml(ids or None, plan=plan, redis_url=redis, max_wait=max_wait)
+        return config_yaml(ids or None, plan=plan, redis_url=redis, max_wait=max_wait)
     except ValueError as err:
         raise UsageError(str(err)) from None
+
+
+def _write(text: str, output: Path | None, *, private: bool = False, force: bool = False) -> None:
+    """Write to a file, or show. A private file is its owner's alone, and one that exists is kept: it may hold keys."""
     if output is None:
         typer.echo(text, nl=False)
         return
     try:
-        output.write_text(text, "utf-8")
+        flags = os.O_WRONLY | os.O_CREAT | (os.O_EXCL if private and not force else os.O_TRUNC)
+        with os.fdopen(os.open(output, flags, 0o600 if private else 0o666), "w", encoding="utf-8") as file:
+            file.write(text)
+        if private:
+            output.chmod(0o600)
+    except FileExistsError:
+        raise KlusterError(
+            f"{output} exists, and may hold keys.", hint="choose another --output, or --force to overwrite it."
+        ) from None
     except OSError as err:
         raise KlusterError(f"{output} cannot be written: {err.strerror}.", hint="choose another --output.") from None

@@ -1,0 +1,29 @@
+"""The programs that `kluster export` writes for, but LiteLLM, whose file the adapter makes.
+
+Each one's source, as it comes from its registry, is what says which names it reads and which fields it sends; the tests
+of `tests/clients` run the real program with what is written here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from kluster_integrations.cli.clients import ai_sdk, eliza, python_modules, sillytavern, terminal
+from kluster_integrations.cli.clients._target import PROXY_URL, Choice, Target
+
+__all__ = ["PROXY_URL", "TARGETS", "Choice", "Target"]
+
+TARGETS: Mapping[str, Target] = {
+    target.name: target
+    for target in (
+        eliza.TARGET,
+        sillytavern.TARGET,
+        python_modules.PYDANTIC_AI,
+        python_modules.LLAMA_INDEX,
+        ai_sdk.TARGET,
+        terminal.LLM,
+        terminal.AIDER,
+        terminal.CONTINUE,
+        terminal.OPENCODE,
+    )
+}

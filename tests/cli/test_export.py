@@ -1,0 +1,187 @@
+"""What `kluster export` writes. tests/clients run the programs themselves with it."""
+
+from __future__ import annotations
+
+import ast
+import json
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kluster_integrations import catalog
+from kluster_integrations.cli.clients import PROXY_URL, TARGETS
+
+from .conftest import GEMMA, KEY, LLAMA, Run
+
+URL = "https://api.example.com/v1"
+CHAT = [spec.id for spec in catalog.all_models() if spec.purpose == "chat" and spec.status == "current"]
+OUTSIDE_OF_COMMENTS = {"eliza": "#", "llm": "#", "aider": "#", "continue": "#", "opencode": "//", "ai-sdk": "//"}
+
+
+def dotenv(text: str) -> dict[str, str]:
+    return dict(line.split("=", 1) for line in text.splitlines() if line and not line.startswith("#"))
+
+
+def data(name: str, text: str) -> Any:
+    mark = OUTSIDE_OF_COMMENTS.get(name, "#")
+    text = "".join(line for line in text.splitlines(keepends=True) if not line.startswith(mark))
+    if name in ("sillytavern", "opencode"):
+        return json.loads(text)
+    yaml = pytest.importorskip("yaml")
+    return yaml.safe_load(text)
+
+
+def export(kluster: Run, *args: str, **env: str) -> str:
+    done = kluster("export", *args, env={"KLUSTER_API_KEY": KEY, **env})
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+def test_list_is_a_line_a_program(kluster: Run) -> None:
+    lines = export(kluster, "--list").splitlines()
+    assert [line.split()[0] for line in lines] == ["litellm", *TARGETS]
+    for line, target in zip(lines[1:], TARGETS.values(), strict=True):
+        assert target.file in line
+        assert line.endswith(f"tried with {target.tried}")
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_each_names_address_and_models_and_no_key(kluster: Run, name: str) -> None:
+    text = export(kluster, name, "--models", f"{LLAMA},{GEMMA}", "--base-url", URL)
+    assert KEY not in text
+    assert all(word in text for word in (URL, LLAMA))
+    assert not [model for model in CHAT if model in text and model not in (LLAMA, GEMMA)]
+    assert f"kluster export {name}" in text
+
+
+@pytest.mark.parametrize("name", sorted(set(TARGETS) - {"eliza", "aider"}))
+def test_all_chat_models_in_service_are_there(kluster: Run, name: str) -> None:
+    text = export(kluster, name)
+    assert all(model in text for model in CHAT)
+    assert "klusterai/verify-reliability" not in text
+    assert "https://api.kluster.ai/v1" in text
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_the_proxy(kluster: Run, name: str) -> None:
+    text = export(kluster, name, "--proxy", KLUSTER_BASE_URL=URL)
+    assert PROXY_URL in text
+    assert URL not in text
+    assert "litellm --config config.yaml" in text
+    assert "LITELLM_MASTER_KEY" in text
+    assert "http://127.0.0.1:4999/v1" in export(kluster, name, "--proxy", "--base-url", "http://127.0.0.1:4999")
+
+
+def test_the_address_of_the_environment(kluster: Run) -> None:
+    for name in TARGETS:
+        assert URL in export(kluster, name, KLUSTER_BASE_URL=URL)
+
+
+def test_eliza(kluster: Run) -> None:
+    made = dotenv(export(kluster, "eliza"))
+    assert made["OPENAI_BASE_URL"] == PROXY_URL  # its requests are none that kluster.ai knows
+    assert made["OPENAI_SMALL_MODEL"] == LLAMA
+    assert made["OPENAI_LARGE_MODEL"] == "klusterai/Meta-Llama-3.3-70B-Instruct-Turbo"
+    assert made["OPENAI_IMAGE_DESCRIPTION_MODEL"] == GEMMA
+    assert (made["OPENAI_EMBEDDING_MODEL"], made["OPENAI_EMBEDDING_DIMENSIONS"]) == ("BAAI/bge-m3", "1024")
+    own = dotenv(export(kluster, "eliza", "--models", f"{GEMMA},{LLAMA}", "--plan", "trial", "--base-url", URL))
+    assert (own["OPENAI_SMALL_MODEL"], own["OPENAI_LARGE_MODEL"]) == (GEMMA, LLAMA)
+    assert own["OPENAI_IMAGE_DESCRIPTION_MAX_TOKENS"] == "4096"
+    assert "OPENAI_EMBEDDING_MODEL" not in own
+
+
+def test_sillytavern(kluster: Run) -> None:
+    preset = data("sillytavern", export(kluster, "sillytavern", "--models", GEMMA, "--base-url", f"{URL}/"))
+    assert (preset["chat_completion_source"], preset["custom_url"], preset["custom_model"]) == ("custom", URL, GEMMA)
+    assert preset["openai_max_context"] == catalog.get(GEMMA).context_window
+    assert (preset["function_calling"], preset["media_inlining"]) == (False, True)
+    steps = "\n".join(preset["_steps"])
+    assert "Custom (OpenAI-compatible)" in steps
+    assert "Connect." in steps
+
+
+@pytest.mark.parametrize("name", ["pydantic-ai", "llama-index"])
+def test_python_modules_parse(kluster: Run, name: str) -> None:
+    tree = ast.parse(export(kluster, name))
+    table = next(node.value for node in tree.body if isinstance(node, ast.Assign) and node.targets[0].id == "MODELS")
+    models = ast.literal_eval(table)
+    tools = {model: flags[0 if name == "pydantic-ai" else 1] for model, flags in models.items()}
+    assert tools == {model: catalog.get(model).supports_tools for model in CHAT}
+
+
+def test_yaml_and_json_say_what_models_can(kluster: Run) -> None:
+    for entry in data("llm", export(kluster, "llm")):
+        spec = catalog.get(entry["model_id"])
+        assert (entry["supports_tools"], entry["vision"]) == (spec.supports_tools, spec.supports_vision)
+        assert entry["can_stream"] is entry["supports_schema"] is False
+    for entry in data("continue", export(kluster, "continue"))["models"]:
+        spec = catalog.get(entry["model"])
+        able = [name for name, on in (("tool_use", spec.supports_tools), ("image_input", spec.supports_vision)) if on]
+        assert entry.get("capabilities", []) == able
+        assert entry["apiKey"] == "${{ secrets.KLUSTER_API_KEY }}"
+    models = data("opencode", export(kluster, "opencode", "--plan", "trial"))["provider"]["kluster"]["models"]
+    assert {model["limit"]["output"] for model in models.values()} == {4_096}
+
+
+def test_aider(kluster: Run) -> None:
+    made = data("aider", export(kluster, "aider"))
+    assert made["model"] == "openai/klusterai/Meta-Llama-3.3-70B-Instruct-Turbo"
+    assert made["weak-model"] == f"openai/{LLAMA}"
+
+
+def test_through_the_proxy_every_model_has_tools(kluster: Run) -> None:
+    assert all(entry["supports_tools"] for entry in data("llm", export(kluster, "llm", "--proxy")))
+
+
+def test_output(kluster: Run, tmp_path: Path) -> None:
+    for name in TARGETS:
+        path = tmp_path / name
+        assert export(kluster, name, "--output", str(path)) == ""
+        assert path.read_text("utf-8") == export(kluster, name)
+        assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0 or name != "eliza"
+
+
+def test_a_file_that_may_hold_keys_is_kept(kluster: Run, tmp_path: Path) -> None:
+    path = tmp_path / ".env"
+    path.write_text("DISCORD_API_TOKEN=x\n")
+    path.chmod(0o644)
+    done = kluster("export", "eliza", "--output", str(path))
+    assert (done.returncode, path.read_text()) == (1, "DISCORD_API_TOKEN=x\n")
+    assert "may hold keys" in done.stderr
+    assert "--force" in done.stderr
+    export(kluster, "eliza", "--output", str(path), "--force")
+    assert "OPENAI_BASE_URL" in path.read_text()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_a_file_that_cannot_be_written(kluster: Run, tmp_path: Path) -> None:
+    done = kluster("export", "llm", "--output", str(tmp_path / "no" / "file"))
+    assert done.returncode == 1
+    assert done.stderr.startswith("Error: ")
+    assert "cannot be written" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        ([], "TARGET is missing; it is one of litellm, eliza, sillytavern, pydantic-ai"),
+        (["langchain"], "TARGET='langchain' is not known"),
+        (["eliza", "--models", "BAAI/bge-m3"], "--models must name a chat model"),
+        (["eliza", "--redis", "redis://x"], "for litellm alone"),
+        (["litellm", "--proxy"], "not for litellm"),
+        (["llm", "--base-url", "http://example.com"], "unencrypted"),
+        (["pydantic-ai", "--models", 'x": 1}; import os #'], "--models="),
+        (["eliza", "--models", "a\nOPENAI_BASE_URL=http://127.0.0.1"], "--models="),
+    ],
+)
+def test_refusals(kluster: Run, args: list[str], said: str) -> None:
+    done = kluster("export", *args)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert said in done.stderr
+
+
+def test_a_model_that_nobody_knows_is_written(kluster: Run) -> None:
+    entry = data("llm", export(kluster, "llm", "--models", "our/own-endpoint"))[0]
+    assert (entry["model_id"], entry["supports_tools"]) == ("our/own-endpoint", False)
