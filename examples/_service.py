@@ -1,7 +1,8 @@
-"""Where the examples ask: kluster.ai if `KLUSTER_API_KEY` is set, else an emulator on this machine."""
+"""What the examples share: where they ask, and the option `--model`."""
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from kluster_integrations.config import env_source
 
 @contextmanager
 def service() -> Iterator[None]:
-    """Point the environment to the emulator for as long as this lasts, unless it has a key."""
+    """Ask kluster.ai if `KLUSTER_API_KEY` is set, else an emulator on this machine, for as long as this lasts."""
     if env_source("api_key"):
         yield
         return
@@ -28,3 +29,15 @@ def service() -> Iterator[None]:
             del os.environ["KLUSTER_API_KEY"], os.environ["KLUSTER_BASE_URL"]
             if before is not None:
                 os.environ["KLUSTER_BASE_URL"] = before
+
+
+def model_parser(default: str) -> argparse.ArgumentParser:
+    """Return a parser with `--model ID`."""
+    parser = argparse.ArgumentParser(formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--model", default=default, metavar="ID", help="an id that `kluster models` lists, or your own")
+    return parser
+
+
+def model_option(default: str) -> str:
+    """Return the model that the command line names, else the default."""
+    return str(model_parser(default).parse_args().model)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import base64
+import importlib
+import json
 import os
 import re
 import subprocess
@@ -10,29 +14,34 @@ from pathlib import Path
 
 import pytest
 
+from kluster_integrations import catalog
 from kluster_integrations.emulator import Emulator
 
 ROOT = Path(__file__).parent.parent
-LANGCHAIN = ROOT / "examples" / "langchain"
 
 # Patterns that must be in the output, in this order.
 SAYS = {
-    "quickstart": [
+    "langchain.quickstart": [
         r"Answer:  \S.*breakfast sandwich",
         r"Model:   klusterai/Meta-Llama-3\.3-70B-Instruct-Turbo",
         r"Tokens:  [1-9]\d*",
         r"Cost:    US\$ 0\.0000[1-9]",
         r"Stream:  \S.*breakfast sandwich",
     ],
-    "conversation": [r"You: .*San Francisco", r"Guide: \S", r"You: .*Which city", r"Guide: .*San Francisco in June"],
-    "agent": [
+    "langchain.conversation": [
+        r"You: .*San Francisco",
+        r"Guide: \S",
+        r"You: .*Which city",
+        r"Guide: .*San Francisco in June",
+    ],
+    "langchain.agent": [
         r"\[thinks\] \S",
         r"get_(weather: 18 degrees and light rain in Lisbon|time: quarter past nine in Tokyo)",  # in any order
         r"get_(weather: 18 degrees and light rain in Lisbon|time: quarter past nine in Tokyo)",
         r"\[says\] .*light rain in Lisbon.*quarter past nine in Tokyo",
     ],
-    "extraction": [r"Thought:  \S", r"Grace Hopper owes 1250\.50 USD", r"Thursday, 31 July 2025"],
-    "rag": [
+    "langchain.extraction": [r"Thought:  \S", r"Grace Hopper owes 1250\.50 USD", r"Thursday, 31 July 2025"],
+    "langchain.rag": [
         r"How do bees",
         r"Retrieved: Honey bees",
         r"Answer:  .*dance",
@@ -40,16 +49,26 @@ SAYS = {
         r"Retrieved: The Golden Gate",
         r"Answer:  .*1937",
     ],
-    "image": [r"Answer: .*image/png, 2x2 pixels"],
+    "langchain.image": [r"Answer: .*image/png, 2x2 pixels"],
+    "openai_sdk.chat": [r"Model:  deepseek-ai/DeepSeek-V3-0324", r"Answer: \S.*breakfast sandwich", r"Tokens: [1-9]"],
+    "openai_sdk.asynchronous": [r"breakfast: \S.*breakfast", r"lunch: \S.*lunch", r"dinner: \S.*dinner"],
+    "openai_sdk.streaming": [r"Thoughts: \S", r"Answer: \S.*breakfast sandwich"],
+    "openai_sdk.image": [r"Model:  google/gemma-3-27b-it", r"Answer: .*image/png, 2x2 pixels"],
+    "openai_sdk.save_json": [
+        r"DeepSeek-R1-0528 says:",
+        r"breakfast sandwich",
+        r"All of the answer is in response\.json",
+    ],
 }
+CHAT = [spec for spec in catalog.all_models() if spec.purpose == "chat" and spec.status == "current"]
 
 
-def run(name: str, **environ: str) -> str:
+def run(name: str, *arguments: str, cwd: Path = ROOT, **environ: str) -> str:
     """Return what an example prints; `check` makes a traceback a failure."""
-    path = os.pathsep.join(filter(None, [str(ROOT / "integrations"), os.environ.get("PYTHONPATH")]))
+    path = os.pathsep.join(filter(None, [str(ROOT), str(ROOT / "integrations"), os.environ.get("PYTHONPATH")]))
     done = subprocess.run(
-        [sys.executable, "-W", "error::DeprecationWarning:__main__", "-m", f"examples.langchain.{name}"],
-        cwd=ROOT,
+        [sys.executable, "-W", "error::DeprecationWarning:__main__", "-m", f"examples.{name}", *arguments],
+        cwd=cwd,
         env={**os.environ, "PYTHONPATH": path, "PYTHONIOENCODING": "utf-8", **environ},
         capture_output=True,
         encoding="utf-8",
@@ -61,18 +80,69 @@ def run(name: str, **environ: str) -> str:
 
 
 def test_every_example_is_tested() -> None:
-    assert {path.stem for path in LANGCHAIN.glob("*.py")} == set(SAYS)
+    found = [path for name in ("langchain", "openai_sdk") for path in (ROOT / "examples" / name).glob("*.py")]
+    assert {f"{path.parent.name}.{path.stem}" for path in found} == set(SAYS)
 
 
 @pytest.mark.parametrize("name", SAYS)
-def test_example(name: str) -> None:
-    out = run(name)
+def test_example(name: str, tmp_path: Path) -> None:
+    out = run(name, cwd=tmp_path)
 
     assert re.search(".*".join(SAYS[name]), out, re.DOTALL), out
 
 
 def test_with_a_key_the_service_is_asked() -> None:
     with Emulator(api_keys=["own-key"]) as server:
-        run("quickstart", KLUSTER_API_KEY="own-key", KLUSTER_BASE_URL=server.base_url)
+        run("langchain.quickstart", KLUSTER_API_KEY="own-key", KLUSTER_BASE_URL=server.base_url)
 
         assert [request.path for request in server.requests] == ["/v1/chat/completions"] * 2
+
+
+@pytest.fixture
+def asked(emulator: Emulator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Emulator:
+    """The emulator, to which examples of this process go."""
+    monkeypatch.setenv("KLUSTER_API_KEY", "examples")
+    monkeypatch.setenv("KLUSTER_BASE_URL", emulator.base_url)
+    monkeypatch.syspath_prepend(str(ROOT))
+    monkeypatch.chdir(tmp_path)
+    return emulator
+
+
+@pytest.mark.parametrize("model", [spec.id for spec in CHAT])
+@pytest.mark.parametrize("name", ["chat", "asynchronous", "streaming"])
+def test_the_sdk_asks_every_model(asked: Emulator, capsys: pytest.CaptureFixture[str], name: str, model: str) -> None:
+    done = importlib.import_module(f"examples.openai_sdk.{name}").main(model)
+    if name == "asynchronous":
+        asyncio.run(done)
+
+    assert "breakfast sandwich" in capsys.readouterr().out
+    assert {request.body["model"] for request in asked.requests} == {model}
+
+
+@pytest.mark.parametrize("model", [spec.id for spec in CHAT if spec.supports_vision])
+def test_the_sdk_asks_about_a_file(asked: Emulator, capsys: pytest.CaptureFixture[str], model: str) -> None:
+    image = importlib.import_module("examples.openai_sdk.image")
+    Path("square.png").write_bytes(base64.b64decode(image.SQUARE.partition(",")[2]))
+    image.main(model, "square.png")
+
+    assert "image/png, 2x2 pixels" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("model", [spec.id for spec in CHAT])
+def test_the_whole_answer_is_saved(asked: Emulator, model: str) -> None:
+    importlib.import_module("examples.openai_sdk.save_json").main(model, Path("answer.json"))
+
+    saved = json.loads(Path("answer.json").read_text("utf-8"))
+    assert (saved["object"], saved["model"]) == ("chat.completion", model)
+    assert "breakfast sandwich" in saved["choices"][0]["message"]["content"]
+    assert saved["usage"]["total_tokens"] > 0
+
+
+def test_the_key_is_asked_for_at_a_terminal(asked: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_json = importlib.import_module("examples.openai_sdk.save_json")
+    monkeypatch.delenv("KLUSTER_API_KEY")
+    monkeypatch.setattr(save_json, "getpass", lambda prompt: "typed-key")
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True)
+    save_json.ask_for_key()
+
+    assert os.environ["KLUSTER_API_KEY"] == "typed-key"

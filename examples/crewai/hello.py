@@ -1,22 +1,22 @@
 """A crew of one that greets in a new way each time, as in kluster.ai's guide.
 
-Run it with `python -m examples.crewai.hello`.
+Run it with `python -m examples.crewai.hello [--model ID]`.
 """
 
 import random
 
 from crewai import Agent, Crew, Task
-from examples._service import service
+from examples._service import model_option, service
 
 from kluster_integrations.crewai import kluster_llm
 
 
-def main() -> None:
+def main(model: str) -> None:
     greeter = Agent(
         role="Greeter",
         goal="Greet everyone in a way of their own",
         backstory="You have greeted people all over the world, and never twice in the same way.",
-        llm=kluster_llm("klusterai/Meta-Llama-3.3-70B-Instruct-Turbo", temperature=1),
+        llm=kluster_llm(model, temperature=1),
     )
     greet = Task(
         description="Greet the reader in an uncommon way; take the number {number} as inspiration.",
@@ -29,5 +29,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    chosen = model_option("klusterai/Meta-Llama-3.3-70B-Instruct-Turbo")
     with service():
-        main()
+        main(chosen)

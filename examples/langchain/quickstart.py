@@ -1,15 +1,15 @@
 """One question to a chat model: whole, then streamed; and what the answer says of itself.
 
-Run it with `python -m examples.langchain.quickstart`.
+Run it with `python -m examples.langchain.quickstart [--model ID]`.
 """
 
-from examples._service import service
+from examples._service import model_option, service
 
 from kluster_integrations.langchain import ChatKluster
 
 
-def main() -> None:
-    model = ChatKluster(model="klusterai/Meta-Llama-3.3-70B-Instruct-Turbo", temperature=0, max_tokens=200)
+def main(name: str) -> None:
+    model = ChatKluster(model=name, temperature=0, max_tokens=200)
     question = "What is the ultimate breakfast sandwich?"
 
     answer = model.invoke(question)
@@ -25,5 +25,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    chosen = model_option("klusterai/Meta-Llama-3.3-70B-Instruct-Turbo")
     with service():
-        main()
+        main(chosen)

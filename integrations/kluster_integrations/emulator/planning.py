@@ -53,7 +53,9 @@ def plan(conversation: Conversation) -> list[Call]:
     if not left and choice == "required":
         # One that has not been called, so that an agent that always forces a call comes to its last tool, too.
         fresh = [tool for tool in tools if tool.name not in called]
-        left = [_Step(_best(fresh or tools, ask)[0], ask)]
+        # What the others have found may be what its fields want: an agent's typed answer is such a tool.
+        found = [text for _, text in conversation.results]
+        left = [_Step(_best(fresh or tools, ask)[0], "\n".join([*found, ask]))]
     calls = [_call(step.tool, step.text, conversation.listed) for step in left]
     return calls if conversation.parallel else calls[:1]
 
