@@ -132,6 +132,14 @@ def test_the_last_event_needs_no_blank_line() -> None:
     assert text_of(read_all([data], reader())) == "x"
 
 
+def test_a_long_event_in_small_reads() -> None:
+    # Where each read searches or copies all that came before, this takes minutes.
+    text = "x" * 10_000_000
+    data = b"".join(sse({"content": text}))
+    pieces = [data[i : i + 100] for i in range(0, len(data), 100)]
+    assert text_of(read_all(pieces, reader())) == text
+
+
 def test_surrogates_that_json_escapes_allow() -> None:
     deltas = read_all([event(b'{"choices":[{"delta":{"content":"a\\ud83d"}}]}'), *sse({"content": "b"})], reader())
     assert text_of(deltas).startswith("a")
@@ -216,6 +224,21 @@ def test_a_body_that_ends_within_an_event_is_truncated(tail: bytes) -> None:
 @pytest.mark.parametrize("tail", [b"data: [DO", b'data: {"choices": [], "usa'])
 def test_what_breaks_off_behind_the_finish_reason_takes_nothing_away(tail: bytes) -> None:
     assert text_of(read_all([*sse({"content": "x"}, done=False), tail], reader())) == "x"
+
+
+def test_a_whole_answer_in_place_of_events_is_an_answer_whatever_it_is_called() -> None:
+    data = json.dumps({"choices": [{"message": {"content": "whole"}}]}).encode()
+    for pieces in ([data], one_by_one(data)):
+        deltas = read_all([*pieces], reader())
+        assert text_of(deltas) == "whole"
+        assert [d.finish_reason for d in deltas if d.finish_reason] == ["stop"]
+    with pytest.raises(TruncatedStreamError):
+        read_all([data[:-3]], reader())
+
+
+def test_an_error_in_place_of_events_is_said_whatever_it_is_called() -> None:
+    with pytest.raises(InternalServerError, match="out of order"):
+        read_all([b'\n{"error": {"message": "out of order"}}'], reader())
 
 
 def test_a_connection_that_breaks_is_a_truncated_answer() -> None:

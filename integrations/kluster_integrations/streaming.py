@@ -107,7 +107,7 @@ class EventSplitter:
     __slots__ = ("_after_cr", "_rest", "failed")
 
     def __init__(self) -> None:
-        self._rest = b""
+        self._rest: list[bytes] = []  # of an event that is not complete: joined once, however many reads it takes
         self._after_cr = False
         self.failed = False
 
@@ -116,11 +116,18 @@ class EventSplitter:
         if self._after_cr and data:
             data = data.removeprefix(b"\n")  # the other half of a CRLF
             self._after_cr = False
+        if not data:
+            return
         if b"\r" in data:
             self._after_cr = data.endswith(b"\r")
             data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-        data = self._rest + data if self._rest else data
-        *events, self._rest = data.split(b"\n\n")
+        if self._rest:
+            if b"\n\n" not in data and not (data[:1] == b"\n" and self._rest[-1][-1:] == b"\n"):
+                self._rest.append(data)
+                return
+            data = b"".join((*self._rest, data))
+        *events, rest = data.split(b"\n\n")
+        self._rest = [rest] if rest else []
         for event in events:
             if event[:6] == b"data: " and b"\n" not in event:
                 if len(event) > 6:
@@ -128,9 +135,13 @@ class EventSplitter:
             elif payload := self._join(event):
                 yield payload
 
+    def rest(self) -> bytes:
+        """Return what no event has been made of."""
+        return b"".join(self._rest)
+
     def close(self) -> Iterator[bytes]:
         """Yield what a last event without its blank line holds."""
-        rest, self._rest = self._rest, b""
+        rest, self._rest = self.rest(), []
         if payload := self._join(rest):
             yield payload
 
@@ -260,8 +271,11 @@ class ChatStream:
         """Return the delta of an event that lacks its blank line; one that lacks more has been cut off."""
         self.done = True
         deltas = []
-        for payload in self._events.close():
-            with contextlib.suppress(ValueError):
+        rest = self._events.rest()
+        with contextlib.suppress(ValueError):
+            if self._meta is None and rest.lstrip()[:1] == b"{":  # a whole answer, or an error, not called JSON
+                return self._take_whole(loads(rest))
+            for payload in self._events.close():
                 deltas.append(self.take(loads(payload)))
         return [*filter(None, deltas)]
 
@@ -290,12 +304,15 @@ class ChatStream:
         Raises:
             KlusterError: An error inside a 200, or an answer without choices.
         """
+        return [*self._take_whole(data), *self.close()]
+
+    def _take_whole(self, data: object) -> list[Delta]:
         deltas = [self.take(data)]
         if self._meta is None:
             raise InternalServerError("The answer has no choices.", body=data)
         if self._finish is None:  # some servers leave it out where nothing is wrong
             deltas.append(self.take({"choices": [{"finish_reason": "stop"}]}))
-        return [*filter(None, deltas), *self.close()]
+        return [*filter(None, deltas)]
 
     def _truncated(self, message: str) -> TruncatedStreamError:
         error = TruncatedStreamError(message)
