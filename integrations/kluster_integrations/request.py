@@ -325,7 +325,7 @@ def _part(part: object, where: str, spec: ModelSpec) -> dict[str, Any] | None:
             return {"type": "text", "text": str(part.get("refusal") or "")}
         if kind in ("reasoning", "thinking", "redacted_thinking"):
             return None  # thoughts are never sent back
-        if kind == "image_url":
+        if kind in ("image_url", "input_image"):
             return _image(part.get("image_url"), where, spec)
     raise BadRequestError(
         f"{where}.type={kind!r} must be text or image_url.",

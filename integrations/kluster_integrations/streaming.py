@@ -270,14 +270,12 @@ class ChatStream:
     def _end(self) -> list[Delta]:
         """Return the delta of an event that lacks its blank line; one that lacks more has been cut off."""
         self.done = True
-        deltas = []
         rest = self._events.rest()
         with contextlib.suppress(ValueError):
             if self._meta is None and rest.lstrip()[:1] == b"{":  # a whole answer, or an error, not called JSON
                 return self._take_whole(loads(rest))
-            for payload in self._events.close():
-                deltas.append(self.take(loads(payload)))
-        return [*filter(None, deltas)]
+            return [delta for payload in self._events.close() if (delta := self.take(loads(payload)))]
+        return []
 
     def broken(self, error: APIConnectionError) -> None:
         """Accept a connection that broke behind the finish reason, for then the answer is complete.

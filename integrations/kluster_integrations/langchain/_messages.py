@@ -32,6 +32,7 @@ from kluster_integrations.streaming import ChatStream, Delta, ToolCallDelta, Usa
 __all__ = ["ChunkMaker", "to_result", "to_wire"]
 
 PROVIDER = "kluster"
+_NAMELESS = "unnamed"  # where the model named no tool: the call goes back with what the agent said to it
 
 
 def to_wire(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
@@ -42,7 +43,8 @@ def to_wire(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
 def _message(message: BaseMessage) -> dict[str, Any]:
     content: Any = message.content
     if not isinstance(content, str):
-        content = [part for block in content if (part := _part(block)) is not None]
+        blocks = filter(_is_text, content) if isinstance(message, AIMessage) else content
+        content = [_part(block) for block in blocks]
     if isinstance(message, HumanMessage):
         return {"role": "user", "content": content}
     if isinstance(message, SystemMessage):
@@ -56,8 +58,8 @@ def _message(message: BaseMessage) -> dict[str, Any]:
 
 
 def _assistant(message: AIMessage, content: Any) -> dict[str, Any]:
-    calls = [(c["id"], c["name"], json.dumps(c["args"], ensure_ascii=False)) for c in message.tool_calls]
-    calls += [(c["id"], c["name"] or "", c["args"] or "") for c in message.invalid_tool_calls]
+    calls = [(c["id"], c["name"] or _NAMELESS, json.dumps(c["args"], ensure_ascii=False)) for c in message.tool_calls]
+    calls += [(c["id"], c["name"] or _NAMELESS, c["args"] or "") for c in message.invalid_tool_calls if c["id"]]
     wire: dict[str, Any] = {"role": "assistant", "content": content}
     if calls:
         wire["tool_calls"] = [
@@ -69,18 +71,22 @@ def _assistant(message: AIMessage, content: Any) -> dict[str, Any]:
     return wire
 
 
-# Blocks that repeat what tool_calls says, or that never go back.
-_LEFT_OUT = frozenset({"tool_use", "tool_call", "tool_call_chunk", "invalid_tool_call", "reasoning", "thinking"})
+def _is_text(block: str | dict[Any, Any]) -> bool:
+    """Whether a block of an answer goes back: its text does.
+
+    Calls stand in `tool_calls`; thoughts, and what another provider's model did on its server, mean nothing here.
+    """
+    return isinstance(block, str) or block.get("type") in ("text", "output_text", "refusal")
 
 
-def _part(block: str | dict[Any, Any]) -> str | dict[str, Any] | None:
+def _part(block: str | dict[Any, Any]) -> str | dict[str, Any]:
     if isinstance(block, str):
         return block
     kind = block.get("type")
-    if kind in _LEFT_OUT:
-        return None
     if kind == "text" or kind == "image_url":
         return block
+    if kind == "text-plain" and isinstance(text := block.get("text"), str):
+        return {"type": "text", "text": text}
     if kind == "image" and isinstance(source := block.get("source"), Mapping):  # Anthropic's form
         data, media = source.get("data"), source.get("media_type")
         url = source.get("url") or f"data:{media};base64,{data}"
@@ -120,7 +126,7 @@ def _arguments(text: str) -> dict[str, Any] | str:
     """Return the arguments of a call, or what is wrong with them."""
     try:
         value = json.loads(text, strict=False)
-    except ValueError as err:
+    except (ValueError, RecursionError) as err:
         return f"Arguments are not valid JSON: {err}"
     return value if isinstance(value, dict) else "Arguments are not a JSON object."
 
@@ -264,7 +270,7 @@ def _spoiler(arguments: str) -> str:
 def _reads_as_object(text: str) -> bool:
     try:
         return isinstance(parse_partial_json(text), dict)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
 
 
