@@ -6,11 +6,11 @@ import ipaddress
 import math
 import os
 import re
-from collections.abc import Mapping
-from typing import Any, Literal, get_args
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal, get_args
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import InitErrorDetails, PydanticCustomError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -18,7 +18,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from kluster_integrations.catalog import Plan
 from kluster_integrations.errors import AuthenticationError
 
-__all__ = ["DEFAULT_BASE_URL", "ENVIRONMENT", "KlusterConfig", "Unsupported", "env_source", "environment"]
+__all__ = ["DEFAULT_BASE_URL", "ENVIRONMENT", "Headers", "KlusterConfig", "Unsupported", "env_source", "environment"]
 
 DEFAULT_BASE_URL = "https://api.kluster.ai/v1"
 """Source: kluster.ai's docs, 2025-07-31."""
@@ -44,6 +44,30 @@ def env_source(name: str) -> str | None:
 def environment() -> tuple[str | None, ...]:
     """Return what the variables hold now; where it is the same, `KlusterConfig()` is the same."""
     return tuple(os.environ.get(env) for names in ENVIRONMENT.values() for env in names)
+
+
+class _Headers(Mapping[str, str]):
+    """Headers by name, as given; their values may be credentials, so that no repr shows them."""
+
+    __slots__ = ("_given",)
+
+    def __init__(self, given: Mapping[str, str]) -> None:
+        self._given = dict(given)
+
+    def __getitem__(self, name: str) -> str:
+        return self._given[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._given)
+
+    def __len__(self) -> int:
+        return len(self._given)
+
+    def __repr__(self) -> str:
+        return repr(dict.fromkeys(self._given, "**********"))  # as many as SecretStr has
+
+
+Headers = Annotated[Mapping[str, str], AfterValidator(_Headers)]
 
 
 class _Environment(PydanticBaseSettingsSource):
@@ -101,7 +125,7 @@ class KlusterConfig(BaseSettings):
     plan: Plan | None = None
     timeout: float = 600.0
     max_retries: int = 2
-    default_headers: Mapping[str, str] = Field(default_factory=dict, repr=False, exclude=True)
+    default_headers: Headers = Field(default_factory=dict, repr=False, exclude=True)
     unsupported: Unsupported = "error"
 
     def __init__(self, **values: Any) -> None:

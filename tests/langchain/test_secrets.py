@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import json
 import os
 import pickle
@@ -70,10 +71,25 @@ def test_nothing_that_is_written_of_a_model_has_the_key(secretive: ChatKluster) 
         repr(secretive._get_ls_params()),
         repr(secretive._get_llm_string()),
         secretive.model_copy().__repr__(),
+        str(vars(secretive)),
+        str(vars(secretive._transport.config)),
+        *("".join(map(repr, pair)) for pair in secretive),
     ]
     for text in told:
         assert KEY not in text
         assert "other-secret" not in text
+
+
+def test_headers_are_what_was_given(emulator: Emulator) -> None:
+    given = {"X-Token": "other-secret"}
+    model = chat(emulator, default_headers=given)
+    assert model.default_headers == given
+    assert copy.deepcopy(model).default_headers == given
+    assert chat(emulator, default_headers=model.default_headers).default_headers == given
+    model.invoke("hi")
+    assert emulator.requests[-1].headers["x-token"] == "other-secret"
+    with pytest.raises(ValueError, match="valid string"):
+        chat(emulator, default_headers={"X-Token": 7})
 
 
 def test_a_pickled_model_takes_its_key_from_the_environment(

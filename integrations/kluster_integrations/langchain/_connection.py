@@ -8,7 +8,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, model_validator
 
 from kluster_integrations.catalog import Plan
-from kluster_integrations.config import KlusterConfig, Unsupported
+from kluster_integrations.config import Headers, KlusterConfig, Unsupported
 from kluster_integrations.langchain._errors import LANGCHAIN_ERRORS
 from kluster_integrations.transport import Transport
 
@@ -41,7 +41,7 @@ class Connected(BaseModel):
     max_retries: int | None = None
     """Further tries after 408, 409, 429, 5xx and broken connections. Default: `KLUSTER_MAX_RETRIES`, else 2."""
 
-    default_headers: Mapping[str, str] | None = Field(default=None, repr=False, exclude=True)
+    default_headers: Headers | None = Field(default=None, repr=False, exclude=True)
     """Sent with every request."""
 
     unsupported: Unsupported | None = None
