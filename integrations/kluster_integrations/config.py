@@ -6,13 +6,13 @@ import ipaddress
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from typing import Annotated, Any, Literal, get_args
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator
 from pydantic.fields import FieldInfo
-from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from kluster_integrations.catalog import Plan
@@ -44,6 +44,9 @@ def env_source(name: str) -> str | None:
 def environment() -> tuple[str | None, ...]:
     """Return what the variables hold now; where it is the same, `KlusterConfig()` is the same."""
     return tuple(os.environ.get(env) for names in ENVIRONMENT.values() for env in names)
+
+
+_NOT_SHOWN = "(not shown)"
 
 
 class _Headers(Mapping[str, str]):
@@ -81,17 +84,28 @@ class _Environment(PydanticBaseSettingsSource):
         return {field: os.environ[name] for field in ENVIRONMENT if (name := env_source(field))}
 
 
-def scrubbed(err: ValidationError) -> ValidationError:
-    """Return the same error without the input that it was given, which may hold a key."""
+def scrubbed(err: ValidationError, secret: Container[object] | None = None) -> ValidationError:
+    """Return the same error without input that may hold a key.
+
+    Args:
+        err: The error.
+        secret: The fields whose input is not shown; None is all. Of other fields only single values are shown, for an
+            object may hold a key further down.
+    """
+
+    def shown(line: ErrorDetails) -> object:
+        harmless = secret is not None and line["loc"] and line["loc"][0] not in secret
+        return line["input"] if harmless and isinstance(line["input"], (str, int, float)) else _NOT_SHOWN
+
     lines = [
         InitErrorDetails(
             type=PydanticCustomError("config", "{reason}", {"reason": line["msg"].removeprefix("Value error, ")}),
             loc=line["loc"],
-            input="(not shown)",
+            input=shown(line),
         )
-        for line in err.errors(include_url=False, include_input=False)
+        for line in err.errors(include_url=False)
     ]
-    return ValidationError.from_exception_data(err.title, lines, hide_input=True)
+    return ValidationError.from_exception_data(err.title, lines, hide_input=secret is None)
 
 
 class KlusterConfig(BaseSettings):

@@ -80,6 +80,27 @@ def test_nothing_that_is_written_of_a_model_has_the_key(secretive: ChatKluster) 
         assert "other-secret" not in text
 
 
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({}, "model"),
+        ({"model": LLAMA, "temperature": "hot"}, "temperature.*hot"),
+        ({"model": LLAMA, "api_key": [KEY]}, "api_key"),
+        ({"model": LLAMA, "default_headers": f"X: {KEY}"}, "default_headers"),
+        ({"model": LLAMA, "default_headers": {"X": [KEY]}}, "default_headers.X"),
+        ({"model": LLAMA, "base_url": f"https://user:{KEY}@example.com"}, "base_url"),
+        ({"model": LLAMA, "openai_api_key": KEY}, "openai_api_key .* pass api_key"),
+    ],
+    ids=str,
+)
+def test_a_refused_argument_does_not_show_the_key(fields: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=f"(?s){said}") as caught:
+        ChatKluster(**{"api_key": KEY, **fields})
+    err = caught.value
+    frames = traceback.StackSummary.extract(traceback.walk_tb(caught.tb.tb_next), capture_locals=True)
+    assert KEY not in f"{err} {err!r} {err.errors()} {''.join(frames.format())}"  # type: ignore[attr-defined]
+
+
 def test_headers_are_what_was_given(emulator: Emulator) -> None:
     given = {"X-Token": "other-secret"}
     model = chat(emulator, default_headers=given)

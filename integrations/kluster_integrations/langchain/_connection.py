@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, ValidationError, model_validator
 
 from kluster_integrations.catalog import Plan
-from kluster_integrations.config import Headers, KlusterConfig, Unsupported
+from kluster_integrations.config import Headers, KlusterConfig, Unsupported, scrubbed
 from kluster_integrations.langchain._errors import LANGCHAIN_ERRORS
 from kluster_integrations.transport import Transport
 
 __all__ = ["Connected"]
 
 _CONFIG_FIELDS = ("api_key", "base_url", "plan", "timeout", "max_retries", "default_headers", "unsupported")
+_SECRET = frozenset({"api_key", "base_url", "default_headers"})
 _NOT_PICKLED: Mapping[str, None] = dict.fromkeys(("api_key", "default_headers", "http_client", "http_async_client"))
 
 
@@ -57,6 +58,17 @@ class Connected(BaseModel):
     """The same for async calls."""
 
     _made: Transport | None = PrivateAttr(default=None)
+
+    def __init__(self, *args: Any, **values: Any) -> None:
+        refusal = None
+        try:
+            super().__init__(*args, **values)
+        except ValidationError as err:
+            refusal = scrubbed(err, _SECRET)
+        if refusal is not None:  # outside of `except`, and with nothing in the frame, so that no traceback has the key
+            values.clear()
+            del self
+            raise refusal
 
     @model_validator(mode="after")
     def _check_connection(self) -> Self:

@@ -124,6 +124,9 @@ class ChatKluster(Connected, BaseChatModel):
         """Put unknown arguments into `model_kwargs`, with a warning, as LangChain's own packages do."""
         values = {**values, "model_kwargs": dict(values.get("model_kwargs") or {})}  # the caller's own stays as it is
         names = {n for name, f in cls.model_fields.items() for n in (name, f.alias) if n}
+        for name in values.keys() - names:
+            if name.endswith("api_key"):  # as in other packages; among `model_kwargs` it would be shown
+                raise ValueError(f"{name} (not shown) is no argument; pass api_key.")
         return _build_model_kwargs(values, names)
 
     @model_validator(mode="after")
