@@ -45,6 +45,12 @@ FILLED = [
     (obj(url={"type": "string", "format": "uri"}), "see https://x.org/a?b=1.", {"url": "https://x.org/a?b=1"}),
     (obj(code={"type": "string", "pattern": r"^[A-Z]{3}-\d{4}$"}), "order ABC-1234 now", {"code": "ABC-1234"}),
     (obj(numbers={"type": "array", "items": INT}), "Sum 1, 2, 3 and 10", {"numbers": [1, 2, 3, 10]}),
+    (
+        obj(tools={"type": "array", "items": {"anyOf": [{"const": "weather"}, {"const": "clock"}]}}),
+        "Ask the clock in Paris.",
+        {"tools": ["clock"]},
+    ),
+    (obj(tools={"type": "array", "items": {"const": "weather"}}), "Is it sunny in Paris?", {"tools": ["weather"]}),
     (obj(tags={"type": "array", "items": STR}), "tags: red, green and blue", {"tags": ["red", "green", "blue"]}),
     (
         obj(people={"type": "array", "items": {"$ref": "#/$defs/P"}}) | {"$defs": {"P": PERSON}},

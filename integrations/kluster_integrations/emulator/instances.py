@@ -241,8 +241,7 @@ class _Filler:
         item = self._resolved(schema.get("items", {}))
         kind = _kind(item)
         values: list[object] = []
-        if isinstance(item.get("enum"), list):
-            members = cast("list[object]", item["enum"])
+        if members := self._members(item, depth):
             values = [member for member in members if self._find_member([member], name) is not _MISSING]
         elif kind in {"integer", "number"}:
             values = self._all_numbers(item, name, kind, high)
@@ -256,6 +255,16 @@ class _Filler:
         if schema.get("uniqueItems"):
             values = [value for i, value in enumerate(values) if value not in values[:i]]
         return values[:high] if len(values[:high]) >= max(low, 1) else _MISSING
+
+    def _members(self, schema: Schema, depth: int) -> list[object]:
+        """Return all values that a schema allows, where it lists them; [] where it does not."""
+        if "const" in schema:
+            return [schema["const"]]
+        if isinstance(schema.get("enum"), list):
+            return cast("list[object]", schema["enum"])
+        options = _options(schema) if depth < _DEPTH else []
+        listed = [self._members(self._resolved(option), depth + 1) for option in options]
+        return [member for members in listed for member in members] if all(listed) else []
 
     def _all_numbers(self, item: Schema, name: str, kind: str, high: int) -> list[object]:
         values: list[object] = []
