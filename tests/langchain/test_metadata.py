@@ -13,7 +13,7 @@ from langchain_core.callbacks import (
     UsageMetadataCallbackHandler,
     get_usage_metadata_callback,
 )
-from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, HumanMessage
 from langchain_core.outputs import ChatGenerationChunk, LLMResult
 from langchain_core.rate_limiters import BaseRateLimiter
 from langchain_core.tracers.context import collect_runs
@@ -493,3 +493,20 @@ async def test_rate_limiter_is_asked_once_a_call(chat: Callable[..., ChatKluster
     [part async for part in model.astream("a")]
 
     assert limiter.taken == 4
+
+
+def test_generate_adds_the_tokens_up(server: RawServer) -> None:
+    server.script(whole({"content": "one"}), whole({"content": "two"}), whole({"content": "three"}, usage=None))
+    model = model_of(server)
+
+    two = model.generate([[HumanMessage("a")], [HumanMessage("b")]]).llm_output
+    estimated = model.generate([[HumanMessage("c")]]).llm_output
+
+    assert two == {
+        "token_usage": {"prompt_tokens": 10, "completion_tokens": 4, "total_tokens": 14},
+        "model_name": LLAMA,
+    }
+    assert estimated is not None
+    assert estimated["token_usage"]["estimated"] is True
+    server.script(Reply(sse({"content": "streamed"})))
+    assert model_of(server, streaming=True).generate([[HumanMessage("d")]]).llm_output == {}

@@ -260,6 +260,20 @@ def test_unknown_method_is_refused(chat: Callable[..., ChatKluster]) -> None:
         chat().with_structured_output(Person, method="grammar")  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("schema", [list[Person], Person | PersonDict, int, "Person"], ids=str)
+def test_what_is_no_schema_is_refused_in_one_way(chat: Callable[..., ChatKluster], schema: Any) -> None:
+    with pytest.raises(ValueError, match=r"schema=.* must be a pydantic class"):
+        chat().with_structured_output(schema, strict=True)
+
+
+def test_parameters_of_the_caller_win(chat: Callable[..., ChatKluster], emulator: Emulator) -> None:
+    structured = chat().with_structured_output(Person, tool_choice="auto", parallel_tool_calls=True)
+
+    assert structured.invoke(TEXT) == ADA
+    sent: Any = emulator.requests[-1].body
+    assert (sent["tool_choice"], sent["parallel_tool_calls"]) == ("auto", True)
+
+
 def test_no_schema_is_refused_outside_json_mode(chat: Callable[..., ChatKluster]) -> None:
     with pytest.raises(ValueError, match="json_mode"):
         chat().with_structured_output(None)

@@ -114,7 +114,12 @@ def _json_schema(schema: Any, *, strict: bool | None) -> dict[str, Any]:
             return dict(schema)
     elif not strict and isinstance(schema, type) and issubclass(schema, BaseModel):
         return schema.model_json_schema()
-    return convert_to_json_schema(schema, strict=strict)
+    try:
+        return convert_to_json_schema(schema, strict=strict)
+    except (TypeError, ValueError) as err:
+        raise ValueError(
+            f"schema={schema!r} must be a pydantic class, TypedDict, dataclass, JSON schema or tool object: {err}"
+        ) from None
 
 
 def _in_words(err: ValidationError | ValidationErrorV1) -> str:

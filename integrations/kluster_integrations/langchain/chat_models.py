@@ -260,6 +260,14 @@ class ChatKluster(Connected, BaseChatModel):
             if done is not None:
                 return done
 
+    def _combine_llm_outputs(self, llm_outputs: list[dict[str, Any] | None]) -> dict[str, Any]:
+        """Return what `generate` says of several answers together: their tokens, added up."""
+        total: dict[str, Any] = {}
+        for output in filter(None, llm_outputs):  # an answer that was streamed underneath has none
+            for name, value in output["token_usage"].items():
+                total[name] = value if name == "estimated" else total.get(name, 0) + value
+        return {"token_usage": total, "model_name": self.model_name} if total else {}
+
     def _tries(self, sent: ChatRequest, kwargs: Mapping[str, Any]) -> Generator[ChatRequest, Completion, Completion]:
         repairs = kwargs.get("max_repairs")
         return prompting.attempts(sent, self.max_repairs if repairs is None else repairs)
@@ -371,7 +379,7 @@ class ChatKluster(Connected, BaseChatModel):
             strict: Whether the schema is made strict (every field required).
             tools: Further tools that the model may call in place of an answer; needs `include_raw`, for then there may
                 be nothing parsed.
-            kwargs: Further parameters of the calls.
+            kwargs: Further parameters of the calls; they win over what `method` sets.
 
         Raises:
             ValueError: If an argument is not acceptable.
@@ -392,12 +400,12 @@ class ChatKluster(Connected, BaseChatModel):
         if method == "function_calling":
             tool = target.tool()
             name = tool["function"]["name"]
-            bound = self.bind_tools(
-                [*(tools or []), tool],
-                tool_choice="any" if tools else name,
-                parallel_tool_calls=False if self._native_tools else None,
+            asked = {
+                "tool_choice": "any" if tools else name,
+                "parallel_tool_calls": False if self._native_tools else None,
                 **kwargs,
-            )
+            }
+            bound = self.bind_tools([*(tools or []), tool], **asked)
         else:
             wish: dict[str, Any] = {"type": "json_object"}
             if schema is not None:
