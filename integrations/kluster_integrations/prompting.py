@@ -33,6 +33,7 @@ __all__ = [
 Message = dict[str, Any]
 
 _OPEN, _CLOSE = "<tool_call>", "</tool_call>"
+_RESULT = "<tool_response>"
 
 _TOOLS = """You can call tools. These are the tools, one JSON object a line:
 <tools>
@@ -292,6 +293,8 @@ def answer_error(request: ChatRequest, answer: Completion) -> str | None:
     if request.tools and not answer.tool_calls:
         if _OPEN in answer.text:
             return 'A <tool_call> block must hold one JSON object with "name" and "arguments".'
+        if _RESULT in answer.text:
+            return f"No tool was called, so there is no {_RESULT}: call the tool, or answer without."
         if request.must_call:
             return "The answer must call a tool, in a <tool_call> block."
     if request.schema is None or answer.tool_calls:

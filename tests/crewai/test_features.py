@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -383,3 +384,29 @@ def test_a_crew_remembers_what_another_has_learned(model: str, llm: Make, emulat
     crew(llm(model), "When does the library in Paris open?", crew=fields).kickoff()
 
     assert any("nine" in json.dumps(r.body.get("messages", [])) for r in emulator.requests)
+
+
+MCP_SERVER = """
+from mcp.server.fastmcp import FastMCP
+
+server = FastMCP("stations")
+
+@server.tool()
+def measure(city: str) -> str:
+    \"\"\"Current weather in a city.\"\"\"
+    return f"Measured: 21 degrees in {city}."
+
+server.run()
+"""
+
+
+@BOTH
+def test_tools_of_an_mcp_server(model: str, llm: Make, emulator: Emulator, tmp_path: Path) -> None:
+    from crewai.mcp import MCPServerStdio
+
+    (tmp_path / "stations.py").write_text(MCP_SERVER, encoding="utf-8")
+    stations = MCPServerStdio(command=sys.executable, args=[str(tmp_path / "stations.py")])
+    output = crew(llm(model), "What is the weather in Paris?", agent={"mcps": [stations]}).kickoff()
+
+    assert "Measured: 21 degrees in Paris" in output.raw
+    assert len(emulator.requests) == 2

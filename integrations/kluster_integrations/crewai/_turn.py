@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,7 +18,7 @@ from crewai.llms.base_llm import LLMCallBlockedError
 from pydantic import BaseModel, ValidationError
 
 from kluster_integrations import prompting, request
-from kluster_integrations.crewai import _plans
+from kluster_integrations.crewai import _plans, _react
 from kluster_integrations.crewai._errors import for_crewai
 from kluster_integrations.crewai._messages import to_wire
 from kluster_integrations.errors import KlusterError, OutputValidationError, mapped
@@ -100,6 +101,7 @@ class Turn:
         )
         self._messages = llm._format_messages(self._given)
         self._plans_in_text = not self._tools and _plans.wanted_as_text(self._messages, self._whom["from_agent"])
+        self._reacts = llm.tool_calling == "react" and not self._tools and _react.is_asked_for(self._messages)
         llm._invoke_before_llm_call_hooks(self._messages, self._whom["from_agent"])
         sent = self._build()
         self._tries = prompting.attempts(sent, llm.max_repairs, self._problem)
@@ -137,6 +139,8 @@ class Turn:
             return None
         if not answer.text.strip():
             return "The answer is empty."
+        if self._reacts and (problem := _react.problem(answer.text, is_cut=answer.finish_reason == "length")):
+            return problem
         if self._checked is None:
             return None
         value = prompting.find_json(answer.text)
@@ -171,6 +175,10 @@ class Turn:
         self._llm._track_token_usage_internal(_usage(answer.usage))
         if answer.reasoning and not self.stream:
             self._llm._emit_thinking_chunk_event(answer.reasoning, response_id=answer.id, **self._whom)
+        if self._reacts:
+            answer.text = _react.first_action(answer.text)
+        elif self._tools and not answer.tool_calls:
+            self._find_calls(answer)
         try:
             return self._tries.send(answer)
         except StopIteration as done:
@@ -180,6 +188,15 @@ class Turn:
                 raise
             self.answer = answer  # the work can go on without a plan
         return None
+
+    def _find_calls(self, answer: Completion) -> None:
+        """Find calls that a model with native tools wrote as text, which its server did not read."""
+        splitter = prompting.ToolCallSplitter()
+        (text, calls), (rest, last) = splitter.feed(answer.text), splitter.close()
+        names = {tool["function"]["name"] for tool in self._tools}
+        if (found := [*calls, *last]) and names.issuperset(call.name for call in found):
+            answer.text = (text + rest).rstrip()
+            answer.tool_calls = [ToolCall(f"call_{uuid.uuid4().hex}", *call) for call in found]
 
     def result(self) -> Any:
         """Tell CrewAI that the call is complete, and return what it wants of it."""

@@ -116,7 +116,8 @@ class KlusterLLM(BaseLLM):
                 max_repairs=max_repairs,
             ),
         }
-        if (most := params.pop("max_completion_tokens", None)) is not None:
+        most = params.pop("max_completion_tokens", None)
+        if params.get("max_tokens") is None and most is not None:  # of the two, CrewAI lets the old name win
             params["max_tokens"] = most
         if isinstance(stop := params.get("stop"), str):
             params["stop"] = [stop]
