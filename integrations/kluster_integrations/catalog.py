@@ -13,7 +13,6 @@ import tomllib
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from decimal import Decimal
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
@@ -67,9 +66,8 @@ class Prices:
 
     def cost(self, prompt_tokens: int, completion_tokens: int) -> float:
         """Return the cost in US$ of one request with these numbers of tokens."""
-        # In decimals: floats would give 0.00012300000000000001 where the price list gives 0.000123.
-        prompt, completion = (Decimal(str(price)) for price in (self.input, self.output))
-        return float((prompt_tokens * prompt + completion_tokens * completion) / _MILLION)
+        # In this order, which is LiteLLM's: so both say the same, to the last digit.
+        return prompt_tokens * (self.input / _MILLION) + completion_tokens * (self.output / _MILLION)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -170,6 +170,7 @@ def _ask_user() -> str | None:
 
 def _as_dict(answer: Completion, spec: ModelSpec) -> dict[str, Any]:
     usage = answer.usage
+    cost = spec.cost(usage.prompt_tokens, usage.completion_tokens)
     return {
         "text": answer.text,
         "reasoning": answer.reasoning,
@@ -178,5 +179,5 @@ def _as_dict(answer: Completion, spec: ModelSpec) -> dict[str, Any]:
         "finish_reason": answer.finish_reason,
         "model": answer.model,
         "id": answer.id,
-        "cost": spec.cost(usage.prompt_tokens, usage.completion_tokens),
+        "cost": None if cost is None else float(f"{cost:.12g}"),  # 0.000232, and not 0.00023200000000000003
     }
