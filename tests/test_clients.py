@@ -346,6 +346,19 @@ def test_a_fork_has_connections_of_its_own(server: RawServer) -> None:
     assert len(by_connection) == 7
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+async def test_a_fork_leaves_the_parents_event_loop_alone(server: RawServer) -> None:
+    sender = Transport(config(server, timeout=3))
+    await sender.apost(CHAT_PATH, {})
+    child = os.fork()
+    if child == 0:  # pragma: no cover
+        gc.collect()
+        os._exit(0)
+    os.waitpid(child, 0)
+    await sender.apost(CHAT_PATH, {})
+    assert [r.connection for r in server.requests] == [0, 0]
+
+
 def test_close_then_use(server: RawServer) -> None:
     sender = Transport(config(server))
     sender.post(CHAT_PATH, {})

@@ -209,12 +209,18 @@ def _async_http(base_url: str) -> Any:
 
 
 _pools = _Pools()
+_inherited: list[_Pools] = []
 atexit.register(lambda: _pools.close_all())
 
 
 def _start_anew() -> None:
-    """After a fork the sockets belong to the parent: forget them, without closing."""
+    """After a fork the sockets belong to the parent: leave them alone, and begin with none.
+
+    The pools are kept, for a pool that is collected closes its connections. aiohttp's would leave the event loop's
+    epoll, which both processes share: the parent's next answer on such a connection would never be seen.
+    """
     global _pools
+    _inherited.append(_pools)
     _pools = _Pools()
 
 
