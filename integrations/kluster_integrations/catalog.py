@@ -206,7 +206,7 @@ def _unknown(model: str) -> ModelSpec:
     if near := suggest(model):
         warnings.warn(
             f"model={model!r} is not in the catalog; did you mean {near!r}? It is sent as it is, with the defaults "
-            "for unknown ids; catalog.add(ModelSpec(...)) says what it can do.",
+            "for unknown ids; in Python, catalog.add(ModelSpec(...)) says what it can do.",
             stacklevel=3,
         )
     return spec

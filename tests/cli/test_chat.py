@@ -7,6 +7,7 @@ import os
 import pty
 import select
 import signal
+import socket
 import struct
 import subprocess
 import zlib
@@ -53,6 +54,27 @@ def test_the_prompt_from_a_pipe(kluster: Run, emulator: Emulator, reach: dict[st
     body = emulator.requests[0].body
     assert isinstance(body, dict)
     assert body["messages"] == [{"role": "user", "content": "Zwei Zeilen:\nGrüße"}]
+
+
+@pytest.mark.parametrize(("piped", "asked"), [("Zwei\nZeilen\n", "Zwei\nZeilen\n\nWas?"), ("\n", "Was?"), ("", "Was?")])
+def test_a_pipe_goes_before_the_prompt(
+    kluster: Run, emulator: Emulator, reach: dict[str, str], piped: str, asked: str
+) -> None:
+    done = kluster("chat", LLAMA, "Was?", stdin=piped, env=reach, alone=True)
+    assert done.returncode == 0
+    body = emulator.requests[0].body
+    assert isinstance(body, dict)
+    assert body["messages"] == [{"role": "user", "content": asked}]
+
+
+def test_a_stdin_that_is_no_pipe_is_not_waited_for(emulator: Emulator, reach: dict[str, str]) -> None:
+    ours, theirs = socket.socketpair()  # as a service manager gives it: open, and silent
+    with ours, theirs:
+        done = subprocess.run(
+            command("chat", LLAMA, "Was?"), stdin=theirs, env=environment(**reach), capture_output=True, check=False
+        )
+    assert done.returncode == 0
+    assert len(emulator.requests) == 1
 
 
 def test_an_empty_pipe_is_wrong_usage(kluster: Run, emulator: Emulator, reach: dict[str, str]) -> None:

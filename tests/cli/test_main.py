@@ -87,6 +87,30 @@ def test_failures_are_two_lines_and_exit_code_1(kluster: Run) -> None:
     assert hint.startswith("Hint: set KLUSTER_API_KEY")
 
 
+@pytest.mark.parametrize(
+    ("fault", "hint"),
+    [
+        (Fault("status", status=401, times=None), "KLUSTER_API_KEY"),
+        (Fault("status", status=404, times=None), "KLUSTER_BASE_URL"),
+        (Fault("status", status=429, times=None), "KLUSTER_MAX_RETRIES"),
+        (Fault("hang", times=None), "KLUSTER_TIMEOUT"),
+        (Fault("end", times=None), "ask again"),
+        (Fault("status", body={"error": {"message": "maximum context length"}}, status=400), "--max-tokens"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_hints_are_for_a_shell(
+    kluster: Run, emulator: Emulator, reach: dict[str, str], fault: Fault, hint: str
+) -> None:
+    emulator.add_fault(fault)
+    done = kluster("chat", LLAMA, "hi", env={**reach, "KLUSTER_MAX_RETRIES": "0", "KLUSTER_TIMEOUT": "0.5"})
+    said = done.stderr.splitlines()[-1]
+    assert said.startswith("Hint: ")
+    assert hint in said
+    for python in ("api_key", "base_url", "max_retries", "timeout=", "messages", ".partial"):
+        assert python not in said
+
+
 def test_a_bad_variable_is_named(kluster: Run) -> None:
     done = kluster("chat", LLAMA, "hi", env={"KLUSTER_PLAN": "gold"})
     assert done.returncode == 1

@@ -6,12 +6,13 @@ import os
 import sys
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
 
+from kluster_integrations import errors
 from kluster_integrations.errors import KlusterError
 
 __all__ = ["Group", "UsageError", "connect", "report"]
@@ -20,6 +21,16 @@ __all__ = ["Group", "UsageError", "connect", "report"]
 UsageError: Any = typer.BadParameter.__base__
 
 _INTERRUPTED = 130
+# For a shell, where the errors' own hints speak of arguments in Python.
+_HINTS: Mapping[type[KlusterError], str] = {
+    errors.AuthenticationError: "set KLUSTER_API_KEY; `kluster doctor` shows what is found.",
+    errors.NotFoundError: "`kluster models --refresh` lists what the server has; check KLUSTER_BASE_URL too.",
+    errors.ContextWindowExceededError: "shorten the prompt, lower --max-tokens, or take a model with a longer window.",
+    errors.RateLimitError: "wait, send less at once, or set KLUSTER_MAX_RETRIES to more; limits are by plan.",
+    errors.APIConnectionError: "check KLUSTER_BASE_URL and the network; `kluster doctor` tries them.",
+    errors.APITimeoutError: "set KLUSTER_TIMEOUT to more seconds.",
+    errors.TruncatedStreamError: "ask again.",
+}
 
 
 class Group(TyperGroup):
@@ -79,7 +90,8 @@ def _describe(err: Exception) -> tuple[str, str | None, int]:
         return err.format_message().replace("Value error, ", ""), f"`{command} --help` shows what is allowed.", 2
     if isinstance(err, KlusterError):
         status = f" (HTTP {err.status_code})" if err.status_code else ""
-        return f"{err.message}{status}", err.hint, 1
+        hint = _HINTS.get(type(err), err.hint) if err.hint == err.default_hint else err.hint
+        return f"{err.message}{status}", hint, 1
     return f"{type(err).__name__}: {err}", "KLUSTER_DEBUG=1 shows where.", 1
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -33,7 +35,8 @@ def run(
         str | None,
         typer.Argument(
             metavar="PROMPT",
-            help="The question; '-' or a pipe is stdin. Without it a terminal starts a conversation.",
+            help="The question; what a pipe brings goes before it, and '-' is that alone. "
+            "Without a question a terminal starts a conversation.",
         ),
     ] = None,
     image: Annotated[
@@ -57,8 +60,12 @@ def run(
             raise UsageError("--json needs a PROMPT, or one on stdin.")
         _converse(chat, images)
         return
-    text = _from_stdin() if prompt in (None, "-") else prompt
-    if not text or not text.strip():
+    if prompt is None or prompt == "-":
+        text = _from_stdin()
+    else:
+        piped = _piped()
+        text = f"{piped}\n\n{prompt}" if piped else prompt
+    if not text.strip():
         raise UsageError("PROMPT is empty.")
     chat.add_question(text, images)
     if as_json:
@@ -104,6 +111,15 @@ class Chat:
         sent = request.build(self.model, self.messages, self.params, config=self.config, stream=True)
         transport = Transport(self.config)
         return transport.stream(sent.body, ChatStream(sent))
+
+
+def _piped() -> str:
+    """Return what a pipe or a file brings on stdin; elsewhere nothing, for reading could wait for ever."""
+    try:
+        mode = os.fstat(sys.stdin.fileno()).st_mode
+    except (AttributeError, OSError):  # there is no stdin
+        return ""
+    return _from_stdin() if stat.S_ISFIFO(mode) or stat.S_ISREG(mode) else ""
 
 
 def _from_stdin() -> str:
