@@ -13,6 +13,9 @@ import pytest
 from kluster_integrations import catalog
 from kluster_integrations.emulator import Emulator
 
+from .raw_server import RawServer
+from .ways import Way
+
 _PROXIES = frozenset({"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"})
 
 
@@ -36,6 +39,19 @@ def emulator(_shared_emulator: Emulator) -> Iterator[Emulator]:
     _shared_emulator.clear()
     yield _shared_emulator
     _shared_emulator.clear()
+
+
+@pytest.fixture
+def server() -> Iterator[RawServer]:
+    """A server that sends what the test says, byte by byte."""
+    with RawServer() as running:
+        yield running
+
+
+@pytest.fixture(params=["sync", "aiohttp", "async-httpx"])
+def way(request: pytest.FixtureRequest) -> Way:
+    """Each of the ways to send a request."""
+    return Way(request.param)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -34,18 +34,6 @@ from kluster_integrations.transport import CHAT_PATH, Transport
 
 from .raw_server import RawServer, Reply, event, sse, whole
 from .ways import JSON, KEY, SO_FAR, Way, asked, config, everything_of, failing, text_of
-
-
-@pytest.fixture
-def server() -> Iterator[RawServer]:
-    with RawServer() as running:
-        yield running
-
-
-@pytest.fixture(params=["sync", "aiohttp", "async-httpx"])
-def way(request: pytest.FixtureRequest) -> Way:
-    return Way(request.param)
-
 
 # Where requests go, and with what
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -24,18 +24,6 @@ from kluster_integrations.streaming import Delta
 
 from .raw_server import DONE, Gate, RawServer, Reply, event, sse, whole
 from .ways import JSON, KEY, LLAMA, QWEN, SO_FAR, WEATHER, Way, config, failing, text_of
-
-
-@pytest.fixture
-def server() -> Iterator[RawServer]:
-    with RawServer() as running:
-        yield running
-
-
-@pytest.fixture(params=["sync", "aiohttp", "async-httpx"])
-def way(request: pytest.FixtureRequest) -> Way:
-    return Way(request.param)
-
 
 # Answers
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
+from langchain_core.messages import AIMessageChunk
+from langchain_core.tools import tool
 
 from kluster_integrations.emulator import Emulator
 from kluster_integrations.langchain import ChatKluster
@@ -22,13 +25,38 @@ R1 = "deepseek-ai/DeepSeek-R1"
 R1_0528 = "deepseek-ai/DeepSeek-R1-0528"
 
 
-def chat(server: Emulator | RawServer, model: str = LLAMA, **fields: Any) -> ChatKluster:
+@tool
+def get_weather(city: str) -> str:
+    """Get the weather of a city."""
+    return f"Sunny in {city}"
+
+
+@tool
+def get_time(city: str) -> str:
+    """Get the time of day in a city."""
+    return f"12:30 in {city}"
+
+
+def model_of(server: Emulator | RawServer, model: str = LLAMA, **fields: Any) -> ChatKluster:
     """Return a model that asks this server."""
     return ChatKluster(**{"model": model, "api_key": KEY, "base_url": server.base_url, "max_retries": 0, **fields})
 
 
 @pytest.fixture
-def raw() -> Iterator[RawServer]:
-    """A server that sends what the test says, byte by byte."""
-    with RawServer() as running:
-        yield running
+def chat(emulator: Emulator) -> Callable[..., ChatKluster]:
+    """Make models that ask the emulator: `chat(model, **fields)`."""
+    return partial(model_of, emulator)
+
+
+def merged(chunks: Iterator[Any]) -> AIMessageChunk:
+    """Return the sum of chunks."""
+    first, *rest = chunks
+    for chunk in rest:
+        first = first + chunk
+    assert isinstance(first, AIMessageChunk)
+    return first
+
+
+async def amerged(chunks: AsyncIterator[Any]) -> AIMessageChunk:
+    """Return the sum of chunks."""
+    return merged(iter([chunk async for chunk in chunks]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import openai
@@ -19,7 +19,9 @@ from pydantic import BaseModel
 
 from kluster_integrations.emulator import Emulator, Fault
 from kluster_integrations.langchain import ChatKluster
-from tests.raw_server import RawServer, Reply, whole
+
+from ..raw_server import RawServer, Reply, whole
+from .conftest import get_time, get_weather
 
 LLAMA = "klusterai/Meta-Llama-3.3-70B-Instruct-Turbo"
 R1 = "deepseek-ai/DeepSeek-R1"
@@ -40,33 +42,7 @@ OVERFLOWS = [
 ]
 
 
-@tool
-def get_weather(city: str) -> str:
-    """Get the weather of a city."""
-    return f"Sunny in {city}"
-
-
-@tool
-def get_time(city: str) -> str:
-    """Get the time of day in a city."""
-    return f"12:30 in {city}"
-
-
 TOOLS = [get_weather, get_time]
-
-
-@pytest.fixture
-def chat(emulator: Emulator) -> Callable[..., ChatKluster]:
-    def make(model: str = LLAMA, **fields: Any) -> ChatKluster:
-        return ChatKluster(model=model, api_key="key", base_url=emulator.base_url, max_retries=0, **fields)
-
-    return make
-
-
-@pytest.fixture
-def server() -> Iterator[RawServer]:
-    with RawServer() as running:
-        yield running
 
 
 def prebuilt(model: ChatKluster, tools: list[Any], **options: Any) -> Any:

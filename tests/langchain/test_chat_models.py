@@ -18,7 +18,6 @@ from langchain_core.messages import (
     SystemMessage,
     ToolMessage,
 )
-from langchain_core.tools import tool
 from pydantic import BaseModel
 
 from kluster_integrations.emulator import Emulator, Fault
@@ -29,24 +28,12 @@ from kluster_integrations.errors import (
 )
 
 from ..raw_server import DONE, Gate, RawServer, Reply, chunk, event, sse, whole
-from .conftest import GEMMA, LLAMA, MAGISTRAL, NEMO, QWEN, R1, R1_0528, chat
+from .conftest import GEMMA, LLAMA, MAGISTRAL, NEMO, QWEN, R1, R1_0528, get_time, get_weather, model_of
 
 PNG = (
     "data:image/png;base64,"
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 )
-
-
-@tool
-def get_weather(city: str) -> str:
-    """Get the weather in a city."""
-    return f"Sunny in {city}"
-
-
-@tool
-def get_time(city: str) -> str:
-    """Get the time in a city."""
-    return f"Noon in {city}"
 
 
 class Joke(BaseModel):
@@ -101,7 +88,7 @@ def body(server: Emulator | RawServer) -> dict[str, Any]:
 
 @pytest.mark.parametrize("model", [LLAMA, NEMO, GEMMA, QWEN, R1])
 def test_every_way_gives_the_same_answer(emulator: Emulator, model: str) -> None:
-    answers = [ask(chat(emulator, model), "What is the ultimate breakfast sandwich?") for ask in WAYS.values()]
+    answers = [ask(model_of(emulator, model), "What is the ultimate breakfast sandwich?") for ask in WAYS.values()]
     assert answers[0].content
     for answer in answers:
         assert answer.content == answers[0].content
@@ -113,7 +100,7 @@ def test_every_way_gives_the_same_answer(emulator: Emulator, model: str) -> None
 
 
 def test_nothing_but_what_is_documented_is_sent(emulator: Emulator, ask_one: Ask) -> None:
-    ask_one(chat(emulator), [SystemMessage("Be brief."), HumanMessage("hi", name="bob")])
+    ask_one(model_of(emulator), [SystemMessage("Be brief."), HumanMessage("hi", name="bob")])
     sent = body(emulator)
     assert sent.pop("stream", True) is True
     messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "hi"}]
@@ -122,13 +109,13 @@ def test_nothing_but_what_is_documented_is_sent(emulator: Emulator, ask_one: Ask
 
 def test_a_batch_keeps_its_order(emulator: Emulator) -> None:
     prompts = [f"My number is {n}" for n in range(20)]
-    for answers in (chat(emulator).batch(prompts), asyncio.run(chat(emulator).abatch(prompts))):
+    for answers in (model_of(emulator).batch(prompts), asyncio.run(model_of(emulator).abatch(prompts))):
         assert all(f" {n}" in a.text for n, a in enumerate(answers))
     assert len(emulator.requests) == 40
 
 
 def test_a_stream_comes_in_many_chunks_and_metadata_in_one(emulator: Emulator) -> None:
-    chunks = list(chat(emulator).stream("Hello there, who are you?"))
+    chunks = list(model_of(emulator).stream("Hello there, who are you?"))
     assert sum(bool(c.content) for c in chunks) > 3
     for name in ("model_name", "id", "finish_reason"):
         assert sum(name in c.response_metadata for c in chunks) == 1, name
@@ -139,9 +126,9 @@ def test_a_stream_comes_in_many_chunks_and_metadata_in_one(emulator: Emulator) -
 def test_both_shapes_of_answers(shape: Any) -> None:
     with Emulator(shape=shape) as server:
         for ask in (WAYS["invoke"], WAYS["stream"]):
-            answer = ask(chat(server), "hi")
+            answer = ask(model_of(server), "hi")
             assert answer.content
-            called = ask(chat(server).bind_tools([get_weather], tool_choice="any"), "weather in Paris")
+            called = ask(model_of(server).bind_tools([get_weather], tool_choice="any"), "weather in Paris")
             assert called.tool_calls[0]["args"] == {"city": "Paris"}
 
 
@@ -152,7 +139,7 @@ def test_new_tokens_are_told_to_callbacks(emulator: Emulator) -> None:
         def on_llm_new_token(self, token: Any, **kwargs: Any) -> None:
             told.append(token)
 
-    answer = WAYS["stream"](chat(emulator, callbacks=[Listener()]), "Hello")
+    answer = WAYS["stream"](model_of(emulator, callbacks=[Listener()]), "Hello")
     assert "".join(told) == answer.content
 
 
@@ -162,34 +149,36 @@ def test_new_tokens_are_told_to_callbacks(emulator: Emulator) -> None:
 @pytest.mark.parametrize("model", [LLAMA, R1])
 def test_usage_is_exact_where_it_is_reported(model: str) -> None:
     with Emulator(usage_in_stream=True) as server:
-        answers = [ask(chat(server, model), "Hello there") for ask in WAYS.values()]
+        answers = [ask(model_of(server, model), "Hello there") for ask in WAYS.values()]
     assert all(a.usage_metadata == answers[0].usage_metadata for a in answers)
     assert not any("usage_estimated" in a.response_metadata for a in answers)
 
 
 @pytest.mark.parametrize("name", ["stream", "astream"])
 def test_usage_of_a_stream_without_it_is_estimated_and_marked(emulator: Emulator, name: str) -> None:
-    answer = WAYS[name](chat(emulator), "Hello there")
+    answer = WAYS[name](model_of(emulator), "Hello there")
     assert answer.response_metadata["usage_estimated"] is True
     assert answer.usage_metadata is not None
     assert answer.usage_metadata["output_tokens"] > 0
 
 
-def test_usage_on_every_chunk_is_not_added_up(raw: RawServer) -> None:
+def test_usage_on_every_chunk_is_not_added_up(server: RawServer) -> None:
     usage = {"prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 7}
     chunks = [
         chunk({"content": "a"}, usage=usage),
         chunk({"content": "b"}, usage=usage),
         chunk({}, "stop", usage=usage),
     ]
-    raw.script(Reply([*map(event, chunks), event({"choices": [], "usage": usage}), DONE]))
-    answer = WAYS["stream"](chat(raw), "hi")
+    server.script(Reply([*map(event, chunks), event({"choices": [], "usage": usage}), DONE]))
+    answer = WAYS["stream"](model_of(server), "hi")
     assert answer.usage_metadata == {"input_tokens": 5, "output_tokens": 2, "total_tokens": 7}
 
 
-def test_a_finish_reason_that_comes_twice_stands_once(raw: RawServer) -> None:
-    raw.script(Reply([*map(event, [chunk({"content": "a"}), chunk({}, "stop"), chunk({"content": ""}, "stop")]), DONE]))
-    assert WAYS["stream"](chat(raw), "hi").response_metadata["finish_reason"] == "stop"
+def test_a_finish_reason_that_comes_twice_stands_once(server: RawServer) -> None:
+    server.script(
+        Reply([*map(event, [chunk({"content": "a"}), chunk({}, "stop"), chunk({"content": ""}, "stop")]), DONE])
+    )
+    assert WAYS["stream"](model_of(server), "hi").response_metadata["finish_reason"] == "stop"
 
 
 # Reasoning
@@ -201,7 +190,7 @@ def test_thoughts_come_out_the_same_from_every_kind_of_server(model: str) -> Non
     for style in ("reasoning_content", "reasoning", "think", "open"):
         with Emulator(reasoning=style) as server:
             for ask in (WAYS["invoke"], WAYS["stream"], WAYS["astream"]):
-                answer = ask(chat(server, model), "Which is larger, 9.9 or 9.11?")
+                answer = ask(model_of(server, model), "Which is larger, 9.9 or 9.11?")
                 found.add((answer.content, answer.additional_kwargs["reasoning_content"]))
     assert len(found) == 1
     ((text, thought),) = found
@@ -211,14 +200,14 @@ def test_thoughts_come_out_the_same_from_every_kind_of_server(model: str) -> Non
 
 
 def test_thoughts_are_content_blocks_too(emulator: Emulator, ask_one: Ask) -> None:
-    answer = ask_one(chat(emulator, R1), "hi")
+    answer = ask_one(model_of(emulator, R1), "hi")
     kinds = [block["type"] for block in answer.content_blocks]
     assert "reasoning" in kinds
     assert "text" in kinds
 
 
 def test_thoughts_are_not_sent_back(emulator: Emulator) -> None:
-    model = chat(emulator, R1)
+    model = model_of(emulator, R1)
     first = model.invoke("hi")
     model.invoke([HumanMessage("hi"), first, HumanMessage("again")])
     assert body(emulator)["messages"][1] == {"role": "assistant", "content": first.content}
@@ -244,7 +233,9 @@ CHOICES: list[tuple[Any, Any]] = [
 
 @pytest.mark.parametrize(("choice", "sent"), CHOICES)
 def test_tool_choice_on_the_wire(emulator: Emulator, choice: Any, sent: Any, ask_one: Ask) -> None:
-    answer = ask_one(chat(emulator).bind_tools([get_weather], tool_choice=choice), "Tell me about the weather in Paris")
+    answer = ask_one(
+        model_of(emulator).bind_tools([get_weather], tool_choice=choice), "Tell me about the weather in Paris"
+    )
     assert body(emulator).get("tool_choice") == sent
     assert body(emulator)["tools"][0]["function"]["name"] == "get_weather"
     assert [c["args"] for c in answer.tool_calls] == ([] if choice == "none" else [{"city": "Paris"}])
@@ -255,7 +246,7 @@ def test_tool_choice_on_the_wire(emulator: Emulator, choice: Any, sent: Any, ask
 @pytest.mark.parametrize("model", [NEMO, R1])
 def test_tool_choice_on_models_without_tools(emulator: Emulator, model: str, choice: Any) -> None:
     for ask in (WAYS["invoke"], WAYS["stream"]):
-        bound = chat(emulator, model).bind_tools([get_weather], tool_choice=choice)
+        bound = model_of(emulator, model).bind_tools([get_weather], tool_choice=choice)
         answer = ask(bound, "Tell me about the weather in Paris")
         assert not {"tools", "tool_choice", "parallel_tool_calls"} & body(emulator).keys()
         assert [c["args"] for c in answer.tool_calls] == ([] if choice == "none" else [{"city": "Paris"}])
@@ -264,9 +255,9 @@ def test_tool_choice_on_models_without_tools(emulator: Emulator, model: str, cho
 
 def test_tool_choices_that_cannot_be(emulator: Emulator) -> None:
     with pytest.raises(ValueError, match="exactly one"):
-        chat(emulator).bind_tools([get_weather, get_time], tool_choice=True)
+        model_of(emulator).bind_tools([get_weather, get_time], tool_choice=True)
     with pytest.raises(BadRequestError, match="get_wether"):
-        chat(emulator).bind_tools([get_weather], tool_choice="get_wether").invoke("hi")
+        model_of(emulator).bind_tools([get_weather], tool_choice="get_wether").invoke("hi")
     assert emulator.requests == []
 
 
@@ -274,7 +265,7 @@ def test_tool_choices_that_cannot_be(emulator: Emulator) -> None:
     "given", [get_weather, get_weather.func, Joke, {"type": "function", "function": {"name": "bare"}}]
 )  # type: ignore[attr-defined]
 def test_tools_of_every_kind(emulator: Emulator, given: Any) -> None:
-    answer = chat(emulator).bind_tools([given], tool_choice="any").invoke("Paris")
+    answer = model_of(emulator).bind_tools([given], tool_choice="any").invoke("Paris")
     (called,) = answer.tool_calls
     assert called["name"] in ("get_weather", "Joke", "bare")
     assert called["id"]
@@ -282,7 +273,7 @@ def test_tools_of_every_kind(emulator: Emulator, given: Any) -> None:
 
 @pytest.mark.parametrize("model", [LLAMA, QWEN, NEMO, GEMMA, R1])
 def test_a_round_trip_with_parallel_tools(emulator: Emulator, model: str, ask_one: Ask) -> None:
-    bound = chat(emulator, model).bind_tools([get_weather, get_time])
+    bound = model_of(emulator, model).bind_tools([get_weather, get_time])
     messages: list[Any] = [HumanMessage("What is the weather in Paris and what is the time in Tokyo?")]
     called = ask_one(bound, messages)
     assert [(c["name"], c["args"]["city"]) for c in called.tool_calls] == [
@@ -294,11 +285,11 @@ def test_a_round_trip_with_parallel_tools(emulator: Emulator, model: str, ask_on
     answer = ask_one(bound, [*messages, called, *results])
     assert not answer.tool_calls
     assert "Sunny in Paris" in answer.text
-    assert "Noon in Tokyo" in answer.text
+    assert "12:30 in Tokyo" in answer.text
 
 
 def test_no_parallel_calls_where_not_wished(emulator: Emulator) -> None:
-    bound = chat(emulator).bind_tools([get_weather, get_time], parallel_tool_calls=False)
+    bound = model_of(emulator).bind_tools([get_weather, get_time], parallel_tool_calls=False)
     assert len(bound.invoke("What is the weather in Paris and what is the time in Tokyo?").tool_calls) == 1
     assert body(emulator)["parallel_tool_calls"] is False
 
@@ -317,7 +308,7 @@ def _called(arguments: Sequence[str]) -> list[dict[str, Any]]:
 )
 @pytest.mark.parametrize("version", ["v0", "v1"])
 def test_arguments_that_are_no_json_object_are_invalid_calls(
-    raw: RawServer, way: str, streaming: bool, version: str
+    server: RawServer, way: str, streaming: bool, version: str
 ) -> None:
     cut = [WRITTEN[:length] for length in range(1, len(WRITTEN))]
     broken = [
@@ -339,11 +330,11 @@ def test_arguments_that_are_no_json_object_are_invalid_calls(
     if "stream" in way or streaming:
         split = [{"index": c["index"], "function": {"arguments": c["function"]["arguments"][9:]}} for c in calls]
         begun = [{**c, "function": {**c["function"], "arguments": c["function"]["arguments"][:9]}} for c in calls]
-        raw.script(Reply(sse({"tool_calls": begun}, {"tool_calls": split}, finish="length")))
+        server.script(Reply(sse({"tool_calls": begun}, {"tool_calls": split}, finish="length")))
     else:
-        raw.script(whole({"content": None, "tool_calls": calls}, finish="length"))
+        server.script(whole({"content": None, "tool_calls": calls}, finish="length"))
 
-    model = chat(raw, output_version=version, **({"streaming": True} if streaming else {}))
+    model = model_of(server, output_version=version, **({"streaming": True} if streaming else {}))
     answer = WAYS[way](model.bind_tools([get_weather, get_time]), "hi")
 
     invalid = [f"call_{i}" for i in range(len(cut) + len(broken))]
@@ -352,9 +343,9 @@ def test_arguments_that_are_no_json_object_are_invalid_calls(
 
 
 @pytest.mark.parametrize("version", ["v2", "v3"])
-def test_arguments_cut_off_are_an_invalid_call_in_events(raw: RawServer, version: Any) -> None:
-    raw.script(Reply(sse({"tool_calls": _called(['{"path": "/tm'])}, finish="length")))
-    model = chat(raw).bind_tools([get_weather])
+def test_arguments_cut_off_are_an_invalid_call_in_events(server: RawServer, version: Any) -> None:
+    server.script(Reply(sse({"tool_calls": _called(['{"path": "/tm'])}, finish="length")))
+    model = model_of(server).bind_tools([get_weather])
     if version == "v3":
         answer = model.stream_events("hi", version="v3").output
     else:
@@ -383,7 +374,7 @@ def test_arguments_cut_off_are_an_invalid_call_in_events(raw: RawServer, version
     ],
 )
 def test_images(emulator: Emulator, model: str, block: dict[str, Any], ask_one: Ask) -> None:
-    answer = ask_one(chat(emulator, model), [HumanMessage([{"type": "text", "text": "What is this?"}, block])])
+    answer = ask_one(model_of(emulator, model), [HumanMessage([{"type": "text", "text": "What is this?"}, block])])
     text, image = body(emulator)["messages"][0]["content"]
     assert text == {"type": "text", "text": "What is this?"}
     assert image["image_url"]["url"] in (PNG, "https://example.com/a.png")
@@ -392,7 +383,7 @@ def test_images(emulator: Emulator, model: str, block: dict[str, Any], ask_one: 
 
 def test_an_image_for_a_text_model_is_an_error_before_any_request(emulator: Emulator) -> None:
     with pytest.raises(BadRequestError, match="image"):
-        chat(emulator).invoke([HumanMessage([{"type": "image_url", "image_url": {"url": PNG}}])])
+        model_of(emulator).invoke([HumanMessage([{"type": "image_url", "image_url": {"url": PNG}}])])
     assert emulator.requests == []
 
 
@@ -423,14 +414,14 @@ def test_each_parameter_on_the_wire(emulator: Emulator, fields: dict[str, Any], 
     if how == "constructed":
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # n goes to model_kwargs, and says so
-            chat(emulator, **fields).invoke("hi")
+            model_of(emulator, **fields).invoke("hi")
     else:
-        chat(emulator).invoke("hi", **fields)
+        model_of(emulator).invoke("hi", **fields)
     assert {k: v for k, v in body(emulator).items() if k not in ("model", "messages")} == sent
 
 
 def test_stop_sequences_is_another_name_of_stop(emulator: Emulator) -> None:
-    chat(emulator, stop_sequences=["x"]).invoke("hi")
+    model_of(emulator, stop_sequences=["x"]).invoke("hi")
     assert body(emulator)["stop"] == ["x"]
 
 
@@ -438,18 +429,18 @@ def test_stop_sequences_is_another_name_of_stop(emulator: Emulator) -> None:
 def test_the_callers_model_kwargs_stay_as_they_are(emulator: Emulator) -> None:
     given = {"seed": 1}
     for _ in range(2):  # a second model made of the same dict must be the same
-        chat(emulator, model_kwargs=given, n=1).invoke("hi")
+        model_of(emulator, model_kwargs=given, n=1).invoke("hi")
         assert body(emulator)["seed"] == 1
     assert given == {"seed": 1}
 
 
-def test_a_copy_goes_where_it_was_told_to(emulator: Emulator, raw: RawServer) -> None:
-    chat(emulator).model_copy(update={"base_url": raw.base_url}).invoke("hi")
-    assert (len(raw.requests), len(emulator.requests)) == (1, 0)
+def test_a_copy_goes_where_it_was_told_to(emulator: Emulator, server: RawServer) -> None:
+    model_of(emulator).model_copy(update={"base_url": server.base_url}).invoke("hi")
+    assert (len(server.requests), len(emulator.requests)) == (1, 0)
 
 
 def test_a_call_wins_over_the_model(emulator: Emulator, ask_one: Ask) -> None:
-    model = chat(emulator, temperature=0.1, max_tokens=5, stop=["a"])
+    model = model_of(emulator, temperature=0.1, max_tokens=5, stop=["a"])
     ask_one(model, "hi", temperature=0.9, max_tokens=7, stop=["b"], model=QWEN)
     sent = body(emulator)
     assert (sent["temperature"], sent["max_completion_tokens"], sent["stop"], sent["model"]) == (0.9, 7, ["b"], QWEN)
@@ -457,7 +448,7 @@ def test_a_call_wins_over_the_model(emulator: Emulator, ask_one: Ask) -> None:
 
 
 @pytest.mark.parametrize("stops", [["zq1"], [f"zq{i}" for i in range(4)], [f"zq{i}" for i in range(7)]])
-def test_stops_up_to_four_are_sent_the_rest_is_done_here(raw: RawServer, stops: list[str], ask_one: Ask) -> None:
+def test_stops_up_to_four_are_sent_the_rest_is_done_here(server: RawServer, stops: list[str], ask_one: Ask) -> None:
     # The server honours what it was told; what it was not told is in its text.
     def answer(request: Any) -> Reply:
         text = "before " + next(iter([s for s in stops if s not in request.json["stop"]]), "") + " after"
@@ -465,20 +456,20 @@ def test_stops_up_to_four_are_sent_the_rest_is_done_here(raw: RawServer, stops: 
             return Reply(sse(*({"content": c} for c in text)))
         return whole({"content": text})
 
-    raw.answer = answer
-    got = ask_one(chat(raw, stop=stops), "hi")
-    assert body(raw)["stop"] == stops[:4]
+    server.answer = answer
+    got = ask_one(model_of(server, stop=stops), "hi")
+    assert body(server)["stop"] == stops[:4]
     assert got.content == ("before " if len(stops) > 4 else "before  after")
     assert got.response_metadata["finish_reason"] == "stop"
 
 
 def test_max_tokens_cuts_the_answer(emulator: Emulator, ask_one: Ask) -> None:
-    answer = ask_one(chat(emulator, max_tokens=3), "Hello there, tell me a lot")
+    answer = ask_one(model_of(emulator, max_tokens=3), "Hello there, tell me a lot")
     assert answer.response_metadata["finish_reason"] == "length"
 
 
 def test_logprobs_are_in_the_metadata(emulator: Emulator, ask_one: Ask) -> None:
-    answer = ask_one(chat(emulator, logprobs=True, top_logprobs=2), "hi")
+    answer = ask_one(model_of(emulator, logprobs=True, top_logprobs=2), "hi")
     rows = answer.response_metadata["logprobs"]["content"]
     assert "".join(r["token"] for r in rows) == answer.content
 
@@ -496,13 +487,13 @@ def test_logprobs_are_in_the_metadata(emulator: Emulator, ask_one: Ask) -> None:
 )
 def test_values_out_of_range_are_errors_before_any_request(emulator: Emulator, fields: dict[str, Any]) -> None:
     with pytest.raises(BadRequestError, match=next(iter(fields)).replace("max_tokens", "max_(completion_)?tokens")):
-        chat(emulator).invoke("hi", **fields)
+        model_of(emulator).invoke("hi", **fields)
     assert emulator.requests == []
 
 
 def test_an_unknown_argument_warns_and_goes_to_model_kwargs(emulator: Emulator) -> None:
     with pytest.warns(UserWarning, match="top_k"):
-        model = chat(emulator, top_k=5)
+        model = model_of(emulator, top_k=5)
     assert model.model_kwargs == {"top_k": 5}
     with pytest.raises(UnsupportedParameterError, match="top_k"):
         model.invoke("hi")
@@ -510,49 +501,49 @@ def test_an_unknown_argument_warns_and_goes_to_model_kwargs(emulator: Emulator) 
 
 def test_unsupported_parameters_are_dropped_where_that_is_wished(emulator: Emulator) -> None:
     with pytest.warns(UserWarning, match="service_tier") as told:
-        chat(emulator, unsupported="drop").invoke("hi", n=2, service_tier="flex")
+        model_of(emulator, unsupported="drop").invoke("hi", n=2, service_tier="flex")
     assert len(told) == 1
     assert body(emulator).keys() == {"model", "messages"}
 
 
-def test_extra_body_is_sent_as_it_is(raw: RawServer) -> None:
-    chat(raw, "ep-4711", extra_body={"top_k": 5}).invoke("hi", extra_body={"min_p": 0.1})
-    assert (body(raw)["top_k"], body(raw)["min_p"]) == (5, 0.1)
+def test_extra_body_is_sent_as_it_is(server: RawServer) -> None:
+    model_of(server, "ep-4711", extra_body={"top_k": 5}).invoke("hi", extra_body={"min_p": 0.1})
+    assert (body(server)["top_k"], body(server)["min_p"]) == (5, 0.1)
 
 
-def test_extra_headers_and_timeout_of_a_call(raw: RawServer) -> None:
-    chat(raw, default_headers={"X-A": "1"}).invoke("hi", extra_headers={"X-B": "2"}, timeout=30)
-    assert (raw.requests[0].headers["x-a"], raw.requests[0].headers["x-b"]) == ("1", "2")
-    assert raw.requests[0].json.keys() == {"model", "messages"}
+def test_extra_headers_and_timeout_of_a_call(server: RawServer) -> None:
+    model_of(server, default_headers={"X-A": "1"}).invoke("hi", extra_headers={"X-B": "2"}, timeout=30)
+    assert (server.requests[0].headers["x-a"], server.requests[0].headers["x-b"]) == ("1", "2")
+    assert server.requests[0].json.keys() == {"model", "messages"}
 
 
-def test_headers_of_the_answer(raw: RawServer, ask_one: Ask) -> None:
-    raw.answer = lambda r: Reply(
+def test_headers_of_the_answer(server: RawServer, ask_one: Ask) -> None:
+    server.answer = lambda r: Reply(
         sse({"content": "x"}) if r.json.get("stream") else whole({"content": "x"}).pieces,
         headers={"X-Request-Id": "req-1"},
         content_type="text/event-stream" if r.json.get("stream") else "application/json",
     )
-    answer = ask_one(chat(raw, include_response_headers=True), "hi")
+    answer = ask_one(model_of(server, include_response_headers=True), "hi")
     assert answer.response_metadata["headers"]["x-request-id"] == "req-1"
-    assert "headers" not in ask_one(chat(raw), "hi").response_metadata
+    assert "headers" not in ask_one(model_of(server), "hi").response_metadata
 
 
 # Delay, retries, connections
 
 
 @pytest.mark.parametrize("name", ["stream", "astream"])
-def test_each_chunk_is_given_before_the_next_is_sent(raw: RawServer, name: str) -> None:
+def test_each_chunk_is_given_before_the_next_is_sent(server: RawServer, name: str) -> None:
     gate = Gate()
-    raw.script(Reply(sse({"content": "a"}, {"content": " <b"}, {"reasoning_content": "c"}, done=False), gate=gate))
+    server.script(Reply(sse({"content": "a"}, {"content": " <b"}, {"reasoning_content": "c"}, done=False), gate=gate))
 
     async def later() -> None:
-        async for _ in chat(raw, QWEN).astream("hi"):
+        async for _ in model_of(server, QWEN).astream("hi"):
             gate.release()
 
     if name == "astream":
         asyncio.run(later())
     else:
-        for _ in chat(raw, QWEN).stream("hi"):
+        for _ in model_of(server, QWEN).stream("hi"):
             gate.release()
     assert not gate.waited_in_vain
 
@@ -560,44 +551,44 @@ def test_each_chunk_is_given_before_the_next_is_sent(raw: RawServer, name: str) 
 def test_retries_are_not_multiplied(emulator: Emulator, ask: Ask) -> None:
     emulator.add_fault(Fault("status", times=None, status=500, headers={"retry-after-ms": "1"}))
     with pytest.raises(Exception, match="HTTP 500"):
-        ask(chat(emulator, max_retries=2), "hi")
+        ask(model_of(emulator, max_retries=2), "hi")
     assert len([r for r in emulator.requests if "'hi'" in str(r.body)]) == 3
 
 
-def test_models_share_their_connection(raw: RawServer) -> None:
+def test_models_share_their_connection(server: RawServer) -> None:
     for _ in range(3):
-        chat(raw).invoke("hi")
-        chat(raw, QWEN, temperature=0.5).invoke("hi")
-    assert raw.connections == 1
+        model_of(server).invoke("hi")
+        model_of(server, QWEN, temperature=0.5).invoke("hi")
+    assert server.connections == 1
 
 
-def test_a_stream_that_is_left_early_is_closed(raw: RawServer) -> None:
-    raw.script(Reply(sse({"content": "a"}, finish=None, done=False), end="hang"))
-    for _ in chat(raw).stream("hi"):
+def test_a_stream_that_is_left_early_is_closed(server: RawServer) -> None:
+    server.script(Reply(sse({"content": "a"}, finish=None, done=False), end="hang"))
+    for _ in model_of(server).stream("hi"):
         break
-    assert raw.hung_up.wait(5)
+    assert server.hung_up.wait(5)
 
 
-async def test_an_async_stream_that_is_left_early_is_closed(raw: RawServer) -> None:
-    raw.script(Reply(sse({"content": "a"}, finish=None, done=False), end="hang"))
-    async for _ in chat(raw).astream("hi"):
+async def test_an_async_stream_that_is_left_early_is_closed(server: RawServer) -> None:
+    server.script(Reply(sse({"content": "a"}, finish=None, done=False), end="hang"))
+    async for _ in model_of(server).astream("hi"):
         break
-    assert await asyncio.to_thread(raw.hung_up.wait, 5)
+    assert await asyncio.to_thread(server.hung_up.wait, 5)
 
 
-async def test_close_and_aclose_then_use(raw: RawServer) -> None:
-    model = chat(raw)
+async def test_close_and_aclose_then_use(server: RawServer) -> None:
+    model = model_of(server)
     for _ in range(2):
         model.invoke("hi")
         model.close()
         await model.ainvoke("hi")
         await model.aclose()
-    assert len(raw.requests) == raw.connections == 4
+    assert len(server.requests) == server.connections == 4
 
 
 @pytest.mark.parametrize("name", ["stream", "astream"])
 def test_a_cut_stream_gives_what_came_and_raises(emulator: Emulator, name: str) -> None:
     emulator.add_fault(Fault("end", chunks=4))
     with pytest.raises(TruncatedStreamError) as caught:
-        WAYS[name](chat(emulator), "Hello there")
+        WAYS[name](model_of(emulator), "Hello there")
     assert caught.value.partial

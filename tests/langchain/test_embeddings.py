@@ -6,7 +6,7 @@ import base64
 import json
 import pickle
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import openai
@@ -21,7 +21,8 @@ from kluster_integrations.langchain import (
     KlusterInternalServerError,
     KlusterUnsupportedParameterError,
 )
-from tests.raw_server import RawRequest, RawServer, Reply
+
+from ..raw_server import RawRequest, RawServer, Reply
 
 TEXTS = ["The cat sat on the mat.", "A cat sits on a mat.", "Quantum physics is hard.", "Rain in Spain.", "Ada wrote."]
 
@@ -32,12 +33,6 @@ def embeddings(emulator: Emulator) -> Callable[..., KlusterEmbeddings]:
         return KlusterEmbeddings(api_key="key", base_url=emulator.base_url, max_retries=0, **fields)
 
     return make
-
-
-@pytest.fixture
-def server() -> Iterator[RawServer]:
-    with RawServer() as running:
-        yield running
 
 
 def vectors(*rows: tuple[int, Any]) -> Reply:

@@ -19,7 +19,7 @@ from kluster_integrations.langchain import ChatKluster
 from kluster_integrations.langchain._errors import LANGCHAIN_ERRORS
 
 from ..raw_server import RawServer, Reply, event, sse, whole
-from .conftest import GEMMA, KEY, chat
+from .conftest import GEMMA, KEY, model_of
 
 Ask = Callable[[ChatKluster], Any]
 
@@ -79,7 +79,7 @@ def test_errors_by_status(
 ) -> None:
     emulator.add_fault(Fault("status", status=status, body=body, times=None))
     with pytest.raises(ours) as caught:
-        ask(chat(emulator))
+        ask(model_of(emulator))
     err = caught.value
     assert isinstance(err, theirs)
     assert isinstance(err, cores)
@@ -97,26 +97,26 @@ RETRYABLE = {400: False, 401: False, 403: False, 404: False, 429: True, 500: Tru
 def test_agents_learn_whether_to_try_again(emulator: Emulator, status: int, retryable: bool) -> None:
     emulator.add_fault(Fault("status", status=status, retry_after=3))
     with pytest.raises(core.ModelError) as caught:
-        chat(emulator).invoke("hi")
+        model_of(emulator).invoke("hi")
     assert caught.value.is_retryable is retryable
     assert caught.value.retry_after == 3  # type: ignore[attr-defined]
 
 
 def test_no_key_at_all(emulator: Emulator, ask: Ask) -> None:
     with pytest.raises(errors.AuthenticationError, match="KLUSTER_API_KEY") as caught:
-        ask(chat(emulator, api_key=None))
+        ask(model_of(emulator, api_key=None))
     assert isinstance(caught.value, (openai.AuthenticationError, core.ModelAuthenticationError))
     assert emulator.requests == []
 
 
 def test_a_key_that_is_not_let_in(ask: Ask) -> None:
     with Emulator(api_keys=["other"]) as server, pytest.raises(errors.AuthenticationError):
-        ask(chat(server))
+        ask(model_of(server))
 
 
 def test_nobody_listens(ask: Ask) -> None:
     with RawServer() as gone:
-        model = chat(gone)
+        model = model_of(gone)
     with pytest.raises(errors.APIConnectionError) as caught:
         ask(model)
     assert isinstance(caught.value, openai.APIConnectionError)
@@ -127,7 +127,7 @@ def test_nobody_listens(ask: Ask) -> None:
 def test_no_answer_in_time(emulator: Emulator, ask: Ask) -> None:
     emulator.add_fault(Fault("hang", times=None))
     with pytest.raises(errors.APITimeoutError) as caught:
-        ask(chat(emulator, timeout=0.2))
+        ask(model_of(emulator, timeout=0.2))
     assert isinstance(caught.value, openai.APITimeoutError)
     assert isinstance(caught.value, core.ModelTimeoutError)
 
@@ -137,7 +137,7 @@ def test_no_answer_in_time(emulator: Emulator, ask: Ask) -> None:
 def test_a_truncated_stream(emulator: Emulator, name: str, kind: Any) -> None:
     emulator.add_fault(Fault(kind, chunks=3))
     with pytest.raises(errors.TruncatedStreamError) as caught:
-        WAYS[name](chat(emulator))
+        WAYS[name](model_of(emulator))
     assert isinstance(caught.value, openai.APIConnectionError)
     assert isinstance(caught.value, core.ModelConnectionError)
 
@@ -147,7 +147,7 @@ def test_a_truncated_stream(emulator: Emulator, name: str, kind: Any) -> None:
 def test_an_error_event(emulator: Emulator, name: str, status: int) -> None:
     emulator.add_fault(Fault("error_event", chunks=3, status=status))
     with pytest.raises(openai.RateLimitError if status == 429 else openai.InternalServerError):
-        WAYS[name](chat(emulator))
+        WAYS[name](model_of(emulator))
 
 
 @pytest.mark.parametrize(
@@ -162,31 +162,33 @@ def test_an_error_event(emulator: Emulator, name: str, status: int) -> None:
         Reply(sse({"content": "x"}, finish=None)),
     ],
 )
-def test_what_is_no_answer_is_one_of_all_three(raw: RawServer, ask: Ask, reply: Reply) -> None:
-    raw.script(reply)
+def test_what_is_no_answer_is_one_of_all_three(server: RawServer, ask: Ask, reply: Reply) -> None:
+    server.script(reply)
     with pytest.raises(errors.KlusterError) as caught:
-        ask(chat(raw))
+        ask(model_of(server))
     assert isinstance(caught.value, openai.OpenAIError)
     assert isinstance(caught.value, core.ModelError)
 
 
 def test_what_is_refused_before_a_request(emulator: Emulator) -> None:
     with pytest.raises(errors.UnsupportedParameterError) as caught:
-        chat(emulator).invoke("hi", n=2)
+        model_of(emulator).invoke("hi", n=2)
     assert isinstance(caught.value, openai.BadRequestError)
     assert isinstance(caught.value, core.ModelInvalidRequestError)
     with pytest.raises(errors.ContextWindowExceededError) as overflow:
-        chat(emulator, GEMMA, plan="trial").invoke([HumanMessage("word " * 40_000)])
+        model_of(emulator, GEMMA, plan="trial").invoke([HumanMessage("word " * 40_000)])
     assert isinstance(overflow.value, core.ContextOverflowError)
     assert emulator.requests == []
 
 
 def test_with_retry_and_fallbacks_know_the_errors(emulator: Emulator) -> None:
     emulator.add_fault(Fault("status", status=429, times=1))
-    tried = chat(emulator).with_retry(retry_if_exception_type=(openai.RateLimitError,), wait_exponential_jitter=False)
+    tried = model_of(emulator).with_retry(
+        retry_if_exception_type=(openai.RateLimitError,), wait_exponential_jitter=False
+    )
     assert tried.invoke("hi").content
     emulator.add_fault(Fault("status", status=503, times=1))
-    safe = chat(emulator).with_fallbacks([chat(emulator)], exceptions_to_handle=(core.ModelError,))
+    safe = model_of(emulator).with_fallbacks([model_of(emulator)], exceptions_to_handle=(core.ModelError,))
     assert safe.invoke("hi").content
 
 
@@ -209,19 +211,19 @@ def test_every_error_of_the_core_has_its_own() -> None:
         assert issubclass(theirs, ours)
 
 
-def test_a_header_of_an_error_is_there_for_openais_users(raw: RawServer) -> None:
+def test_a_header_of_an_error_is_there_for_openais_users(server: RawServer) -> None:
     body = b'{"error": {"message": "slow", "type": "t", "param": "p", "code": "c"}}'
-    raw.script(Reply([body], status=429, headers={"X-A": "1"}, content_type="application/json"))
+    server.script(Reply([body], status=429, headers={"X-A": "1"}, content_type="application/json"))
     with pytest.raises(openai.RateLimitError) as caught:
-        chat(raw).invoke("hi")
+        model_of(server).invoke("hi")
     assert caught.value.response.headers["x-a"] == "1"
     assert (caught.value.param, caught.value.type, caught.value.code) == ("p", "t", "c")
     assert caught.value.response.status_code == 429
 
 
-def test_a_good_answer_after_an_error(raw: RawServer, ask: Ask) -> None:
-    raw.script(Reply([b"{}"], status=500, content_type="application/json"))
+def test_a_good_answer_after_an_error(server: RawServer, ask: Ask) -> None:
+    server.script(Reply([b"{}"], status=500, content_type="application/json"))
     with pytest.raises(errors.InternalServerError):
-        ask(chat(raw))
-    raw.answer = lambda _: whole({"content": "x"})
-    ask(chat(raw))
+        ask(model_of(server))
+    server.answer = lambda _: whole({"content": "x"})
+    ask(model_of(server))

@@ -12,7 +12,7 @@ from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from kluster_integrations.emulator import Emulator
 
 from ..raw_server import RawServer, Reply, sse, whole
-from .conftest import GEMMA, LLAMA, chat
+from .conftest import GEMMA, LLAMA, model_of
 from .test_tools import get_weather
 
 HI = HumanMessage("hi")
@@ -59,7 +59,7 @@ FOREIGN: dict[str, list[Any]] = {
 def test_of_an_answer_from_elsewhere_text_and_calls_go_on(emulator: Emulator, provider: str) -> None:
     answer = AIMessage(FOREIGN[provider], tool_calls=[CALL])
 
-    chat(emulator).invoke([HI, answer, ToolMessage("Sunny", tool_call_id="c1")])
+    model_of(emulator).invoke([HI, answer, ToolMessage("Sunny", tool_call_id="c1")])
 
     sent: Any = emulator.requests[-1].body
     function = {"name": "get_weather", "arguments": '{"city": "Paris"}'}
@@ -71,7 +71,7 @@ def test_of_an_answer_from_elsewhere_text_and_calls_go_on(emulator: Emulator, pr
 
 
 def test_a_refusal_is_what_was_said(emulator: Emulator) -> None:
-    chat(emulator).invoke([HI, AIMessage([{"type": "refusal", "refusal": "No."}]), HI])
+    model_of(emulator).invoke([HI, AIMessage([{"type": "refusal", "refusal": "No."}]), HI])
 
     sent: Any = emulator.requests[-1].body
     assert sent["messages"][1] == {"role": "assistant", "content": "No."}
@@ -92,7 +92,7 @@ def test_a_refusal_is_what_was_said(emulator: Emulator) -> None:
 def test_blocks_of_a_question(emulator: Emulator, block: dict[str, Any], sent_as: dict[str, Any]) -> None:
     image = {"type": "image_url", "image_url": {"url": "https://example.com/b.png"}}
 
-    chat(emulator, GEMMA).invoke([HumanMessage([image, block])])
+    model_of(emulator, GEMMA).invoke([HumanMessage([image, block])])
 
     sent: Any = emulator.requests[-1].body
     assert sent["messages"][0]["content"] == [image, sent_as]
@@ -101,7 +101,7 @@ def test_blocks_of_a_question(emulator: Emulator, block: dict[str, Any], sent_as
 def test_a_call_without_an_id_that_cannot_be_read_is_left_out(emulator: Emulator) -> None:
     broken: Any = {"name": None, "args": None, "id": None, "error": "cut off", "type": "invalid_tool_call"}
 
-    chat(emulator).invoke([HI, AIMessage("Wait", invalid_tool_calls=[broken]), HI])
+    model_of(emulator).invoke([HI, AIMessage("Wait", invalid_tool_calls=[broken]), HI])
 
     sent: Any = emulator.requests[-1].body
     assert sent["messages"][1] == {"role": "assistant", "content": "Wait"}
@@ -119,9 +119,9 @@ NAMELESS: dict[str, Callable[[], Reply]] = {
 
 
 @pytest.mark.parametrize("how", NAMELESS)
-def test_an_agent_goes_on_after_a_call_without_a_name(raw: RawServer, how: str) -> None:
-    raw.script(NAMELESS[how](), whole({"content": "Sunny, then."}))
-    agent = create_agent(chat(raw, LLAMA, streaming=how == "streamed"), [get_weather])
+def test_an_agent_goes_on_after_a_call_without_a_name(server: RawServer, how: str) -> None:
+    server.script(NAMELESS[how](), whole({"content": "Sunny, then."}))
+    agent = create_agent(model_of(server, LLAMA, streaming=how == "streamed"), [get_weather])
 
     answer = agent.invoke({"messages": [HI]})
 
@@ -129,15 +129,15 @@ def test_an_agent_goes_on_after_a_call_without_a_name(raw: RawServer, how: str) 
 
 
 @pytest.mark.parametrize("how", ["whole", "streamed"])
-def test_arguments_without_an_end_to_their_nesting_are_an_invalid_call(raw: RawServer, how: str) -> None:
+def test_arguments_without_an_end_to_their_nesting_are_an_invalid_call(server: RawServer, how: str) -> None:
     call = {"index": 0, "id": "c1", "function": {"name": "get_weather", "arguments": '{"a":' * 5_000}}
-    raw.script(
+    server.script(
         whole({"content": None, "tool_calls": [call]}, finish="tool_calls")
         if how == "whole"
         else Reply(sse({"tool_calls": [call]}, finish="tool_calls"))
     )
 
-    answer = chat(raw, streaming=how == "streamed").invoke([HI])
+    answer = model_of(server, streaming=how == "streamed").invoke([HI])
 
     assert answer.tool_calls == []
     assert [c["name"] for c in answer.invalid_tool_calls] == ["get_weather"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 from uuid import UUID
 
@@ -13,7 +13,7 @@ from langchain_core.callbacks import (
     UsageMetadataCallbackHandler,
     get_usage_metadata_callback,
 )
-from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, HumanMessage
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from langchain_core.outputs import ChatGenerationChunk, LLMResult
 from langchain_core.rate_limiters import BaseRateLimiter
 from langchain_core.tracers.context import collect_runs
@@ -21,44 +21,15 @@ from langchain_core.tracers.context import collect_runs
 from kluster_integrations import catalog
 from kluster_integrations._version import __version__
 from kluster_integrations.catalog import ModelSpec
-from kluster_integrations.emulator import Emulator
 from kluster_integrations.langchain import ChatKluster
-from tests.raw_server import DONE, RawServer, Reply, chunk, event, sse, whole
+
+from ..raw_server import DONE, RawServer, Reply, chunk, event, sse, whole
+from .conftest import amerged, merged, model_of
 
 LLAMA = "klusterai/Meta-Llama-3.3-70B-Instruct-Turbo"
 R1 = "deepseek-ai/DeepSeek-R1"
 UNPRICED = "mistralai/Magistral-Small-2506"
 CHAT_MODELS = [spec for spec in catalog.all_models() if spec.purpose == "chat"]
-
-
-@pytest.fixture
-def chat(emulator: Emulator) -> Callable[..., ChatKluster]:
-    def make(model: str = LLAMA, **fields: Any) -> ChatKluster:
-        return ChatKluster(model=model, api_key="key", base_url=emulator.base_url, max_retries=0, **fields)
-
-    return make
-
-
-@pytest.fixture
-def server() -> Iterator[RawServer]:
-    with RawServer() as running:
-        yield running
-
-
-def model_of(server: RawServer, model: str = LLAMA, **fields: Any) -> ChatKluster:
-    return ChatKluster(model=model, api_key="key", base_url=server.base_url, max_retries=0, **fields)
-
-
-def merged(chunks: Iterator[Any]) -> AIMessageChunk:
-    first, *rest = chunks
-    for part in rest:
-        first = first + part
-    assert isinstance(first, AIMessageChunk)
-    return first
-
-
-async def amerged(chunks: AsyncIterator[Any]) -> AIMessageChunk:
-    return merged(iter([part async for part in chunks]))
 
 
 # Usage and cost.

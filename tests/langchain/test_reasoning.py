@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage
+from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.output_parsers import StrOutputParser
 
 from kluster_integrations import catalog
 from kluster_integrations.emulator import Emulator
-from kluster_integrations.langchain import ChatKluster
-from tests.raw_server import DONE, Gate, RawServer, Reply, chunk, event, sse, whole
+
+from ..raw_server import DONE, Gate, RawServer, Reply, chunk, event, sse, whole
+from .conftest import amerged, merged, model_of
 
 R1 = "deepseek-ai/DeepSeek-R1"
 QWEN3 = "Qwen/Qwen3-235B-A22B-FP8"
@@ -32,28 +33,6 @@ def style(request: pytest.FixtureRequest) -> Any:
 def styled(style: Any) -> Iterator[Emulator]:
     with Emulator(reasoning=style) as running:
         yield running
-
-
-@pytest.fixture
-def server() -> Iterator[RawServer]:
-    with RawServer() as running:
-        yield running
-
-
-def model_of(server: Emulator | RawServer, model: str = R1, **fields: Any) -> ChatKluster:
-    return ChatKluster(model=model, api_key="key", base_url=server.base_url, max_retries=0, **fields)
-
-
-def merged(chunks: Iterator[Any]) -> AIMessageChunk:
-    first, *rest = chunks
-    for part in rest:
-        first = first + part
-    assert isinstance(first, AIMessageChunk)
-    return first
-
-
-async def amerged(chunks: AsyncIterator[Any]) -> AIMessageChunk:
-    return merged(iter([chunk async for chunk in chunks]))
 
 
 def check(message: AIMessage) -> None:
@@ -80,14 +59,14 @@ async def test_thoughts_of_every_model(styled: Emulator, style: str, model: str)
 
 
 def test_v0_content_is_text(styled: Emulator) -> None:
-    message = merged(model_of(styled).stream(QUESTION))
+    message = merged(model_of(styled, R1).stream(QUESTION))
 
     assert isinstance(message.content, str)
-    assert message.content == model_of(styled).invoke(QUESTION).content
+    assert message.content == model_of(styled, R1).invoke(QUESTION).content
 
 
 async def test_v1_content_is_blocks(styled: Emulator) -> None:
-    chat = model_of(styled, output_version="v1")
+    chat = model_of(styled, R1, output_version="v1")
 
     for message in (
         chat.invoke(QUESTION),
@@ -102,18 +81,18 @@ async def test_v1_content_is_blocks(styled: Emulator) -> None:
 
 
 async def test_v3_events(styled: Emulator) -> None:
-    stream = model_of(styled).stream_events(QUESTION, version="v3")
+    stream = model_of(styled, R1).stream_events(QUESTION, version="v3")
     assert "".join(stream.reasoning).startswith("The user says")
     assert "".join(stream.text).startswith("Scripted answer")
     assert [block["type"] for block in stream.output.content_blocks] == ["reasoning", "text"]
 
-    later = await model_of(styled).astream_events(QUESTION, version="v3")
+    later = await model_of(styled, R1).astream_events(QUESTION, version="v3")
     assert (await later.reasoning).startswith("The user says")
     assert (await later.text).startswith("Scripted answer")
 
 
 def test_thoughts_come_first_and_piece_by_piece(styled: Emulator) -> None:
-    chunks = list(model_of(styled).stream(QUESTION))
+    chunks = list(model_of(styled, R1).stream(QUESTION))
     thinking = [bool(c.additional_kwargs.get("reasoning_content")) for c in chunks if c.additional_kwargs or c.text]
 
     assert thinking == sorted(thinking, reverse=True)
@@ -139,7 +118,7 @@ def test_thoughts_and_calls(styled: Emulator, style: str, version: str) -> None:
 
 
 def test_output_parsers_see_the_answer_only(styled: Emulator) -> None:
-    chain = model_of(styled) | StrOutputParser()
+    chain = model_of(styled, R1) | StrOutputParser()
 
     assert chain.invoke(QUESTION).startswith("Scripted answer")
     assert "".join(chain.stream(QUESTION)).startswith("Scripted answer")
@@ -151,7 +130,7 @@ def test_output_parsers_see_the_answer_only(styled: Emulator) -> None:
 @pytest.mark.parametrize("version", ["v0", "v1"])
 def test_thoughts_are_not_sent_back(styled: Emulator, version: str) -> None:
     styled.clear()
-    chat = model_of(styled, output_version=version)
+    chat = model_of(styled, R1, output_version=version)
     first = chat.invoke(QUESTION)
 
     chat.invoke([HumanMessage(QUESTION), first, HumanMessage("Why?")])
@@ -163,7 +142,7 @@ def test_thoughts_are_not_sent_back(styled: Emulator, version: str) -> None:
 def test_thoughts_of_another_provider_are_not_sent_back(emulator: Emulator) -> None:
     foreign = AIMessage([{"type": "thinking", "thinking": "Hm"}, {"type": "text", "text": "Hello"}])
 
-    model_of(emulator).invoke([HumanMessage("Hi"), foreign, HumanMessage("Why?")])
+    model_of(emulator, R1).invoke([HumanMessage("Hi"), foreign, HumanMessage("Why?")])
 
     sent: Any = emulator.requests[-1].body
     assert sent["messages"][1] == {"role": "assistant", "content": "Hello"}
@@ -174,7 +153,7 @@ def test_thoughts_of_another_provider_are_not_sent_back(emulator: Emulator) -> N
 
 def test_answer_without_a_thought_is_content(server: RawServer) -> None:
     server.script(whole({"content": "Paris."}), Reply(sse({"content": "Par"}, {"content": "is."})))
-    chat = model_of(server)
+    chat = model_of(server, R1)
 
     assert chat.invoke("go").content == "Paris."
     assert merged(chat.stream("go")).content == "Paris."
@@ -249,7 +228,7 @@ async def test_no_chunk_waits_for_the_next_event(server: RawServer) -> None:
     server.script(Reply(pieces, gate=gate))
     seen: list[str] = []
 
-    async for part in model_of(server).astream("go"):
+    async for part in model_of(server, R1).astream("go"):
         said = part.additional_kwargs.get("reasoning_content") or part.text
         if said:
             seen.append(said)

@@ -3,27 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from langchain_core.exceptions import OutputParserException
 from pydantic import BaseModel, field_validator
 
-from kluster_integrations.langchain import ChatKluster, KlusterOutputValidationError
-from tests.langchain.people import ADA, ADA_JSON, KINDS, LLAMA, R1, Person, calls, says
-from tests.raw_server import RawServer, Reply, whole
+from kluster_integrations.langchain import KlusterOutputValidationError
 
-
-@pytest.fixture
-def server() -> Iterator[RawServer]:
-    with RawServer() as running:
-        yield running
-
-
-def model_of(server: RawServer, model: str = R1, **fields: Any) -> ChatKluster:
-    return ChatKluster(model=model, api_key="key", base_url=server.base_url, max_retries=0, **fields)
-
+from ..raw_server import RawServer, Reply, whole
+from .conftest import model_of
+from .people import ADA, ADA_JSON, KINDS, LLAMA, R1, Person, calls, says
 
 # Finding the answer.
 
@@ -42,7 +32,7 @@ FOUND = {
 def test_answer_is_found_at_once(server: RawServer, where: str) -> None:
     server.script(says(FOUND[where]))
 
-    assert model_of(server).with_structured_output(Person).invoke("go") == ADA
+    assert model_of(server, R1).with_structured_output(Person).invoke("go") == ADA
     assert len(server.requests) == 1
 
 
@@ -55,7 +45,7 @@ def test_a_model_that_answers_in_text_where_a_call_was_asked_for(server: RawServ
 def test_reasoning_in_a_field_of_its_own_is_no_answer(server: RawServer) -> None:
     server.script(whole({"content": ADA_JSON, "reasoning_content": '{"name": "Bob"}'}))
 
-    assert model_of(server).with_structured_output(Person).invoke("go") == ADA
+    assert model_of(server, R1).with_structured_output(Person).invoke("go") == ADA
 
 
 # Repair.
@@ -74,7 +64,7 @@ WRONG = {
 
 @pytest.mark.parametrize("wrong", WRONG)
 async def test_a_wrong_first_answer_is_repaired(server: RawServer, wrong: str) -> None:
-    structured = model_of(server).with_structured_output(Person)
+    structured = model_of(server, R1).with_structured_output(Person)
 
     server.script(says(WRONG[wrong]), says(ADA_JSON))
     assert structured.invoke("go") == ADA
@@ -92,7 +82,7 @@ def test_every_kind_is_validated_and_repaired(server: RawServer, kind: str, meth
     wanted = {"name", "born", "home"} if kind == "dataclass" else {"name", "subject"} if kind == "TypedDict" else flat
     server.script(says('{"name": null}'), says(json.dumps({k: v for k, v in flat.items() if k in wanted})))
 
-    got = model_of(server).with_structured_output(schema, method=method).invoke("go")
+    got = model_of(server, R1).with_structured_output(schema, method=method).invoke("go")
 
     assert len(server.requests) == 2
     assert got == expected or got["name"] == "Ada Lovelace"
@@ -101,7 +91,7 @@ def test_every_kind_is_validated_and_repaired(server: RawServer, kind: str, meth
 def test_the_model_is_told_what_is_wrong(server: RawServer) -> None:
     server.script(says('{"name": "Ada Lovelace"}'), says(ADA_JSON))
 
-    model_of(server).with_structured_output(Person).invoke("go")
+    model_of(server, R1).with_structured_output(Person).invoke("go")
 
     *before, answer, complaint = server.requests[1].json["messages"]
     assert before == server.requests[0].json["messages"]
@@ -113,7 +103,7 @@ def test_the_model_is_told_what_is_wrong(server: RawServer) -> None:
 def test_thoughts_are_not_sent_back_in_a_repair(server: RawServer) -> None:
     server.script(says("<think>Let me think.</think>No."), says(ADA_JSON))
 
-    model_of(server).with_structured_output(Person).invoke("go")
+    model_of(server, R1).with_structured_output(Person).invoke("go")
 
     assert "Let me think" not in server.requests[1].body.decode()
 
@@ -160,7 +150,7 @@ def test_own_validators_have_their_say(server: RawServer) -> None:
 
     server.script(says('{"age": 3}'), says('{"age": 36}'))
 
-    assert model_of(server).with_structured_output(Adult).invoke("go") == Adult(age=36)
+    assert model_of(server, R1).with_structured_output(Adult).invoke("go") == Adult(age=36)
     assert "must be of age" in server.requests[1].json["messages"][-1]["content"]
 
 
@@ -181,7 +171,7 @@ async def test_after_max_repairs_async(server: RawServer) -> None:
     server.answer = lambda _: says("No")
 
     with pytest.raises(KlusterOutputValidationError, match="does not hold JSON"):
-        await model_of(server).with_structured_output(Person).ainvoke("go")
+        await model_of(server, R1).with_structured_output(Person).ainvoke("go")
     assert len(server.requests) == 3
 
 
@@ -198,7 +188,7 @@ def test_repair_does_not_repeat_refused_requests(server: RawServer) -> None:
     server.script(Reply([json.dumps(refusal).encode()], status=404, content_type="application/json", framing="length"))
 
     with pytest.raises(Exception, match="no such model"):
-        model_of(server).with_structured_output(Person).invoke("go")
+        model_of(server, R1).with_structured_output(Person).invoke("go")
     assert len(server.requests) == 1
 
 
@@ -207,5 +197,5 @@ def test_external_references_are_not_fetched(server: RawServer) -> None:
     schema = {"title": "x", "type": "object", "properties": {"name": {"$ref": f"{server.base_url}/schema.json"}}}
 
     with pytest.raises(Exception, match=r"(?i)ref|resolv"):
-        model_of(server).with_structured_output(schema, method="json_schema").invoke("go")
+        model_of(server, R1).with_structured_output(schema, method="json_schema").invoke("go")
     assert all(r.path.endswith("/chat/completions") for r in server.requests)

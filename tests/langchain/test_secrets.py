@@ -17,7 +17,6 @@ from typing import Any
 
 import pytest
 from langchain_core.load import dumpd, dumps, loads
-from langchain_core.tools import tool
 
 import kluster_integrations
 from kluster_integrations.config import KlusterConfig
@@ -28,13 +27,7 @@ from kluster_integrations.errors import (
 from kluster_integrations.langchain import ChatKluster
 
 from ..raw_server import RawServer, Reply, sse, whole
-from .conftest import KEY, LLAMA, chat
-
-
-@tool
-def get_weather(city: str) -> str:
-    """Get the weather in a city."""
-    return f"Sunny in {city}"
+from .conftest import KEY, LLAMA, get_weather, model_of
 
 
 def body(server: Emulator) -> dict[str, Any]:
@@ -48,7 +41,7 @@ def body(server: Emulator) -> dict[str, Any]:
 def secretive(request: pytest.FixtureRequest, emulator: Emulator) -> Iterator[ChatKluster]:
     headers = {"X-Token": "other-secret"}
     if request.param == "api_key":
-        yield chat(emulator, default_headers=headers)
+        yield model_of(emulator, default_headers=headers)
     else:
         settings = KlusterConfig(api_key=KEY, base_url=emulator.base_url, default_headers=headers)
         yield ChatKluster(model=LLAMA, config=settings)
@@ -103,14 +96,14 @@ def test_a_refused_argument_does_not_show_the_key(fields: dict[str, Any], said: 
 
 def test_headers_are_what_was_given(emulator: Emulator) -> None:
     given = {"X-Token": "other-secret"}
-    model = chat(emulator, default_headers=given)
+    model = model_of(emulator, default_headers=given)
     assert model.default_headers == given
     assert copy.deepcopy(model).default_headers == given
-    assert chat(emulator, default_headers=model.default_headers).default_headers == given
+    assert model_of(emulator, default_headers=model.default_headers).default_headers == given
     model.invoke("hi")
     assert emulator.requests[-1].headers["x-token"] == "other-secret"
     with pytest.raises(ValueError, match="valid string"):
-        chat(emulator, default_headers={"X-Token": 7})
+        model_of(emulator, default_headers={"X-Token": 7})
 
 
 def test_a_pickled_model_takes_its_key_from_the_environment(
@@ -128,7 +121,7 @@ def test_a_pickled_model_takes_its_key_from_the_environment(
 
 def test_a_pickled_model_keeps_its_fields(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KLUSTER_API_KEY", KEY)
-    model = chat(emulator, temperature=0.5, max_tokens=9, stop=["x"], unsupported="drop", max_retries=7)
+    model = model_of(emulator, temperature=0.5, max_tokens=9, stop=["x"], unsupported="drop", max_retries=7)
     restored = pickle.loads(pickle.dumps(model))
     restored.invoke("hi")
     assert {k: v for k, v in body(emulator).items() if k != "messages"} == {
@@ -143,7 +136,7 @@ def test_a_pickled_model_keeps_its_fields(emulator: Emulator, monkeypatch: pytes
 @pytest.mark.filterwarnings("ignore:The function `loads` is in beta")
 def test_dumps_and_loads(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KLUSTER_API_KEY", KEY)
-    text = dumps(chat(emulator, temperature=0.5))
+    text = dumps(model_of(emulator, temperature=0.5))
     kept = json.loads(text)["kwargs"]
     assert kept["api_key"] == {"lc": 1, "type": "secret", "id": ["KLUSTER_API_KEY"]}
     restored = loads(
@@ -157,16 +150,16 @@ def test_dumps_and_loads(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize("streamed", [False, True])
-async def test_a_cancelled_call_does_not_show_the_key(raw: RawServer, streamed: bool) -> None:
+async def test_a_cancelled_call_does_not_show_the_key(server: RawServer, streamed: bool) -> None:
     # What a cancelled call raises passes through the frames of the HTTP client, which hold the headers.
-    raw.script(Reply(silent=True, end="hang"))
+    server.script(Reply(silent=True, end="hang"))
 
     async def go() -> None:
         if streamed:
-            async for _ in chat(raw).astream("hi"):
+            async for _ in model_of(server).astream("hi"):
                 pass
         else:
-            await chat(raw).ainvoke("hi")
+            await model_of(server).ainvoke("hi")
 
     with pytest.raises(TimeoutError) as caught:
         await asyncio.wait_for(go(), 0.2)
@@ -174,24 +167,24 @@ async def test_a_cancelled_call_does_not_show_the_key(raw: RawServer, streamed: 
     assert KEY not in "".join(shown.format())
 
 
-def test_keys_of_another_company_never_leave(raw: RawServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keys_of_another_company_never_leave(server: RawServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-foreign")
     monkeypatch.setenv("OPENAI_ORG_ID", "org-foreign")
     monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", "X-Foreign: 1")
     with pytest.raises(AuthenticationError):
-        ChatKluster(model=LLAMA, base_url=raw.base_url).invoke("hi")
-    assert raw.connections == 0
-    chat(raw).invoke("hi")
-    assert b"foreign" not in raw.requests[0].raw.lower()
+        ChatKluster(model=LLAMA, base_url=server.base_url).invoke("hi")
+    assert server.connections == 0
+    model_of(server).invoke("hi")
+    assert b"foreign" not in server.requests[0].raw.lower()
 
 
-def test_nothing_is_left_open_at_exit(raw: RawServer) -> None:
-    raw.answer = lambda r: Reply(sse({"content": "x"})) if r.json.get("stream") else whole({"content": "x"})
+def test_nothing_is_left_open_at_exit(server: RawServer) -> None:
+    server.answer = lambda r: Reply(sse({"content": "x"})) if r.json.get("stream") else whole({"content": "x"})
     code = f"""
         import asyncio
         from kluster_integrations.langchain import ChatKluster
 
-        model = ChatKluster(model="{LLAMA}", api_key="kk", base_url="{raw.base_url}")
+        model = ChatKluster(model="{LLAMA}", api_key="kk", base_url="{server.base_url}")
 
         async def go():
             await asyncio.gather(*(model.ainvoke("hi") for _ in range(3)))

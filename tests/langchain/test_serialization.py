@@ -31,16 +31,6 @@ GEMMA = "google/gemma-3-27b-it"
 CLIENTS = [httpx] if HTTPX is httpx else [httpx, HTTPX]  # openai 3.x takes either library's clients
 
 
-@pytest.fixture
-def chat(emulator: Emulator) -> Callable[..., ChatKluster]:
-    def make(model: str = LLAMA, **fields: Any) -> ChatKluster:
-        return ChatKluster(
-            **{"model": model, "api_key": "key", "base_url": emulator.base_url, "max_retries": 0, **fields}
-        )
-
-    return make
-
-
 def bodies(emulator: Emulator) -> list[Any]:
     return [request.body for request in emulator.requests]
 

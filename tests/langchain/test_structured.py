@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import date
 from typing import Any, Literal
 
@@ -15,7 +15,10 @@ from pydantic import BaseModel, Field, RootModel
 from kluster_integrations import catalog
 from kluster_integrations.emulator import Emulator
 from kluster_integrations.langchain import ChatKluster, KlusterOutputValidationError
-from tests.langchain.people import (
+
+from ..raw_server import RawRequest, RawServer, Reply, sse
+from .conftest import model_of
+from .people import (
     ADA,
     ADA_JSON,
     FUNCTION,
@@ -32,7 +35,6 @@ from tests.langchain.people import (
     calls,
     says,
 )
-from tests.raw_server import RawRequest, RawServer, Reply, sse
 
 CHAT_MODELS = [spec.id for spec in catalog.all_models() if spec.purpose == "chat"]
 METHODS = (None, "function_calling", "json_schema", "json_mode", "prompted")
@@ -67,24 +69,6 @@ class Node(BaseModel):
 
     label: str
     children: list[Node] = []
-
-
-@pytest.fixture
-def chat(emulator: Emulator) -> Callable[..., ChatKluster]:
-    def make(model: str = LLAMA, **fields: Any) -> ChatKluster:
-        return ChatKluster(model=model, api_key="key", base_url=emulator.base_url, max_retries=0, **fields)
-
-    return make
-
-
-@pytest.fixture
-def server() -> Iterator[RawServer]:
-    with RawServer() as running:
-        yield running
-
-
-def model_of(server: RawServer, model: str = R1, **fields: Any) -> ChatKluster:
-    return ChatKluster(model=model, api_key="key", base_url=server.base_url, max_retries=0, **fields)
 
 
 # Every model, every kind, every method.
@@ -244,7 +228,7 @@ def test_function_calling_with_an_array_is_refused_before_any_request(
 def test_recursive_model_keeps_the_type_of_its_items(server: RawServer) -> None:
     server.answer = lambda _: says('{"label": "a", "children": [{"label": "b", "children": []}]}')
 
-    tree = model_of(server).with_structured_output(Node).invoke("go")
+    tree = model_of(server, R1).with_structured_output(Node).invoke("go")
 
     assert tree == Node(label="a", children=[Node(label="b")])
     prompt = server.requests[0].json["messages"][0]["content"]
@@ -347,7 +331,7 @@ def test_include_raw_streams_the_message_and_then_the_object(chat: Callable[...,
 def test_include_raw_does_not_raise_but_says_what_is_wrong(server: RawServer) -> None:
     server.answer = lambda _: says("I cannot do that.")
 
-    answer = model_of(server).with_structured_output(Person, include_raw=True).invoke("go")
+    answer = model_of(server, R1).with_structured_output(Person, include_raw=True).invoke("go")
 
     assert answer["parsed"] is None
     assert answer["raw"].content == "I cannot do that."
@@ -405,7 +389,7 @@ def test_an_instance_comes_only_when_it_is_valid(server: RawServer) -> None:
 def test_braces_in_thoughts_are_no_part_of_the_object(server: RawServer) -> None:
     server.script(texts('<think>Perhaps {"name": "Bob"}?', '</think>{"name": ', '"Ada"}'))
 
-    parts = list(model_of(server).with_structured_output({"title": "person", **NAME_SCHEMA}).stream("go"))
+    parts = list(model_of(server, R1).with_structured_output({"title": "person", **NAME_SCHEMA}).stream("go"))
 
     assert {"name": "Bob"} not in parts
     assert parts[-1] == {"name": "Ada"}
@@ -448,7 +432,7 @@ def test_batch_keeps_the_order(chat: Callable[..., ChatKluster]) -> None:
 
 def test_with_retry_and_with_fallbacks(server: RawServer) -> None:
     server.script(says("no"), says(ADA_JSON))
-    careless = model_of(server, max_repairs=0).with_structured_output(Person)
+    careless = model_of(server, R1, max_repairs=0).with_structured_output(Person)
 
     assert careless.with_retry(stop_after_attempt=2, wait_exponential_jitter=False).invoke("go") == ADA
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, SystemMessage, ToolMessage
+from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.tools import tool
 from pydantic import BaseModel, Field
 from typing_extensions import TypedDict
@@ -15,7 +15,10 @@ from typing_extensions import TypedDict
 from kluster_integrations import catalog
 from kluster_integrations.emulator import Emulator
 from kluster_integrations.langchain import ChatKluster, KlusterBadRequestError, KlusterOutputValidationError
-from tests.raw_server import RawServer, Reply, sse, whole
+
+from ..raw_server import RawServer, Reply, sse, whole
+from .conftest import get_time, get_weather, merged, model_of
+from .people import says
 
 LLAMA = "klusterai/Meta-Llama-3.3-70B-Instruct-Turbo"
 R1 = "deepseek-ai/DeepSeek-R1"
@@ -25,57 +28,15 @@ WEATHER = "What is the weather in Paris?"
 
 
 @tool
-def get_weather(city: str) -> str:
-    """Get the weather of a city."""
-    return f"Sunny in {city}"
-
-
-@tool
-def get_time(city: str) -> str:
-    """Get the time of day in a city."""
-    return f"12:30 in {city}"
-
-
-@tool
 def roll_dice() -> int:
     """Roll the dice."""
     return 4
-
-
-@pytest.fixture
-def chat(emulator: Emulator) -> Callable[..., ChatKluster]:
-    def make(model: str = LLAMA, **fields: Any) -> ChatKluster:
-        return ChatKluster(model=model, api_key="key", base_url=emulator.base_url, max_retries=0, **fields)
-
-    return make
-
-
-@pytest.fixture
-def server() -> Iterator[RawServer]:
-    with RawServer() as running:
-        yield running
-
-
-def model_of(server: RawServer, model: str = NEMO, **fields: Any) -> ChatKluster:
-    return ChatKluster(model=model, api_key="key", base_url=server.base_url, max_retries=0, **fields)
-
-
-def says(text: str) -> Reply:
-    return whole({"content": text})
 
 
 def written(name: str, **arguments: Any) -> str:
     """Return a call as a prompted model writes it."""
     call = {"name": name, "arguments": arguments}
     return f"<tool_call>\n{json.dumps(call, ensure_ascii=False)}\n</tool_call>"
-
-
-def merged(chunks: Iterator[Any]) -> AIMessageChunk:
-    first, *rest = chunks
-    for chunk in rest:
-        first = first + chunk
-    assert isinstance(first, AIMessageChunk)
-    return first
 
 
 def short(message: AIMessage) -> list[tuple[str, Any]]:
@@ -356,7 +317,7 @@ def test_nested_arguments(server: RawServer) -> None:
     server.script(says(f"I plan.\n{written('plan', **arguments)}"))
     plan = {"type": "function", "function": {"name": "plan", "parameters": {"type": "object", "properties": {}}}}
 
-    answer = model_of(server).bind_tools([plan]).invoke("go")
+    answer = model_of(server, NEMO).bind_tools([plan]).invoke("go")
 
     assert short(answer) == [("plan", arguments)]
     assert answer.text.strip() == "I plan."
@@ -411,7 +372,7 @@ MALFORMED = {
 
 @pytest.mark.parametrize("malformed", MALFORMED)
 async def test_a_malformed_call_is_repaired(server: RawServer, malformed: str) -> None:
-    bound = model_of(server).bind_tools([get_weather])
+    bound = model_of(server, NEMO).bind_tools([get_weather])
     replies = says(MALFORMED[malformed]), says(written("get_weather", city="Paris"))
 
     server.script(*replies)
@@ -447,7 +408,7 @@ def test_forms_that_are_understood_at_once(server: RawServer, form: str) -> None
 def test_a_forced_call_that_does_not_come_is_asked_for_again(server: RawServer) -> None:
     server.script(says("It is sunny, I think."), says(written("get_weather", city="Paris")))
 
-    answer = model_of(server).bind_tools([get_weather], tool_choice="any").invoke("go")
+    answer = model_of(server, NEMO).bind_tools([get_weather], tool_choice="any").invoke("go")
 
     assert short(answer) == [("get_weather", {"city": "Paris"})]
 
@@ -455,7 +416,7 @@ def test_a_forced_call_that_does_not_come_is_asked_for_again(server: RawServer) 
 @pytest.mark.parametrize("max_repairs", [0, 1, 3])
 def test_a_forced_call_that_never_comes_is_an_error(server: RawServer, max_repairs: int) -> None:
     server.answer = lambda _: says("Never.")
-    bound = model_of(server, max_repairs=max_repairs).bind_tools([get_weather], tool_choice="any")
+    bound = model_of(server, NEMO, max_repairs=max_repairs).bind_tools([get_weather], tool_choice="any")
 
     with pytest.raises(KlusterOutputValidationError) as caught:
         bound.invoke("go")
@@ -466,7 +427,7 @@ def test_a_forced_call_that_never_comes_is_an_error(server: RawServer, max_repai
 def test_the_wrong_tool_in_place_of_the_named_one_is_asked_for_again(server: RawServer) -> None:
     server.script(says(written("get_time", city="Paris")), says(written("get_weather", city="Paris")))
 
-    answer = model_of(server).bind_tools([get_weather, get_time], tool_choice="get_weather").invoke("go")
+    answer = model_of(server, NEMO).bind_tools([get_weather, get_time], tool_choice="get_weather").invoke("go")
 
     assert short(answer) == [("get_weather", {"city": "Paris"})]
 
@@ -474,13 +435,13 @@ def test_the_wrong_tool_in_place_of_the_named_one_is_asked_for_again(server: Raw
 def test_a_call_of_a_tool_that_does_not_exist_is_for_the_caller_to_answer(server: RawServer) -> None:
     server.script(says(written("get_wether", city="Paris")))
 
-    assert short(model_of(server).bind_tools([get_weather]).invoke("go")) == [("get_wether", {"city": "Paris"})]
+    assert short(model_of(server, NEMO).bind_tools([get_weather]).invoke("go")) == [("get_wether", {"city": "Paris"})]
 
 
 def test_tokens_of_all_tries_are_counted(server: RawServer) -> None:
     server.script(says(MALFORMED["no name"]), says(written("get_weather", city="Paris")))
 
-    usage = model_of(server).bind_tools([get_weather]).invoke("go").usage_metadata
+    usage = model_of(server, NEMO).bind_tools([get_weather]).invoke("go").usage_metadata
 
     assert usage is not None
     assert (usage["input_tokens"], usage["output_tokens"]) == (10, 4)
@@ -489,7 +450,7 @@ def test_tokens_of_all_tries_are_counted(server: RawServer) -> None:
 def test_text_that_only_speaks_of_calls_stays_text(server: RawServer) -> None:
     server.script(says("Tools are called in a `<tool_call` block; 1 < 2 <tool>."))
 
-    answer = model_of(server).bind_tools([get_weather]).invoke("go")
+    answer = model_of(server, NEMO).bind_tools([get_weather]).invoke("go")
 
     assert answer.text == "Tools are called in a `<tool_call` block; 1 < 2 <tool>."
     assert len(server.requests) == 1
@@ -556,7 +517,7 @@ def test_a_prompted_call_in_pieces_of_any_size(server: RawServer, size: int) -> 
     text = f"Let me look, 1 < 2.\n{written('get_weather', city='Paris')}\n{written('get_time', city='Tokyo')}"
     server.script(Reply(sse(*({"content": text[at : at + size]} for at in range(0, len(text), size)))))
 
-    message = merged(model_of(server).bind_tools([get_weather, get_time]).stream("go"))
+    message = merged(model_of(server, NEMO).bind_tools([get_weather, get_time]).stream("go"))
 
     assert message.text.strip() == "Let me look, 1 < 2."
     assert short(message) == [("get_weather", {"city": "Paris"}), ("get_time", {"city": "Tokyo"})]
@@ -565,7 +526,7 @@ def test_a_prompted_call_in_pieces_of_any_size(server: RawServer, size: int) -> 
 def test_a_smaller_sign_comes_with_the_character_that_settles_it(server: RawServer) -> None:
     server.script(Reply(sse(*({"content": character} for character in "a<b <t> c"))))
 
-    pieces = [chunk.text for chunk in model_of(server).bind_tools([get_weather]).stream("go")]
+    pieces = [chunk.text for chunk in model_of(server, NEMO).bind_tools([get_weather]).stream("go")]
 
     assert "".join(pieces) == "a<b <t> c"
     assert [piece for piece in pieces if piece] == ["a", "<b", " ", "<t>", " ", "c"]
