@@ -8,13 +8,9 @@ import logging
 import os
 import pickle
 import signal
-import subprocess
-import sys
-import textwrap
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -32,6 +28,7 @@ from kluster_integrations.errors import (
 from kluster_integrations.streaming import ChatStream
 from kluster_integrations.transport import CHAT_PATH, Transport
 
+from .programs import check_nothing_is_left_open
 from .raw_server import RawServer, Reply, event, sse, whole
 from .ways import JSON, KEY, SO_FAR, Way, asked, config, everything_of, failing, text_of
 
@@ -463,14 +460,4 @@ def test_nothing_is_left_open_at_exit(server: RawServer) -> None:
         sender.close()
         print("done")
     """
-    done = subprocess.run(
-        [sys.executable, "-W", "error::ResourceWarning", "-X", "dev", "-c", textwrap.dedent(code)],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        env={**os.environ, "PYTHONPATH": str(Path(transport.__file__).parents[1])},
-    )
-    assert done.stdout == "done\n", done.stderr
-    slow = "Executing <"  # asyncio's word on a busy machine
-    assert [line for line in done.stderr.splitlines() if not line.startswith(slow)] == []
+    check_nothing_is_left_open(code)

@@ -8,8 +8,6 @@ import importlib
 import json
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,7 +15,7 @@ import pytest
 from kluster_integrations import catalog
 from kluster_integrations.emulator import Emulator
 
-ROOT = Path(__file__).parent.parent
+from .programs import ROOT, run_example
 
 # Patterns that must be in the output, in this order.
 SAYS = {
@@ -63,22 +61,6 @@ SAYS = {
 CHAT = [spec for spec in catalog.all_models() if spec.purpose == "chat" and spec.status == "current"]
 
 
-def run(name: str, *arguments: str, cwd: Path = ROOT, **environ: str) -> str:
-    """Return what an example prints; `check` makes a traceback a failure."""
-    path = os.pathsep.join(filter(None, [str(ROOT), str(ROOT / "integrations"), os.environ.get("PYTHONPATH")]))
-    done = subprocess.run(
-        [sys.executable, "-W", "error::DeprecationWarning:__main__", "-m", f"examples.{name}", *arguments],
-        cwd=cwd,
-        env={**os.environ, "PYTHONPATH": path, "PYTHONIOENCODING": "utf-8", **environ},
-        capture_output=True,
-        encoding="utf-8",
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 def test_every_example_is_tested() -> None:
     found = [path for name in ("langchain", "openai_sdk") for path in (ROOT / "examples" / name).glob("*.py")]
     assert {f"{path.parent.name}.{path.stem}" for path in found} == set(SAYS)
@@ -86,14 +68,14 @@ def test_every_example_is_tested() -> None:
 
 @pytest.mark.parametrize("name", SAYS)
 def test_example(name: str, tmp_path: Path) -> None:
-    out = run(name, cwd=tmp_path)
+    out = run_example(name, cwd=tmp_path)
 
     assert re.search(".*".join(SAYS[name]), out, re.DOTALL), out
 
 
 def test_with_a_key_the_service_is_asked() -> None:
     with Emulator(api_keys=["own-key"]) as server:
-        run("langchain.quickstart", KLUSTER_API_KEY="own-key", KLUSTER_BASE_URL=server.base_url)
+        run_example("langchain.quickstart", KLUSTER_API_KEY="own-key", KLUSTER_BASE_URL=server.base_url)
 
         assert [request.path for request in server.requests] == ["/v1/chat/completions"] * 2
 

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
+from tests.programs import ROOT, run_example
+
 pytest.importorskip("crewai")
 
-ROOT = Path(__file__).parent.parent.parent
 EXAMPLES = ROOT / "examples" / "crewai"
 
 # Patterns that must be in the output, in this order.
@@ -32,16 +29,5 @@ def test_every_example_is_tested() -> None:
 
 @pytest.mark.parametrize("name", SAYS)
 def test_example(name: str) -> None:
-    path = os.pathsep.join(filter(None, [str(ROOT / "integrations"), os.environ.get("PYTHONPATH")]))
-    done = subprocess.run(
-        [sys.executable, "-m", f"examples.crewai.{name}"],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": path, "PYTHONIOENCODING": "utf-8"},
-        capture_output=True,
-        encoding="utf-8",
-        timeout=120,
-        check=False,
-    )
-
-    assert done.returncode == 0, done.stderr
-    assert re.search(".*".join(SAYS[name]), done.stdout, re.DOTALL), done.stdout
+    out = run_example(f"crewai.{name}", timeout=120)
+    assert re.search(".*".join(SAYS[name]), out, re.DOTALL), out

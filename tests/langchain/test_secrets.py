@@ -5,20 +5,14 @@ from __future__ import annotations
 import asyncio
 import copy
 import json
-import os
 import pickle
-import subprocess
-import sys
-import textwrap
 import traceback
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from langchain_core.load import dumpd, dumps, loads
 
-import kluster_integrations
 from kluster_integrations.config import KlusterConfig
 from kluster_integrations.emulator import Emulator
 from kluster_integrations.errors import (
@@ -26,6 +20,7 @@ from kluster_integrations.errors import (
 )
 from kluster_integrations.langchain import ChatKluster
 
+from ..programs import check_nothing_is_left_open
 from ..raw_server import RawServer, Reply, sse, whole
 from .conftest import KEY, LLAMA, get_weather, model_of
 
@@ -199,14 +194,4 @@ def test_nothing_is_left_open_at_exit(server: RawServer) -> None:
         model.close()
         print("done")
     """
-    done = subprocess.run(
-        [sys.executable, "-W", "error::ResourceWarning", "-X", "dev", "-c", textwrap.dedent(code)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-        env={**os.environ, "PYTHONPATH": str(Path(kluster_integrations.__file__).parents[1])},
-    )
-    assert done.stdout == "done\n", done.stderr
-    slow = "Executing <"  # asyncio's word on a busy machine
-    assert [line for line in done.stderr.splitlines() if not line.startswith(slow)] == []
+    check_nothing_is_left_open(code)

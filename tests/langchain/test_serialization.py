@@ -9,7 +9,6 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import httpx
 import langchain.chat_models
 import langchain.embeddings
 import pytest
@@ -23,12 +22,9 @@ from kluster_integrations.langchain import (
     KlusterEmbeddings,
     register,
 )
-from kluster_integrations.transport import HTTPX
 
 LLAMA = "klusterai/Meta-Llama-3.3-70B-Instruct-Turbo"
 R1 = "deepseek-ai/DeepSeek-R1"
-GEMMA = "google/gemma-3-27b-it"
-CLIENTS = [httpx] if HTTPX is httpx else [httpx, HTTPX]  # openai 3.x takes either library's clients
 
 
 def bodies(emulator: Emulator) -> list[Any]:

@@ -5,16 +5,12 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 from kluster_integrations.litellm import _versions
+from tests.programs import ROOT, run_example
 from tests.redis_server import running_redis
-
-ROOT = Path(__file__).parents[2]
 
 # Patterns that must be in the output, in this order.
 SAYS = {
@@ -34,28 +30,13 @@ SAYS = {
 }
 
 
-def run(name: str, *arguments: str) -> str:
-    path = os.pathsep.join(filter(None, [str(ROOT / "integrations"), os.environ.get("PYTHONPATH")]))
-    done = subprocess.run(
-        [sys.executable, "-m", f"examples.litellm.{name}", *arguments],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": path, "PYTHONIOENCODING": "utf-8"},
-        capture_output=True,
-        encoding="utf-8",
-        timeout=180,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 def test_every_example_is_tested() -> None:
     assert {path.stem for path in (ROOT / "examples" / "litellm").glob("*.py")} == set(SAYS)
 
 
 @pytest.mark.parametrize("name", [name for name in SAYS if name != "fleet"])
 def test_example(name: str) -> None:
-    out = run(name)
+    out = run_example(f"litellm.{name}", timeout=180)
     assert re.search(".*".join(SAYS[name]), out, re.DOTALL), out
 
 
@@ -66,5 +47,5 @@ def test_fleet() -> None:
     if _versions.numbers(str(_versions.installed())) < (1, 94):
         pytest.skip("the proxy of this version takes handlers from files only")
     with running_redis():  # or skipped: the example starts its own
-        out = run("fleet", "--requests", "8")
+        out = run_example("litellm.fleet", "--requests", "8", timeout=180)
     assert re.search(".*".join(SAYS["fleet"]), out, re.DOTALL), out
