@@ -14,7 +14,8 @@ from kluster_integrations.catalog import ModelSpec
 from kluster_integrations.config import KlusterConfig, environment
 from kluster_integrations.errors import BadRequestError, KlusterError
 from kluster_integrations.limits import Limiter, Limits
-from kluster_integrations.litellm._errors import to_litellm
+from kluster_integrations.litellm import _versions
+from kluster_integrations.litellm._errors import falling_back, to_litellm
 from kluster_integrations.litellm._models import PROVIDER, info
 from kluster_integrations.request import ChatRequest
 from kluster_integrations.transport import Transport
@@ -29,6 +30,7 @@ _NOT_BODY = frozenset({"stream", "stream_options", "max_retries", "extra_body", 
 _METADATA = "@kluster.ai"
 _DEFAULT_TIMEOUTS = (600, 6000)
 _SPENT = "_kluster_spent"
+_ROUTER_AWAITS = _versions.numbers(_versions.installed() or "") >= (1, 108)  # the first chunk of an async stream
 
 
 class Connections:
@@ -86,10 +88,12 @@ class Call:
         options: The transport's options: `timeout`, `headers`, `max_retries`.
         drops: Whether parameters that kluster.ai does not take are left out.
         max_repairs: How often an answer that is not what was asked for is asked for again.
+        unawaited: Whether a `Router` asks that has the stream in its hands already: nothing has come of it yet.
     """
 
     transport: Transport
     limiter: Limiter | None = None
+    unawaited = False
 
     def __init__(self, given: Mapping[str, Any]) -> None:
         self.model: str = given["model"]
@@ -139,6 +143,18 @@ class Call:
         _add_missing(sent.spec)
         return sent
 
+    def hand_out(self) -> None:
+        """Prepare for an async stream, of which a `Router` before 1.108 awaits nothing before it has it in its hands.
+
+        The Router's tries are over then, so they are made by the transport; but not where the limits have a bound for
+        waiting: who has set one wants a refusal.
+        """
+        metadata = self._litellm.get("metadata") or {}
+        self.unawaited = not _ROUTER_AWAITS and metadata.get("model_group") is not None
+        tries = metadata.get("max_retries")
+        if self.unawaited and isinstance(tries, int) and (self.limiter is None or self.limiter.limits.max_wait is None):
+            self.options["max_retries"] = tries
+
     def announce(self, body: Mapping[str, Any]) -> None:
         """Tell LiteLLM's log what is about to be sent; the key is not part of it."""
         if self._log is not None:
@@ -176,7 +192,7 @@ class Call:
             error = to_litellm(err, self.model, self._address)
             if self._log is not None and self.options.get("max_retries"):
                 setattr(self._log, _SPENT, (self.model, error))
-            raise error from None
+            raise (falling_back(error) if self.unawaited else error) from None
 
     def raise_if_spent(self) -> None:
         """Raise the error of this same call once more, if it has been tried again as often as the caller wished.

@@ -6,6 +6,7 @@ version to version: before 1.100 a 401 from a custom provider became an `APIConn
 
 from __future__ import annotations
 
+import functools
 import json
 from typing import Any
 
@@ -15,7 +16,7 @@ from kluster_integrations import errors
 from kluster_integrations.litellm._models import PROVIDER
 from kluster_integrations.transport import HTTPX
 
-__all__ = ["to_litellm"]
+__all__ = ["falling_back", "to_litellm"]
 
 # LiteLLM's proxy hands an error's `headers` on to browsers: only what a client needs for its next try.
 _SHOWN_HEADERS = ("retry-after", "retry-after-ms", "x-request-id")
@@ -146,6 +147,27 @@ def to_litellm(err: errors.KlusterError, model: str, base_url: str) -> errors.Kl
         **{name: detail.get(name) if isinstance(detail, dict) else None for name in ("param", "type")},
     )
     return error
+
+
+def falling_back(error: errors.KlusterError) -> errors.KlusterError:
+    """Return the error at which a `Router` that has begun with a stream asks other models.
+
+    LiteLLM wraps 429, 5xx and broken connections so by itself. With the others, such as a key that is not accepted or a
+    model that is gone, it would end an async stream for which others could have stood in. The error stays what it was,
+    too: the Router looks for a prompt that is too long, and not every version unwraps what nobody stands in for.
+    """
+    if error.status_code is None or error.status_code == 429 or not 400 <= error.status_code < 500:
+        return error
+    kind: Any = type(error)
+    cls = _both(kind)
+    twin = cls.__new__(cls, *error.args)
+    twin.__dict__.update(error.__dict__, original_exception=error, is_pre_first_chunk=True, generated_content="")
+    return twin  # type: ignore[no-any-return]
+
+
+@functools.cache
+def _both(kind: Any) -> Any:
+    return type(kind.__name__, (kind, lite.MidStreamFallbackError), {"__module__": kind.__module__})
 
 
 def _arguments(err: errors.KlusterError, theirs: Any, base_url: str) -> dict[str, Any]:

@@ -72,12 +72,16 @@ class KlusterLLM(CustomLLM):
         """
         with self._connections.call(call) as of:
             of.transport.config.require_key()
-            return self._achunks(of, of.request(stream=True))
+            sent = of.request(stream=True)
+            of.hand_out()
+            return self._achunks(of, sent)
 
     async def _achunks(self, of: Call, sent: ChatRequest) -> AsyncIterator[Any]:
         with of.errors():
             if _is_checked(sent):
-                for chunk in _replay(of.model, await self._aask(of)):
+                answer = await self._aask(of)
+                of.unawaited = False
+                for chunk in _replay(of.model, answer):
                     yield chunk
                 return
             reader, maker = _reader(of, sent)
@@ -87,6 +91,7 @@ class KlusterLLM(CustomLLM):
             try:
                 with ticket or contextlib.nullcontext():
                     first = await anext(stream)
+                of.unawaited = False
                 if (chunk := maker.make(first)) is not None:
                     yield chunk
                 async for delta in stream:
