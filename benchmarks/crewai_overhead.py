@@ -13,6 +13,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -117,6 +118,7 @@ def main() -> int:
     from crewai.events.event_bus import crewai_event_bus
 
     missed = False
+    print(f"crewai {version('crewai')}, openai {version('openai')}, Python {sys.version.split()[0]}")
     print(f"{'CPU µs':30}{_OWN:>10}{_OURS:>10}{'ratio':>8}")
     # Without CrewAI's own listeners, which draw panels: they cost both the same, many times what is measured.
     with crewai_event_bus.scoped_handlers(), server.running(server_core) as address, asyncio.Runner() as runner:

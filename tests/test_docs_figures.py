@@ -92,7 +92,8 @@ def expected() -> list[list[dict[str, str]]]:
 
 def _markdown(rows: list[dict[str, str]]) -> str:
     lines = [list(rows[0]), *(list(row.values()) for row in rows)]
-    lines.insert(1, ["--:" if re.fullmatch(r"[\d,.]+|\?", cell) else "---" for cell in lines[-1]])
+    right = [all(re.fullmatch(r"[\d,.]*|\?", row[name]) for row in rows) for name in rows[0]]
+    lines.insert(1, ["--:" if numbers else "---" for numbers in right])
     return "\n".join("|" + "".join(f" {cell} |" if cell else " |" for cell in line) for line in lines)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -43,6 +44,13 @@ def test_links_lead_somewhere(page: Path) -> None:
 def test_no_known_address_is_unused() -> None:
     used = {link.target for page in PAGES for link in links(page.read_text("utf-8"))}
     assert used >= EXTERNAL
+
+
+def test_every_page_of_the_site_is_in_its_navigation() -> None:
+    """A page that is not fails `make docs`: put it into `nav` of mkdocs.yml."""
+    named = re.findall(r"^ +- .*?(\S+\.md)$", (ROOT / "mkdocs.yml").read_text("utf-8"), re.MULTILINE)
+    pages = [page.relative_to(ROOT / "docs").as_posix() for page in PAGES if page.is_relative_to(ROOT / "docs")]
+    assert sorted(named) == sorted(pages)
 
 
 @pytest.mark.parametrize(

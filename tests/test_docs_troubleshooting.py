@@ -121,23 +121,15 @@ def port_taken(server: Emulator) -> None:
         pass
 
 
-def litellm_unregistered(server: Emulator) -> None:
-    import litellm
-
-    litellm.custom_provider_map = []
-    litellm.completion(f"kluster/{LLAMA}", messages=HELLO)
-
-
-def without(blocked: str, code: str) -> Callable[[Emulator], None]:
-    """Run code where a module is not installed, and raise what it raises."""
+def alone(code: str, blocked: str = "") -> Callable[[Emulator], None]:
+    """Run code in a process of its own, where `blocked` is not installed, and raise what it raises."""
 
     def run(server: Emulator) -> None:
-        program = (
-            f"import sys\nsys.modules[{blocked!r}] = None\ntry:\n  {code}\nexcept ImportError as e:\n  sys.exit(str(e))"
-        )
+        block = f"sys.modules[{blocked!r}] = None" if blocked else "pass"
+        program = f"import sys\n{block}\ntry:\n  {code}\nexcept Exception as e:\n  sys.exit('says: ' + str(e))"
         done = subprocess.run([sys.executable, "-c", program], capture_output=True, encoding="utf-8", check=False)
         if done.returncode:
-            raise ImportError(done.stderr)
+            raise RuntimeError(done.stderr.rpartition("says: ")[2])
 
     return run
 
@@ -168,15 +160,15 @@ RAISES: dict[str, Callable[[Emulator], Any]] = {
     "endpoint": lambda server: KlusterConfig(base_url="https://api.kluster.ai/v1/chat/completions"),
     "bad plan": lambda server: KlusterConfig(plan="gold"),  # type: ignore[arg-type]
     "port": port_taken,
-    "no emulator": without("starlette", "from kluster_integrations.emulator import Emulator"),
-    "no litellm": without("litellm", "from kluster_integrations.litellm import register; register()"),
-    "no redis": without(
-        "redis",
+    "no emulator": alone("from kluster_integrations.emulator import Emulator", "starlette"),
+    "no litellm": alone("from kluster_integrations.litellm import register; register()", "litellm"),
+    "no redis": alone(
         "from kluster_integrations.limits import Limits; from kluster_integrations.limits_redis import RedisLimiter; "
         "RedisLimiter(Limits(requests=1, redis_url='redis://127.0.0.1:6379/0'), 'name')",
+        "redis",
     ),
-    "litellm: no provider": litellm_unregistered,
-    "crewai: no provider": without("litellm", f"from crewai import LLM; LLM(model='kluster/{LLAMA}')"),
+    "litellm: no provider": alone(f"import litellm; litellm.completion('kluster/{LLAMA}', messages={HELLO})"),
+    "crewai: no provider": alone(f"from crewai import LLM; LLM(model='kluster/{LLAMA}')", "litellm"),
 }
 NEEDS = {"litellm: no provider": "litellm", "crewai: no provider": "crewai", "no litellm": "litellm"}
 

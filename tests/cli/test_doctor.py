@@ -87,7 +87,13 @@ def test_two_different_keys_are_a_warning(kluster: Run) -> None:
 
 
 def test_variables_that_are_read_are_not_suspected(kluster: Run) -> None:
-    env = {"KLUSTER_API_KEY": KEY, "KLUSTER_TIMEOUT": "5", "KLUSTER_AI_BASE_URL": "https://host", "KLUSTER_DEBUG": "1"}
+    package = Path(__file__).parents[2] / "integrations" / "kluster_integrations"
+    read = {
+        name for path in package.rglob("*.py") for name in re.findall(r"KLUSTER[A-Z]*_[A-Z_]+", path.read_text("utf-8"))
+    }
+    assert {"KLUSTER_TIMEOUT", "KLUSTER_REDIS_URL"} <= read
+    numbers = {"KLUSTER_TIMEOUT", "KLUSTER_MAX_RETRIES", "KLUSTER_MAX_WAIT"}
+    env = {name: "5" if name in numbers else "" for name in read} | {"KLUSTER_API_KEY": KEY}
     assert "is not read" not in kluster("doctor", "--offline", env=env).stdout
 
 

@@ -42,6 +42,7 @@ _BROKEN = {
         (r"1\.82\.[78]$", "this release was malicious", "remove it now, and change every key this machine has held"),
     ),
 }
+_OTHERS = ("KLUSTER_MAX_WAIT", "KLUSTER_REDIS_URL", "KLUSTER_DEBUG")  # read by limits and by this command line
 _SMALL_MODEL = "klusterai/Meta-Llama-3.1-8B-Instruct-Turbo"
 _SECONDS = 15.0
 _STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red", "skip": "dim"}
@@ -148,7 +149,7 @@ def _variables() -> Iterator[Check]:
     others = sorted(name for name in os.environ if name.startswith("OPENAI_"))
     if others:
         yield Check("other variables", "ok", f"{', '.join(others)}: not used, never sent")
-    known = [*(name for names in ENVIRONMENT.values() for name in names), "KLUSTER_DEBUG"]
+    known = [*(name for names in ENVIRONMENT.values() for name in names), *_OTHERS]
     for name in sorted(os.environ):
         if name.startswith("KLUSTER") and name not in known:
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
