@@ -18,6 +18,7 @@ import pytest
 import yaml
 
 from kluster_integrations.emulator import Emulator
+from kluster_integrations.litellm import _versions
 
 from .pages import PAGES, ROOT, Block, blocks
 
@@ -32,7 +33,14 @@ def missing_framework(tree: ast.Module) -> str | None:
     names = [name.name for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names]
     names += [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module]
     wanted = {name.removeprefix("kluster_integrations.").split(".")[0] for name in names}
-    return next((name for name in FRAMEWORKS if name in wanted and importlib.util.find_spec(name) is None), None)
+    return next((name for name in FRAMEWORKS if name in wanted and not _works(name)), None)
+
+
+def _works(framework: str) -> bool:
+    """Whether it is installed here, LiteLLM in a version that works."""
+    if importlib.util.find_spec(framework) is None:
+        return False
+    return framework != "litellm" or not _versions.problem(_versions.installed() or "")
 
 
 def run(page: Path, found: list[Block], names: dict[str, Any]) -> None:
@@ -64,8 +72,8 @@ README_BLOCKS = PYTHON.pop(README)
 
 @pytest.mark.parametrize("page", PYTHON, ids=lambda page: page.name)
 def test_blocks_run(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    if page.stem in FRAMEWORKS and importlib.util.find_spec(page.stem) is None:
-        pytest.skip(f"{page.stem} is not installed")
+    if page.stem in FRAMEWORKS and not _works(page.stem):
+        pytest.skip(f"{page.stem} is not installed, or not in a version that works")
     run(page, PYTHON[page], {"__name__": "docs"})
 
 
