@@ -12,7 +12,7 @@ VENVR := .venv-release
 VENVD := .venv-docs
 PYTEST_ARGS ?=
 
-.PHONY: help demo test test-openai3 test-litellm lint format bench docs docs-serve dist release-check clean
+.PHONY: help demo test test-openai3 test-litellm lint format bench bench-crewai docs docs-serve dist release-check clean
 
 help:
 	@echo "make demo          chat, tools, reasoning and an image against a local emulator; no key needed"
@@ -21,6 +21,7 @@ help:
 	@echo "make test-litellm  LiteLLM's proxy and limits over Redis (wants Debian's redis-server)"
 	@echo "make lint          ruff, mypy, and a search for keys"
 	@echo "make bench         overhead against the SDK and ChatOpenAI"
+	@echo "make bench-crewai  overhead against CrewAI's own class"
 	@echo "make docs          the documentation, in site/; make docs-serve shows it on port 8000"
 	@echo "make dist          wheel and sdist, in dist/"
 	@echo "make release-check both of them checked, and each extra installed alone and used"
@@ -86,6 +87,9 @@ format: $(VENV)/.lint
 
 bench: $(VENV)/.bench
 	$(VENV)/bin/python -m benchmarks
+
+bench-crewai: $(VENV)/.bench $(VENV)/.test
+	$(VENV)/bin/python -m benchmarks.crewai_overhead
 
 $(VENVD)/.docs: $(WHAT) constraints-docs.txt
 	$(call venv,$(VENVD))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import pickle
 from collections.abc import Callable
 from typing import Any
@@ -154,3 +155,15 @@ def test_wrong_options_are_refused_at_once(options: dict[str, Any], named: str |
         return
     with pytest.raises((ValueError, errors.KlusterError), match=named):
         llm(**options)
+
+
+async def test_a_call_that_is_canceled_ends(llm: Make, emulator: Emulator, events: list[Any]) -> None:
+    emulator.add_fault(Fault("hang"))
+    call = asyncio.create_task(llm().acall("hi"))
+    while not emulator.requests:
+        await asyncio.sleep(0.01)
+    call.cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    assert terminal(events) == [LLMCallFailedEvent]

@@ -410,3 +410,20 @@ def test_tools_of_an_mcp_server(model: str, llm: Make, emulator: Emulator, tmp_p
 
     assert "Measured: 21 degrees in Paris" in output.raw
     assert len(emulator.requests) == 2
+
+
+@BOTH
+def test_a_chat_with_a_crew(model: str, llm: Make, emulator: Emulator) -> None:
+    from crewai.utilities import crew_chat
+
+    one = crew(llm(model), "Say hello in {language}", crew={"chat_llm": llm(model)})
+    chat_llm: Any = crew_chat.initialize_chat_llm(one)
+    inputs = crew_chat.generate_crew_chat_inputs(one, "Greeting", chat_llm)
+    tool_schema, system = crew_chat.generate_crew_tool_schema(inputs), crew_chat.build_system_message(inputs)
+    messages: list[Any] = [{"role": "system", "content": system}]
+    messages.append({"role": "assistant", "content": chat_llm.call(messages)})
+    functions = {"Greeting": crew_chat.create_tool_function(one, messages)}
+    crew_chat.handle_user_input("Call Greeting in French", chat_llm, messages, tool_schema, functions)
+
+    assert messages[-1]["content"]
+    assert any("hello in" in json.dumps(request.body["messages"][-1]) for request in emulator.requests)

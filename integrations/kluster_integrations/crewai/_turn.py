@@ -87,8 +87,8 @@ class Turn:
         except (HookAborted, LLMCallBlockedError) as err:
             self._llm._emit_call_denied_event(err, **self._whom)
             raise
-        except Exception as err:
-            self._llm._emit_call_failed_event(f"kluster.ai: {err}", **self._whom)
+        except BaseException as err:  # a cancelled call ends, too
+            self._llm._emit_call_failed_event(f"kluster.ai: {str(err) or type(err).__name__}", **self._whom)
             if isinstance(err, KlusterError):
                 raise for_crewai(err, by_agent=self._whom["from_agent"] is not None) from None
             raise
