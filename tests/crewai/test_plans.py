@@ -142,6 +142,52 @@ def test_natively_a_plan_that_is_never_ready_is_asked_for_without_end(server: Ra
     assert plans(server) > 50
 
 
+THREE = {
+    "plan": "p",
+    "ready": True,
+    "steps": [{"step_number": n, "description": "x", "depends_on": [n - 1] if n > 1 else []} for n in (1, 2, 3)],
+}
+FAILED = {
+    "step_completed_successfully": False,
+    "key_information_learned": "",
+    "remaining_plan_still_valid": False,
+    "needs_full_replan": True,
+    "replan_reason": "It failed.",
+}
+
+
+def pessimist(request: RawRequest) -> Reply:
+    """Answer as a model that finds each step failed, and makes the same plan anew."""
+    if "observing execution" in str(request.json["messages"][0]["content"]):
+        return whole({"content": json.dumps(FAILED)})
+    return planner(THREE)(request)
+
+
+@pytest.mark.parametrize("model", [LLAMA, R1])
+@pytest.mark.parametrize("effort", ["low", "medium", "high"])
+@pytest.mark.parametrize("by_task", [True, False])
+def test_an_agent_for_whom_every_plan_fails_ends(by_task: bool, effort: Any, model: str, server: RawServer) -> None:
+    server.answer = pessimist
+    llm = kluster_llm(model, base_url=server.base_url, api_key=KEY)
+    planning = PlanningConfig(reasoning_effort=effort)
+
+    if by_task:
+        assert weather(llm, agent={"planning_config": planning}).kickoff().raw
+    else:
+        assert make_agent(llm, planning_config=planning).kickoff("Look").raw
+    assert plans(server) <= 4
+    assert len(server.requests) <= 16
+
+
+def test_natively_it_does_not_end(server: RawServer, native: Any) -> None:
+    stop = Reply([b'{"error": {"message": "enough"}}'], 401, "application/json", framing="length")
+    server.answer = lambda request: stop if len(server.requests) > 100 else pessimist(request)
+
+    with pytest.raises(Exception, match="enough"):
+        weather(native(server), agent={"reasoning": True}).kickoff()
+    assert plans(server) <= 12
+
+
 def test_steps_of_a_new_plan_do_not_take_the_numbers_of_steps_that_are_done() -> None:
     prompt = [{"role": "user", "content": "Successfully completed steps:\n  - Step 1: a\n  - Step 4: b\n    Result: x"}]
     steps = [

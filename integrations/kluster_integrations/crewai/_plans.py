@@ -73,11 +73,11 @@ def carried_out(plan: Mapping[str, Any], messages: Sequence[Mapping[str, Any]], 
 
     Args:
         plan: The function's arguments.
-        messages: What the planner asked; a prompt for a new plan names the steps that are done, by number.
-        agent: CrewAI's agent, for the number of steps that it allows.
+        messages: What the planner asked; of an agent without a task it names the steps that are done, by number.
+        agent: CrewAI's agent, for the steps that its executor has, and the number of steps that it allows.
     """
     done = [int(n) for message in messages for n in _DONE.findall(str(message.get("content")))]
-    first = max(done, default=0) + 1
+    first = max([*done, *_numbers(agent)], default=0) + 1
     most = getattr(getattr(agent, "planning_config", None), "max_steps", None) or _MAX_STEPS
     given = plan.get("steps")
     steps = [s for s in given if isinstance(s, Mapping)][:most] if isinstance(given, list) else []
@@ -97,3 +97,9 @@ def carried_out(plan: Mapping[str, Any], messages: Sequence[Mapping[str, Any]], 
         )
         numbers.setdefault(step.get("step_number"), number)
     return {"plan": str(plan.get("plan") or ""), "steps": made, "ready": plan.get("ready") is True}
+
+
+def _numbers(agent: object) -> list[int]:
+    """Return the numbers of the steps that the agent has in a task: CrewAI does not name them when it plans anew."""
+    state = getattr(getattr(agent, "agent_executor", None), "state", None)
+    return [todo.step_number for todo in getattr(getattr(state, "todos", None), "items", ())]
