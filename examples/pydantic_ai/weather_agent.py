@@ -60,7 +60,11 @@ def kluster_model(name: str) -> OpenAIChatModel:
     return OpenAIChatModel(
         name,
         provider=OpenAIProvider(base_url=config.base_url, api_key=config.require_key()),
-        profile={"supports_json_schema_output": False, "supports_json_object_output": False},
+        profile={
+            "supports_json_schema_output": False,
+            "supports_json_object_output": False,
+            "openai_chat_send_back_thinking_parts": False,
+        },
         settings={"extra_body": {"stream_options": omit}},
     )
 

@@ -23,11 +23,13 @@ _SECONDS = 120.0
 
 
 @contextlib.contextmanager
-def running_proxies(config: Path, environment: Mapping[str, str], *, count: int = 1) -> Iterator[list[str]]:
+def running_proxies(
+    config: Path, environment: Mapping[str, str], *, count: int = 1, python: Path | str = sys.executable
+) -> Iterator[list[str]]:
     """Run proxies on free ports, and give their base URLs once they answer."""
     base = {k: v for k, v in os.environ.items() if not k.startswith(("KLUSTER", "OPENAI_", "LITELLM", "REDIS"))}
     env = {**base, "LITELLM_MASTER_KEY": MASTER_KEY, "LITELLM_LOCAL_MODEL_COST_MAP": "True", **environment}
-    proxies = [_start(config, env) for _ in range(count)]
+    proxies = [_start(config, env, python) for _ in range(count)]
     try:
         for port, process, log in proxies:
             _wait_for(port, process, log)
@@ -41,11 +43,11 @@ def running_proxies(config: Path, environment: Mapping[str, str], *, count: int 
             process.kill()
 
 
-def _start(config: Path, env: Mapping[str, str]) -> tuple[int, subprocess.Popen[bytes], Path]:
+def _start(config: Path, env: Mapping[str, str], python: Path | str) -> tuple[int, subprocess.Popen[bytes], Path]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     program = "from litellm.proxy.proxy_cli import run_server; run_server()"
-    command = [sys.executable, "-c", program, "--config", str(config), "--host", "127.0.0.1", "--port", str(port)]
+    command = [str(python), "-c", program, "--config", str(config), "--host", "127.0.0.1", "--port", str(port)]
     log = config.with_name(f"proxy-{port}.log")
     with log.open("wb") as out:
         process = subprocess.Popen(command, env=dict(env), stdout=out, stderr=subprocess.STDOUT, cwd=config.parent)

@@ -35,6 +35,8 @@ def kluster_model(name: str = "{default}") -> OpenAIChatModel:
             "supports_json_schema_output": False,
             "supports_json_object_output": False,
             "default_structured_output_mode": "tool" if tools else "prompted",
+            # Thoughts stay here: a message of kluster.ai's has no field for them.
+            "openai_chat_send_back_thinking_parts": False,
         }},
         # Nor does it take stream_options, which is sent with every stream.
         settings={{"extra_body": {{"stream_options": omit}}}},
@@ -95,13 +97,17 @@ To limit answers: additional_kwargs={"max_completion_tokens": 500}. OpenAILike s
 kluster.ai calls deprecated.
 """
 _NO_TOOLS = "Models without tools of their own take none; through LiteLLM's proxy (--proxy) they do."
+_NO_TOOLS_NO_OBJECTS = """
+Models without tools of their own take none, and give no objects (as_structured_llm), for which LlamaIndex sends
+tool_choice all the same. Through LiteLLM's proxy (--proxy) they do both.
+"""
 
 
 def _pydantic_ai(choice: Choice) -> str:
     rows = [
         f'    "{spec.id}": ({_tools(choice, spec.supports_tools)}, {spec.supports_vision}),' for spec in choice.specs
     ]
-    head = comment(_PYDANTIC_AI_HEAD, proxy_note(choice), _tools_note(choice))
+    head = comment(_PYDANTIC_AI_HEAD, proxy_note(choice), _tools_note(choice, _NO_TOOLS))
     return head + _module(_PYDANTIC_AI, choice, rows)
 
 
@@ -110,7 +116,7 @@ def _llama_index(choice: Choice) -> str:
         f'    "{spec.id}": ({spec.context_window:_}, {_tools(choice, spec.supports_tools)}),' for spec in choice.specs
     ]
     limit = "" if choice.proxied else _LLAMA_INDEX_LIMIT
-    head = comment(_LLAMA_INDEX_HEAD, proxy_note(choice), _tools_note(choice), limit)
+    head = comment(_LLAMA_INDEX_HEAD, proxy_note(choice), _tools_note(choice, _NO_TOOLS_NO_OBJECTS), limit)
     return head + _module(_LLAMA_INDEX, choice, rows)
 
 
@@ -119,8 +125,8 @@ def _tools(choice: Choice, native: bool) -> bool:
     return native or choice.proxied
 
 
-def _tools_note(choice: Choice) -> str:
-    return "" if choice.proxied or all(spec.supports_tools for spec in choice.specs) else _NO_TOOLS
+def _tools_note(choice: Choice, text: str) -> str:
+    return "" if choice.proxied or all(spec.supports_tools for spec in choice.specs) else text
 
 
 def _module(template: str, choice: Choice, rows: list[str]) -> str:
@@ -143,7 +149,7 @@ PYDANTIC_AI = Target(
 LLAMA_INDEX = Target(
     name="llama-index",
     file="Python module for LlamaIndex",
-    fit="fits",
+    fit="fits, but for objects on models without tools",
     tried="llama-index-llms-openai-like 0.8.1",
     render=_llama_index,
 )
