@@ -22,7 +22,23 @@ BARE, ALL = "bare", "all"
 FRAMEWORKS = {"langchain": "langchain_core", "litellm": "litellm", "crewai": "crewai"}
 _MODEL = "google/gemma-3-27b-it"
 # What stands in where the README has no snippet for an extra.
-_INSTEAD = {"redis": "import kluster_integrations.limits_redis, redis"}
+_INSTEAD = {
+    "redis": "import kluster_integrations.limits_redis, redis",
+    "recording": """
+from kluster_integrations import KlusterConfig
+from kluster_integrations.recording import cassette
+from openai import OpenAI
+
+config = KlusterConfig()
+client = OpenAI(base_url=config.base_url, api_key=config.require_key())
+hello = [{"role": "user", "content": "Hello!"}]
+answers = []
+for _ in range(2):  # recorded, then replayed
+    with cassette("hello.yaml"):
+        answers.append(client.chat.completions.create(model="google/gemma-3-27b-it", messages=hello).id)
+assert answers[0] == answers[1], answers
+""",
+}
 # Tests that the sdist brings, run on the installed wheel.
 _TESTS = (
     "test_import.py",
