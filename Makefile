@@ -10,15 +10,18 @@ VENV3 := .venv-openai3
 VENVL := .venv-litellm
 VENVR := .venv-release
 VENVD := .venv-docs
+CLIENTS := .clients
 PYTEST_ARGS ?=
 
-.PHONY: help demo test test-openai3 test-litellm lint format bench bench-crewai docs docs-serve dist release-check clean
+.PHONY: help demo test test-openai3 test-litellm test-clients lint format bench bench-crewai docs docs-serve dist \
+	release-check clean
 
 help:
 	@echo "make demo          chat, tools, reasoning and an image against a local emulator; no key needed"
 	@echo "make test          the tests, on openai 2.x"
 	@echo "make test-openai3  the same on openai 3.x"
 	@echo "make test-litellm  LiteLLM's proxy and limits over Redis (wants Debian's redis-server)"
+	@echo "make test-clients  other programs with what kluster export writes for them (wants Node.js 20 and npm)"
 	@echo "make lint          ruff, mypy, and a search for keys"
 	@echo "make bench         overhead against the SDK and ChatOpenAI"
 	@echo "make bench-crewai  overhead against CrewAI's own class"
@@ -67,13 +70,40 @@ $(VENVL)/.test: $(WHAT) constraints-litellm.txt
 
 # The proxy's tests have an environment of their own, for CrewAI and the proxy want different versions of mcp.
 test: $(VENV)/.test
-	$(VENV)/bin/python -m pytest --ignore=tests/litellm $(PYTEST_ARGS)
+	$(VENV)/bin/python -m pytest --ignore=tests/litellm --ignore=tests/clients $(PYTEST_ARGS)
 
 test-litellm: $(VENVL)/.test
 	$(VENVL)/bin/python -m pytest tests/litellm tests/test_limits.py $(PYTEST_ARGS)
 
+$(CLIENTS)/.python: $(WHAT) constraints-clients.txt
+	$(call venv,$(CLIENTS)/python)
+	$(CLIENTS)/python/bin/python -m pip install --quiet --constraint constraints-clients.txt --editable ".[emulator]" \
+		--group clients
+	@touch $@
+
+# LlamaIndex wants openai 2, aider names every version itself.
+$(CLIENTS)/.llama-index: Makefile constraints-llama-index.txt
+	$(call venv,$(CLIENTS)/llama-index)
+	$(CLIENTS)/llama-index/bin/python -m pip install --quiet --constraint constraints-llama-index.txt \
+		llama-index-llms-openai-like
+	@touch $@
+
+$(CLIENTS)/.aider: Makefile
+	$(call venv,$(CLIENTS)/aider)
+	$(CLIENTS)/aider/bin/python -m pip install --quiet aider-chat==0.86.2
+	@touch $@
+
+$(CLIENTS)/.node: tests/clients/package.json
+	@mkdir -p $(CLIENTS)/node
+	cp tests/clients/package.json $(CLIENTS)/node
+	cd $(CLIENTS)/node && npm install --no-package-lock --no-audit --no-fund --silent
+	@touch $@
+
+test-clients: $(CLIENTS)/.python $(CLIENTS)/.llama-index $(CLIENTS)/.aider $(CLIENTS)/.node $(VENVL)/.test
+	$(CLIENTS)/python/bin/python -m pytest tests/clients $(PYTEST_ARGS)
+
 test-openai3: $(VENV3)/.test
-	$(VENV3)/bin/python -m pytest $(PYTEST_ARGS)
+	$(VENV3)/bin/python -m pytest --ignore=tests/clients $(PYTEST_ARGS)
 
 lint: $(VENV)/.lint
 	$(VENV)/bin/ruff check
@@ -119,4 +149,4 @@ release-check: dist
 	$(VENVR)/bin/python -m release dist
 
 clean:
-	rm -rf $(VENV) $(VENV3) $(VENVL) $(VENVR) $(VENVD) .pytest_cache .mypy_cache .ruff_cache dist site
+	rm -rf $(VENV) $(VENV3) $(VENVL) $(CLIENTS) $(VENVR) $(VENVD) .pytest_cache .mypy_cache .ruff_cache dist site

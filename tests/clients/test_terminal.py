@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from tests.litellm.proxy_server import MASTER_KEY
 
 from .conftest import CLIENTS, GEMMA, KEY, LLAMA, R1, SQUARE, bodies, export, need, run
 
-LLM = CLIENTS / "llm" / "bin" / "llm"
+LLM = Path(sys.executable).with_name("llm")
 AIDER = CLIENTS / "aider" / "bin" / "aider"
 CN = CLIENTS / "node" / "node_modules" / ".bin" / "cn"
 OPENCODE = CLIENTS / "node" / "node_modules" / ".bin" / "opencode"
