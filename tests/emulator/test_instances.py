@@ -156,3 +156,23 @@ def test_example_matches(pattern: str) -> None:
 @pytest.mark.parametrize("pattern", ["(?!a)b", "(unclosed", r"(a)\1"])
 def test_example_gives_up(pattern: str) -> None:
     assert example(pattern) is None
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        {"type": "string", "minLength": 10**12},
+        {"type": "array", "items": INT, "minItems": 10**12},
+        {"type": "object", "minProperties": 10**12},
+        {"type": "string", "pattern": "^a{1000000000}$"},
+        {"type": "integer", "minimum": float("inf")},
+        {"type": "number", "maximum": -(10**400)},
+        {"type": "integer", "multipleOf": float("inf")},
+        {"type": "number", "multipleOf": 10**400},
+    ],
+    ids=str,
+)
+def test_what_no_value_can_fit_gets_one_all_the_same(field: dict[str, Any]) -> None:
+    made = instance(obj(a=field), "three words 7")
+    assert isinstance(made, dict)
+    assert len(json.dumps(made)) < 1_000_000

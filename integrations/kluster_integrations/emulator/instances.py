@@ -20,6 +20,7 @@ _DEPTH = 6
 _DEEPEST = 16
 _MOST_ITEMS = 100
 _MOST_CHARACTERS = 10_000
+_LONGEST = 10_000  # of a text, a list or an object, whatever the schema wants: nobody waits for more
 _MISSING = object()
 _FORMAT_DEFAULTS = {
     "date": "2025-01-01",
@@ -61,7 +62,8 @@ def instance(schema: object, prompt: str, tools: Sequence[str] = ()) -> object:
 
     Numbers, quoted texts, names, dates and enum members of the prompt go to the fields they stand next to, else to the
     fields in order. What the prompt does not say is the schema's default, else the smallest value that fits.
-    Optional fields that the prompt does not mention are left out. The same arguments give the same value.
+    Optional fields that the prompt does not mention are left out. No text or list is longer than 10,000.
+    The same arguments give the same value.
 
     Args:
         schema: A JSON schema; `$ref` is followed within it.
@@ -480,14 +482,22 @@ def _bounds(schema: Schema, kind: str) -> tuple[float, float]:
         ("maximum", high, 0.0),
         ("exclusiveMaximum", high, -step),
     ):
-        bound = schema.get(name)
-        if isinstance(bound, int | float) and not isinstance(bound, bool):
+        bound = _finite(schema.get(name))
+        if bound is not None:
             values.append(bound + shift)
     return max(low), min(high)
 
 
-def _is_multiple(value: float, step: object) -> bool:
-    if not isinstance(step, int | float) or not step:
+def _finite(value: object) -> float | None:
+    """Return a number of a schema, None for what is none that can be reckoned with."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e300:
+        return None
+    return value
+
+
+def _is_multiple(value: float, multiple_of: object) -> bool:
+    step = _finite(multiple_of)
+    if not step:
         return True
     return math.isclose(value / step, round(value / step), abs_tol=1e-9)
 
@@ -495,8 +505,7 @@ def _is_multiple(value: float, step: object) -> bool:
 def _plain_number(schema: Schema, kind: str) -> float:
     low, high = _bounds(schema, kind)
     value = min(max(1.0, low), high)
-    step = schema.get("multipleOf")
-    if isinstance(step, int | float) and step:
+    if step := _finite(schema.get("multipleOf")):
         value = math.ceil(value / step) * step
         value = value if value <= high else math.floor(high / step) * step
     if kind == "integer":
@@ -506,7 +515,7 @@ def _plain_number(schema: Schema, kind: str) -> float:
 
 def _lengths(schema: Schema, of: str) -> tuple[int, int]:
     low, high = schema.get(f"min{of}", 0), schema.get(f"max{of}")
-    return (low if isinstance(low, int) else 0), (high if isinstance(high, int) else 1_000_000)
+    return (min(low, _LONGEST) if isinstance(low, int) else 0), (high if isinstance(high, int) else 1_000_000)
 
 
 def _fits_text(text: str, schema: Schema) -> bool:

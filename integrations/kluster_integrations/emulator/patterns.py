@@ -9,6 +9,7 @@ __all__ = ["example"]
 _CLASSES = {"d": "0", "w": "a", "s": " ", "D": "a", "W": "-", "S": "a"}
 _ANCHORS = frozenset("bBAZ")
 _QUANTIFIER = re.compile(r"\{(\d+)(?:,\d*)?\}\??|([*+?])\??")
+_LONGEST = 10_000
 _CANDIDATES = "a0A-_ .:/@"
 
 
@@ -37,6 +38,8 @@ def _alternatives(pattern: str, at: int) -> tuple[str, int]:
         if match := _QUANTIFIER.match(pattern, at):
             times = int(match[1]) if match[1] else int(match[2] == "+")
             at = match.end()
+        if len(text) + len(piece) * times > _LONGEST:
+            raise IndexError(at)
         text += piece * times
     return (text if first is None else first), at
 
