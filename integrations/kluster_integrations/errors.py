@@ -55,6 +55,8 @@ _OVERFLOW = re.compile(
     r"|too long to fit into the model|max(?:imum)? (?:allowed )?input length",
     re.IGNORECASE,
 )
+# The json module's words, whoever calls it.
+_NOT_JSON = re.compile(r"not JSON (?:serializable|compliant)|^Circular reference")
 _MAX_MESSAGE = 2_000
 _SHORTEST_KEY = 8  # a shorter one is a stand-in for a local server; masking "k" would garble every message
 
@@ -348,6 +350,11 @@ def _translate(err: Exception, secret: str | None) -> KlusterError | None:
         return BadRequestError(f"The messages hold text that is not valid Unicode ({err.reason}).")
     if isinstance(err, (json.JSONDecodeError, UnicodeDecodeError)):
         return InternalServerError(f"The answer cannot be read: {_plain(err)}")
+    if isinstance(err, (TypeError, ValueError)) and _NOT_JSON.search(str(err)):
+        return BadRequestError(
+            f"The request holds what JSON cannot say ({_plain(err).rstrip('.')}).",
+            hint="look at tool arguments, schemas and metadata.",
+        )
     return None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import date
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from langchain.agents import create_agent
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 
 from kluster_integrations.emulator import Emulator
+from kluster_integrations.langchain import KlusterBadRequestError
 
 from ..raw_server import RawServer, Reply, sse, whole
 from .conftest import GEMMA, LLAMA, model_of
@@ -141,3 +143,25 @@ def test_arguments_without_an_end_to_their_nesting_are_an_invalid_call(server: R
 
     assert answer.tool_calls == []
     assert [c["name"] for c in answer.invalid_tool_calls] == ["get_weather"]
+
+
+@pytest.mark.parametrize("value", [date(2025, 7, 31), {1}, b"x", object()], ids=lambda value: type(value).__name__)
+def test_arguments_that_json_cannot_say_are_refused(emulator: Emulator, value: Any) -> None:
+    call: Any = {**CALL, "args": {"when": value}}
+    history = [HI, AIMessage("", tool_calls=[call]), ToolMessage("Sunny", tool_call_id="c1")]
+
+    with pytest.raises(KlusterBadRequestError, match=f"JSON .*{type(value).__name__}"):
+        model_of(emulator).invoke(history)
+    assert emulator.requests == []
+
+
+@pytest.mark.parametrize("value", [float("nan"), {1}])
+async def test_a_field_that_json_cannot_say_is_refused(emulator: Emulator, value: Any) -> None:
+    model = model_of(emulator, extra_body={"metadata": {"a": value}})
+
+    for ask in (model.invoke, lambda text: list(model.stream(text))):
+        with pytest.raises(KlusterBadRequestError, match="JSON"):
+            ask("hi")
+    with pytest.raises(KlusterBadRequestError, match="JSON"):
+        await model.ainvoke("hi")
+    assert emulator.requests == []
