@@ -60,10 +60,16 @@ def _check_example(command: str) -> None:
     assert path.with_suffix(".py").is_file() or (path / "__main__.py").is_file()
 
 
+def _check_script(command: str) -> None:
+    """A script is tested in test_curl.py; here: that it is there."""
+    assert os.access(ROOT / _words(command)[0], os.X_OK)
+
+
 ELSEWHERE: list[tuple[str, Callable[[str], None]]] = [
     (r"pip install ", _check_pip),
     (r"make ", _check_make),
     (r"python -m (examples|benchmarks)\b", _check_example),
+    (r"examples/curl/\w+\.sh ", _check_script),
     (r"litellm --config ", lambda command: None),  # tests/litellm/test_proxy.py
     (r"(\S+=\S+ )*pytest\b", lambda command: None),
     (r"export \w+=\.\.\.$", lambda command: None),  # the key: a reader's own
