@@ -46,6 +46,7 @@ __all__ = [
     "UnsupportedParameterError",
     "from_body",
     "mapped",
+    "masked",
 ]
 
 # vLLM (old and new), SGLang, OpenAI and llama.cpp say it in these words.
@@ -110,7 +111,7 @@ class KlusterError(Exception):
 
     def mask(self, secret: str) -> None:
         """Replace a key in everything that the error says, should a server have echoed it."""
-        self.__dict__.update({name: _mask(value, secret) for name, value in self.__dict__.items()})
+        self.__dict__.update({name: masked(value, secret) for name, value in self.__dict__.items()})
         self.args = (self.message,)
 
     @classmethod
@@ -247,8 +248,8 @@ def from_body(
         headers: The answer's headers, for the request id and `Retry-After`.
         secret: A key to mask, should the server echo it.
     """
-    body = _mask(body, secret)
-    said = {k.lower(): _mask(v, secret) for k, v in (headers or {}).items()}
+    body = masked(body, secret)
+    said = {k.lower(): masked(v, secret) for k, v in (headers or {}).items()}
     inner = (body.get("error") or body) if isinstance(body, dict) else body
     detail: Mapping[Any, Any] = inner if isinstance(inner, dict) else {"message": inner}
     code = detail.get("code")
@@ -285,7 +286,8 @@ def _plain(message: object) -> str:
     return text if len(text) <= _MAX_MESSAGE else text[:_MAX_MESSAGE] + "…"
 
 
-def _mask(value: Any, secret: str | None) -> Any:
+def masked(value: Any, secret: str | None) -> Any:
+    """Return text, bytes, or what is made of them, with `***` for the key; one of less than 8 characters is none."""
     if not secret or len(secret) < _SHORTEST_KEY:
         return value
     if isinstance(value, str):
@@ -293,9 +295,9 @@ def _mask(value: Any, secret: str | None) -> Any:
     if isinstance(value, (bytes, bytearray)):
         return bytes(value).replace(secret.encode(), b"***")
     if isinstance(value, dict):
-        return {_mask(k, secret): _mask(v, secret) for k, v in value.items()}
+        return {masked(k, secret): masked(v, secret) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_mask(v, secret) for v in value]
+        return [masked(v, secret) for v in value]
     return value
 
 

@@ -1,21 +1,26 @@
-"""The pytest fixture `kluster_emulator`, registered with every pytest by the package's entry point.
+"""The pytest fixtures `kluster_emulator` and `kluster_cassette`, registered with every pytest by an entry point.
 
-Every run of pytest loads this module, so it imports nothing that the fixture alone needs.
+Every run of pytest loads this module, so it imports nothing that a fixture alone needs.
 """
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
     from kluster_integrations.emulator import Emulator
 
-__all__ = ["kluster_emulator"]
+__all__ = ["kluster_cassette", "kluster_emulator"]
 
 _DUMMY_KEY = "emulator-key"
+_REPLAY_KEY = "replay-needs-no-key"
+_LONGEST_NAME = 120
 
 
 @pytest.fixture
@@ -29,3 +34,37 @@ def kluster_emulator(monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulator]:
         monkeypatch.setenv("KLUSTER_BASE_URL", server.base_url)
         monkeypatch.setenv("KLUSTER_API_KEY", _DUMMY_KEY)
         yield server
+
+
+@pytest.fixture
+def kluster_cassette(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Replay the test's calls of kluster.ai from `cassettes/<module>/<test>.yaml` beside it, or record them there.
+
+    Pytest's option `--record-mode` says which: `none` (default) replays, and fails the test where a request is not
+    recorded or a recording is not used; `once`, `new_episodes`, `all` and `rewrite` record with the key and base URL of
+    the test, see `kluster_integrations.recording.cassette`. A test that fails records nothing. Replaying needs no key:
+    without one the test gets a stand-in as `KLUSTER_API_KEY`.
+    """
+    mode: Any = request.config.getoption("--record-mode", None) or "none"
+    try:
+        from kluster_integrations.config import env_source
+        from kluster_integrations.recording import CassetteError, cassette
+    except ModuleNotFoundError as exc:
+        pytest.fail(f'{exc.name} is missing: pip install "kluster-integrations[recording]"', pytrace=False)
+    if mode == "none" and env_source("api_key") is None:
+        monkeypatch.setenv("KLUSTER_API_KEY", _REPLAY_KEY)
+    failed = request.session.testsfailed
+    try:
+        with cassette(_cassette_path(request.node), mode) as player:
+            yield player
+            if request.session.testsfailed != failed:  # of a test that failed half-way nothing is to be said or kept
+                player.give_up()
+    except CassetteError as exc:
+        pytest.fail(str(exc), pytrace=False)
+
+
+def _cassette_path(item: pytest.Item) -> Path:
+    name = item.name if item.cls is None else f"{item.cls.__name__}.{item.name}"  # type: ignore[attr-defined]
+    safe = re.sub(r"[^\w.-]+", "-", name).strip("-")[:_LONGEST_NAME]
+    folder = item.path.parent / "cassettes" / item.path.stem
+    return Path(os.path.relpath(folder / f"{safe}.yaml"))

@@ -1,0 +1,42 @@
+"""Record calls of kluster.ai's API into a YAML file, and replay them without a network, a server or a key.
+
+```python
+with cassette("cassettes/answer.yaml"):
+    ChatKluster(model="google/gemma-3-27b-it").invoke("Hello!")
+```
+
+The first run records, later ones replay. What is recorded is the traffic of openai 2.x (httpx) and 3.x (httpx2): sync,
+async, streamed, and over aiohttp. So it serves LangChain, LiteLLM and CrewAI alike, and what one SDK has recorded, the
+other replays. Keys, and all headers that say who asks, are left out. In pytest the fixture `kluster_cassette` does the
+same for each test.
+
+Needs vcrpy: `pip install "kluster-integrations[recording]"`. Importing this package is cheap.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from kluster_integrations.recording._cassette import CassetteError, Mode, cassette
+
+__all__ = ["HINT", "CassetteError", "Mode", "cassette"]
+
+HINT = 'Recording needs vcrpy: pip install "kluster-integrations[recording]"'
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    try:
+        return getattr(import_module(f"{__name__}._cassette"), name)
+    except ModuleNotFoundError as exc:
+        if exc.name and exc.name.partition(".")[0] in {"vcr", "yaml"}:
+            raise ModuleNotFoundError(HINT, name=exc.name) from exc
+        raise
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,209 @@
+"""`cassette`: vcrpy with kluster.ai's rules of what is recorded, what matches, and what a mismatch says."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import sys
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, get_args
+from urllib.parse import urlsplit
+
+from vcr.cassette import Cassette  # type: ignore[import-untyped]
+from vcr.record_mode import RecordMode  # type: ignore[import-untyped]
+from vcr.request import Request  # type: ignore[import-untyped]
+
+from kluster_integrations._version import __version__
+from kluster_integrations.recording import _filters, _text
+
+__all__ = ["CassetteError", "Mode", "cassette"]
+
+Mode = Literal["once", "none", "new_episodes", "all", "rewrite"]
+
+
+class CassetteError(BaseException):
+    """A request is not in the cassette, a recorded one was never sent, or the file cannot be read.
+
+    No `Exception`, as pytest's own failures are none: the SDK would try again and call it a connection error, and a
+    framework's fallback would hide it.
+    """
+
+
+@contextmanager
+def cassette(
+    path: str | os.PathLike[str],
+    mode: Mode = "once",
+    *,
+    secrets: Iterable[str] = (),
+    about: Mapping[str, str] | None = None,
+) -> Iterator[Any]:
+    """Record the calls of kluster.ai's API inside the block into a file, or replay them from it.
+
+    Requests match by method, path (with query) and body; each recording is played once, equal ones in their order.
+    Calls of anything else than the API's endpoints are neither recorded nor touched. An answer is read to its end
+    before it is handed on while recording; one that breaks is not recorded. What the block sends from other threads
+    is recorded, too: one cassette at a time in a process.
+
+    Args:
+        path: A YAML file; folders are made.
+        mode: vcrpy's record modes. `once`: record if there is no file, else replay. `none`: replay, and never send
+            anything. `new_episodes`: replay what is there, record the rest. `all`: send everything, and replace what
+            is recorded of it. `rewrite`: the same, and forget what is not sent anymore.
+        secrets: Texts to mask as `***` wherever they turn up, besides keys: those of the environment and of the
+            requests' own headers (of 8 characters or more).
+        about: Further lines for the file's head.
+
+    Yields:
+        vcrpy's cassette: `requests`, `responses`, `play_count`.
+
+    Raises:
+        CassetteError: When replaying: a request has no recording, or a recording is left over.
+        ValueError: If the mode is none of these.
+    """
+    if mode not in get_args(Mode):
+        raise ValueError(f"mode={mode!r} is not allowed; it must be one of {', '.join(get_args(Mode))}.")
+    file = Path(path)
+    known = _filters.Secrets(secrets, os.environ)
+    keeper = _Keeper(known, about or {})
+    tape = _Cassette.use(
+        path=str(file),
+        persister=keeper,
+        match_on=(_filters.same,),
+        record_mode=RecordMode.ALL if mode == "rewrite" else RecordMode(mode),
+        drop_unused_requests=mode == "rewrite",
+        before_record_request=lambda request: (
+            _filters.tidy_request(request, known) if _filters.is_of_the_api(request) else None
+        ),
+        before_record_response=lambda response: _filters.tidy_response(response, known),
+        custom_patches=_patches(),
+        record_on_exception=False,
+    )
+    with tape as player:
+        yield player
+        player.check_all_played()
+
+
+class _Cassette(Cassette):  # type: ignore[misc]
+    """A cassette that says at once, and by name, what it lacks."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._turn = threading.RLock()
+        self._given_up = False
+
+    def can_play_response_for(self, request: Any) -> bool:
+        """Whether there is a recording left.
+
+        Raises:
+            CassetteError: If there is none, and none is to be made.
+        """
+        if super().can_play_response_for(request):
+            return True
+        if self.write_protected and self.filter_request(request):
+            raise CassetteError(self._lack(self.filter_request(request)))
+        return False
+
+    def play_response(self, request: Any) -> Any:
+        """Return the recording; two threads that send the same get one each."""
+        with self._turn:
+            if not self.can_play_response_for(request):
+                raise CassetteError(self._lack(self.filter_request(request)))
+            return super().play_response(request)
+
+    def give_up(self) -> None:
+        """Leave the file as it is, and what was not sent unsaid."""
+        self.dirty = False
+        self._given_up = True
+
+    def check_all_played(self) -> None:
+        """Fail if a recording was not asked for, where nothing was to be recorded."""
+        if self._given_up:
+            return
+        left = [request for index, request in enumerate(self.requests) if not self.play_counts[index]]
+        if self.write_protected and left:
+            names = "; ".join(_filters.named(request) for request in left)
+            raise CassetteError(
+                f"{self._path} holds {len(left)} of {len(self)} requests that were not sent: {names}. {_HINT}"
+            )
+
+    def _lack(self, request: Any) -> str:
+        name = _filters.named(request)
+        if not self.rewound:
+            return f"There is no cassette {self._path}, so this cannot be replayed: {name}. {_HINT}"
+        if any(_filters.same(request, recorded) for recorded in self.requests):
+            return f"{self._path} holds {name}, but not as often as it is sent. {_HINT}"
+        left = [recorded for index, recorded in enumerate(self.requests) if not self.play_counts[index]]
+        if not left:
+            return f"{self._path} does not hold {name}; all that it holds has been replayed. {_HINT}"
+        return f"{self._path} does not hold {name}: {_filters.difference(request, left[0])}. {_HINT}"
+
+
+_HINT = 'Hint: record it, with `pytest --record-mode=rewrite` and a key, or cassette(…, mode="rewrite").'
+
+
+class _Keeper:
+    """Reads and writes the file; what vcrpy calls a persister."""
+
+    def __init__(self, secrets: _filters.Secrets, about: Mapping[str, str]) -> None:
+        self._secrets = secrets
+        self._about = about
+
+    def load_cassette(self, path: str, serializer: object) -> tuple[list[Any], list[Any]]:
+        """Return requests and responses. vcrpy takes a FileNotFoundError of its own for "nothing yet"."""
+        from vcr.persisters.filesystem import CassetteNotFoundError  # type: ignore[import-untyped]
+
+        file = Path(path)
+        if not file.is_file():
+            raise CassetteNotFoundError
+        try:
+            rows = _text.load(file.read_text("utf-8"))["interactions"]
+        except ValueError as exc:
+            raise CassetteError(f"{path} is no cassette: {exc}. {_HINT}") from None
+        requests = [Request(**row["request"]) for row in rows]
+        for row in rows:
+            body = row["response"]["body"]
+            body["string"] = body["string"].encode() if isinstance(body["string"], str) else body["string"] or b""
+        return requests, [row["response"] for row in rows]
+
+    def save_cassette(self, path: str, cassette_dict: Mapping[str, Any], serializer: object) -> None:
+        """Write the file as a whole or not at all, so that two runs at once leave one of theirs."""
+        requests, responses = cassette_dict["requests"], cassette_dict["responses"]
+        rows = [
+            {"request": _as_row(request), "response": response}
+            for request, response in zip(requests, responses, strict=True)
+        ]
+        file = Path(path)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        text = _text.dump({**_head(requests), **self._about}, rows)
+        partial = file.with_name(f".{file.name}.{os.getpid()}")
+        try:
+            partial.write_text(text, "utf-8", newline="\n")
+            partial.replace(file)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+def _as_row(request: Any) -> dict[str, Any]:
+    headers = {name: [value] for name, value in request.headers.items()}
+    return {"method": request.method, "uri": request.uri, "body": request.body, "headers": headers}
+
+
+def _head(requests: list[Any]) -> dict[str, str]:
+    hosts = sorted({"{0.scheme}://{0.netloc}".format(urlsplit(request.uri)) for request in requests})
+    today = datetime.datetime.now(datetime.UTC).date().isoformat()
+    return {"date": today, "server": ", ".join(hosts), "by": f"kluster-integrations {__version__}"}
+
+
+def _patches() -> tuple[tuple[Any, str, Any], ...]:
+    """What vcrpy 8.5 lacks: the SDK's aiohttp transport reads `raw_headers`, and a replayed answer has none."""
+    if "aiohttp" not in sys.modules:
+        return ()
+    from vcr.stubs import aiohttp_stubs  # type: ignore[import-untyped]
+
+    def raw_headers(response: Any) -> tuple[tuple[bytes, bytes], ...]:
+        return tuple((name.encode(), value.encode()) for name, value in response.headers.items())
+
+    return ((aiohttp_stubs.MockClientResponse, "raw_headers", property(raw_headers)),)

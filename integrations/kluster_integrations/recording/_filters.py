@@ -1,0 +1,189 @@
+"""What of a request and an answer is recorded, and when two requests are the same."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+from kluster_integrations.config import ENVIRONMENT
+from kluster_integrations.errors import masked
+from kluster_integrations.recording._text import readable
+from kluster_integrations.transport import HTTPX
+
+__all__ = ["Secrets", "difference", "is_of_the_api", "named", "same", "tidy_request", "tidy_response"]
+
+# By name, what is kept: so a header that nobody has thought of can give nothing away. Of the rest either the SDK's
+# versions differ in it (x-stainless-…, user-agent), or it changes with each run (date), or it is secret.
+_REQUEST_HEADERS = ("content-type",)
+_RESPONSE_HEADERS = ("content-type", "retry-after", "retry-after-ms", "x-request-id", "x-should-retry")
+_SECRET_HEADER = re.compile(r"authorization|cookie|key|secret|token|password", re.IGNORECASE)
+_SECRET_QUERY = re.compile(r"(?i)([?&][^=&]*(?:key|token|secret|signature|password)[^=&]*=)[^&]*")
+_API = re.compile(r"/(?:chat/completions|embeddings|models|verify/\w+|(?:files|batches|uploads)(?:/[^?]*)?)/?$")
+_BOUNDARY = re.compile(r'boundary="?([^";,\s]+)')
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+class Secrets:
+    """The keys that are known here; wherever one turns up, in a prompt or as a server's echo, it is masked.
+
+    Args:
+        more: Texts to mask besides the keys of the environment and of the requests.
+    """
+
+    def __init__(self, more: Iterable[str], environ: Mapping[str, str]) -> None:
+        self._known = {*more, *(environ.get(name, "") for name in ENVIRONMENT["api_key"])} - {""}
+
+    def learn(self, headers: Mapping[str, Any]) -> None:
+        """Take the keys out of a request's headers."""
+        for name, value in headers.items():
+            if _SECRET_HEADER.search(name):
+                text = value[0] if isinstance(value, list) else value
+                text = text.decode("latin-1") if isinstance(text, bytes) else str(text)
+                self._known |= {text, text.partition(" ")[2].strip() or text}
+
+    def mask(self, value: Any) -> Any:
+        """Return the value, a text, bytes or a header's list, without them."""
+        for secret in sorted(self._known, key=len, reverse=True):
+            value = masked(value, secret)
+        return value
+
+
+def is_of_the_api(request: Any) -> bool:
+    """Whether a request is for an endpoint of kluster.ai's API, at whatever base URL; others are left alone."""
+    return _API.search(request.path) is not None
+
+
+def tidy_request(request: Any, secrets: Secrets) -> Any:
+    """Return vcrpy's request as it is recorded and compared; doing it twice changes nothing."""
+    secrets.learn(request.headers)
+    tidy = copy.copy(request)
+    headers = {name.lower(): value for name, value in request.headers.items()}
+    kind = _text(headers.get("content-type", ""))
+    body = _body(request)
+    if boundary := _BOUNDARY.search(kind):
+        kind = kind.replace(boundary[1], "boundary")
+        body = body.replace(boundary[1].encode(), b"boundary") if body else body
+    headers["content-type"] = kind
+    tidy.headers = {name: _text(headers[name]) for name in _REQUEST_HEADERS if headers.get(name)}
+    tidy.uri = _SECRET_QUERY.sub(r"\1***", secrets.mask(_address(request.uri)))
+    tidy.body = secrets.mask(readable(body)) if body else None
+    return tidy
+
+
+def tidy_response(response: Mapping[str, Any], secrets: Secrets) -> dict[str, Any]:
+    """Return vcrpy's response as it is recorded: decompressed, readable, without keys and volatile headers."""
+    headers: dict[str, list[str]] = {}
+    for name, values in response["headers"].items():
+        headers.setdefault(name.lower(), []).extend([values] if isinstance(values, str) else values)
+    body = response["body"].get("string") or b""
+    body = body.encode() if isinstance(body, str) else body
+    if "content-encoding" in headers:
+        encoding = {"content-encoding": ", ".join(headers["content-encoding"])}
+        body = HTTPX.Response(200, headers=encoding, content=body).content
+    if "json" in "".join(headers.get("content-type", [])):
+        body = readable(body)
+    kept = {name: secrets.mask(headers[name]) for name in _RESPONSE_HEADERS if name in headers}
+    status = {"code": response["status"]["code"], "message": response["status"].get("message") or ""}
+    return {"status": status, "headers": kept, "body": {"string": secrets.mask(body)}}
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode("latin-1") if isinstance(value, bytes) else value
+
+
+def _body(request: Any) -> bytes | None:
+    """The body as bytes. aiohttp's own users may pass an object for JSON."""
+    body = request.body
+    if body is None or isinstance(body, bytes):
+        return body
+    if isinstance(body, dict | list):
+        return json.dumps(body).encode()
+    if isinstance(body, str):
+        return body.encode()
+    read = getattr(body, "read", None)
+    return read() if read else b"".join(piece.encode() if isinstance(piece, str) else piece for piece in body)
+
+
+def _address(uri: str) -> str:
+    """Without credentials, and without the port of a server on this machine, which is another one each time."""
+    url = urlsplit(uri)
+    host = url.hostname or ""
+    shown = f"[{host}]" if ":" in host else host
+    port = f":{url.port}" if url.port and host not in _LOOPBACK else ""
+    return urlunsplit((url.scheme, f"{shown}{port}", url.path, url.query, ""))
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two tidy requests are the same: method, path with query, and body; JSON whatever its layout."""
+    return _key(one) == _key(other)
+
+
+def _key(request: Any) -> tuple[object, ...]:
+    value = _value(request)
+    if not isinstance(value, bytes):
+        value = json.dumps(value, sort_keys=True)  # text, for to Python 1, 1.0 and True are the same
+    return request.method, request.path, request.query, value
+
+
+def _value(request: Any) -> Any:
+    try:
+        return json.loads(request.body or b"null")
+    except (ValueError, RecursionError):
+        return request.body
+
+
+def named(request: Any) -> str:
+    """Name a request in a message: `POST /v1/chat/completions (google/gemma-3-27b-it, 3 messages)`."""
+    query = f"?{urlsplit(request.uri).query}" if request.query else ""
+    value = _value(request)
+    details = []
+    if isinstance(value, dict):
+        details = [str(value[name]) for name in ("model",) if name in value]
+        if isinstance(messages := value.get("messages"), list):
+            details.append(f"{len(messages)} message{'s' * (len(messages) != 1)}")
+        details += ["streamed"] if value.get("stream") is True else []
+    return f"{request.method} {request.path}{query}" + (f" ({', '.join(details)})" if details else "")
+
+
+def difference(sent: Any, recorded: Any) -> str:
+    """Say where a request differs from the one recorded: `messages[0].content is 'b', 'a' is recorded`."""
+    for what, now, then in (
+        ("the method", sent.method, recorded.method),
+        ("the path", sent.path, recorded.path),
+        ("the query", sent.query, recorded.query),
+    ):
+        if now != then:
+            return f"{what} is {now!r}, {then!r} is recorded"
+    first = next(_differences(_value(sent), _value(recorded), ""), None)
+    return first or "the body is another"
+
+
+_ABSENT = object()
+
+
+def _differences(now: Any, then: Any, where: str) -> Iterator[str]:
+    if isinstance(now, dict) and isinstance(then, dict):
+        for key in [*now, *(key for key in then if key not in now)]:
+            yield from _differences(now.get(key, _ABSENT), then.get(key, _ABSENT), f"{where}.{key}".lstrip("."))
+    elif isinstance(now, list) and isinstance(then, list) and len(now) == len(then):
+        for index, (a, b) in enumerate(zip(now, then, strict=True)):
+            yield from _differences(a, b, f"{where}[{index}]")
+    elif now is _ABSENT or then is _ABSENT:
+        yield f"{where} is {'not sent, but' if now is _ABSENT else 'sent, but not'} recorded"
+    elif json.dumps(_plain(now), sort_keys=True) != json.dumps(_plain(then), sort_keys=True):
+        yield f"{where or 'the body'} is {_short(now)}, {_short(then)} is recorded"
+
+
+def _plain(value: Any) -> Any:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, list):
+        return f"a list of {len(value)}"
+    text = repr(_plain(value))
+    return text if len(text) <= 80 else f"{text[:79]}…"
