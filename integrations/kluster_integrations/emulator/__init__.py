@@ -25,6 +25,8 @@ _HOMES = {
     "create_app": "app",
     "instance": "instances",
 }
+THREAD = "kluster-emulator"
+"""The thread that an `Emulator` runs in."""
 HINT = 'The emulator needs starlette and uvicorn: pip install "kluster-integrations[emulator]"'
 
 

@@ -14,6 +14,7 @@ from typing import Self
 import uvicorn
 
 from kluster_integrations.catalog import ModelSpec, Plan
+from kluster_integrations.emulator import THREAD
 from kluster_integrations.emulator.app import build_app, build_service
 from kluster_integrations.emulator.faults import Fault
 from kluster_integrations.emulator.gate import RecordedRequest
@@ -21,7 +22,6 @@ from kluster_integrations.emulator.settings import EngineName, ReasoningStyle, S
 
 __all__ = ["Emulator"]
 
-_THREAD = "kluster-emulator"
 _START_SECONDS = 10.0
 _STOP_SECONDS = 5.0
 _GRACE_SECONDS = 0.1
@@ -159,7 +159,7 @@ class Emulator:
         listener = self._bind()
         self._service.stopping = asyncio.Event()
         ready = threading.Event()
-        self._thread = threading.Thread(target=self._run, args=(listener, ready), name=_THREAD, daemon=True)
+        self._thread = threading.Thread(target=self._run, args=(listener, ready), name=THREAD, daemon=True)
         _quiet()
         self._thread.start()
         if not ready.wait(_START_SECONDS) or not self._thread.is_alive():
@@ -255,7 +255,7 @@ class _QuietFilter(logging.Filter):
     """Drops uvicorn's words on answers that a fault or a stop has broken; exceptions stay."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        if record.threadName != _THREAD:
+        if record.threadName != THREAD:
             return True
         exc = record.exc_info[1] if record.exc_info else None
         return exc is not None and not isinstance(exc, asyncio.CancelledError)

@@ -17,6 +17,7 @@ from vcr.record_mode import RecordMode  # type: ignore[import-untyped]
 from vcr.request import Request  # type: ignore[import-untyped]
 
 from kluster_integrations._version import __version__
+from kluster_integrations.emulator import THREAD
 from kluster_integrations.recording import _filters, _text
 
 __all__ = ["CassetteError", "Mode", "cassette"]
@@ -74,9 +75,7 @@ def cassette(
         match_on=(_filters.same,),
         record_mode=RecordMode.ALL if mode == "rewrite" else RecordMode(mode),
         drop_unused_requests=mode == "rewrite",
-        before_record_request=lambda request: (
-            _filters.tidy_request(request, known) if _filters.is_of_the_api(request) else None
-        ),
+        before_record_request=lambda request: _filters.tidy_request(request, known) if _counts(request) else None,
         before_record_response=lambda response: _filters.tidy_response(response, known),
         custom_patches=_patches(),
         record_on_exception=False,
@@ -84,6 +83,11 @@ def cassette(
     with tape as player:
         yield player
         player.check_all_played()
+
+
+def _counts(request: Any) -> bool:
+    """Whether a request is one of the caller's: what an emulator in this process asks its upstream is not."""
+    return threading.current_thread().name != THREAD and _filters.is_of_the_api(request)
 
 
 class _Cassette(Cassette):  # type: ignore[misc]
