@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import random
+import signal
 import subprocess
 import sys
 import threading
@@ -413,3 +415,20 @@ def test_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     config = KlusterConfig(api_key="key-without-redis")
     with pytest.raises(ImportError, match=r"kluster-integrations\[redis\]"):
         limits.shared(Limits(requests=1, redis_url="redis://127.0.0.1:1/0"), config)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_fork_has_limiters_of_its_own() -> None:
+    config = KlusterConfig(api_key="kk-of-a-parent", base_url="http://127.0.0.1:9/v1")
+    few = Limits(concurrent=1)
+    with limits.admitted(limits.shared(few, config)), limits._limiters_lock:  # as another thread may hold it
+        child = os.fork()
+        if child == 0:  # pragma: no cover
+            signal.alarm(10)
+            code = 1
+            try:
+                with limits.admitted(limits.shared(few, config)):
+                    code = 0
+            finally:
+                os._exit(code)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

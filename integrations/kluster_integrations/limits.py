@@ -342,8 +342,17 @@ def refused(message: str, wait: float) -> KlusterError:
 
 _limiters: dict[tuple[str, Limits], Limiter] = {}
 _limiters_lock = threading.Lock()
+
+
+def _start_anew() -> None:
+    """After a fork: the parent's requests are not the child's, and a thread that is not here may hold the lock."""
+    global _limiters_lock
+    _limiters_lock = threading.Lock()
+    _limiters.clear()
+
+
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_limiters.clear)
+    os.register_at_fork(after_in_child=_start_anew)
 
 
 def shared(limits: Limits, config: KlusterConfig) -> Limiter | None:

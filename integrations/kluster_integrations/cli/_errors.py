@@ -15,7 +15,7 @@ from typer.core import TyperGroup
 from kluster_integrations import errors
 from kluster_integrations.errors import KlusterError
 
-__all__ = ["Group", "UsageError", "connect", "report"]
+__all__ = ["Group", "UsageError", "connect", "report", "shell_hint"]
 
 # typer has click's exceptions, of its own copy or of click itself, by version; it exports only the leaf.
 UsageError: Any = typer.BadParameter.__base__
@@ -90,9 +90,13 @@ def _describe(err: Exception) -> tuple[str, str | None, int]:
         return err.format_message().replace("Value error, ", ""), f"`{command} --help` shows what is allowed.", 2
     if isinstance(err, KlusterError):
         status = f" (HTTP {err.status_code})" if err.status_code else ""
-        hint = _HINTS.get(type(err), err.hint) if err.hint == err.default_hint else err.hint
-        return f"{err.message}{status}", hint, 1
+        return f"{err.message}{status}", shell_hint(err), 1
     return f"{type(err).__name__}: {err}", "KLUSTER_DEBUG=1 shows where.", 1
+
+
+def shell_hint(err: KlusterError) -> str | None:
+    """Return what to do about an error, in a shell."""
+    return _HINTS.get(type(err), err.hint) if err.hint == err.default_hint else err.hint
 
 
 def _write(label: str, text: str) -> None:

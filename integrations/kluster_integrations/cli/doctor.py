@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from kluster_integrations._version import __version__
+from kluster_integrations.cli._errors import shell_hint
 from kluster_integrations.cli._terminal import console
 from kluster_integrations.errors import KlusterError
 
@@ -204,7 +205,7 @@ def _server(config: KlusterConfig, model: str | None) -> Iterator[Check]:
     try:
         ids, seconds = _models(quick)
     except KlusterError as err:
-        yield Check("server", "fail", _said(err), err.hint)
+        yield Check("server", "fail", _said(err), shell_hint(err))
         return
     yield Check("server", "ok", f"GET /models lists {len(ids)} models, in {seconds:.2f} s")
     if quick.api_key is None:
@@ -247,7 +248,7 @@ def _one_token(config: KlusterConfig, model: str) -> Check:
         transport = Transport(config)
         response.read(transport.post(CHAT_PATH, sent.body).data, sent)
     except KlusterError as err:
-        return Check("one token", "fail", f"{model}: {_said(err)}", err.hint)
+        return Check("one token", "fail", f"{model}: {_said(err)}", shell_hint(err))
     return Check("one token", "ok", f"{model} answers, in {time.perf_counter() - began:.2f} s")
 
 
