@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import stat
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from kluster_integrations.cli.clients import PROXY_URL, TARGETS
 
 from .conftest import GEMMA, KEY, LLAMA, Run
 
+ROOT = Path(__file__).parents[2]
 URL = "https://api.example.com/v1"
 CHAT = [spec.id for spec in catalog.all_models() if spec.purpose == "chat" and spec.status == "current"]
 OUTSIDE_OF_COMMENTS = {"eliza": "#", "llm": "#", "aider": "#", "continue": "#", "opencode": "//", "ai-sdk": "//"}
@@ -44,7 +46,18 @@ def test_list_is_a_line_a_program(kluster: Run) -> None:
     assert [line.split()[0] for line in lines] == ["litellm", *TARGETS]
     for line, target in zip(lines[1:], TARGETS.values(), strict=True):
         assert target.file in line
-        assert line.endswith(f"tried with {target.tried}")
+        assert f"tried with {target.tried}" in line
+        assert line.endswith(f"; not tried: {target.untried}" if target.untried else target.tried)
+
+
+def test_what_is_said_to_be_tried_is_what_the_tests_run(kluster: Run) -> None:
+    pins = json.loads((ROOT / "tests" / "clients" / "package.json").read_text("utf-8"))["dependencies"]
+    for path in (ROOT / "constraints-clients.txt", ROOT / "constraints-llama-index.txt", ROOT / "Makefile"):
+        pins |= dict(re.findall(r"(?<![\w-])([\w.-]+)==([\w.]+)", path.read_text("utf-8")))
+    for target in TARGETS.values():
+        for said in target.tried.split(" and "):
+            package, version = said.split()
+            assert pins[package] == version
 
 
 @pytest.mark.parametrize("name", TARGETS)
@@ -154,6 +167,26 @@ def test_a_file_that_may_hold_keys_is_kept(kluster: Run, tmp_path: Path) -> None
     export(kluster, "eliza", "--output", str(path), "--force")
     assert "OPENAI_BASE_URL" in path.read_text()
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("name", ["litellm", *TARGETS])
+def test_a_file_of_somebody_else_is_kept(kluster: Run, tmp_path: Path, name: str) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("own: true\n")
+    done = kluster("export", name, "--output", str(path))
+    assert (done.returncode, path.read_text()) == (1, "own: true\n")
+    assert "exists" in done.stderr
+    export(kluster, name, "--output", str(path), "--force")
+    assert path.read_text("utf-8") == export(kluster, name)
+
+
+@pytest.mark.parametrize("name", ["litellm", *sorted(set(TARGETS) - {"eliza"})])
+def test_its_own_file_is_written_anew(kluster: Run, tmp_path: Path, name: str) -> None:
+    path = tmp_path / "config.yaml"
+    path.touch()
+    for model in (LLAMA, GEMMA):
+        export(kluster, name, "--models", model, "--output", str(path))
+        assert path.read_text("utf-8") == export(kluster, name, "--models", model)
 
 
 def test_a_file_that_cannot_be_written(kluster: Run, tmp_path: Path) -> None:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 __all__ = ["run"]
 
 _LITELLM = "litellm"
+# Every file says who has written it.
+_MARK = "written by `kluster export"
 # None of these is in an id of kluster.ai, and each would end a text or a line in one of the formats.
 _UNFIT = frozenset("\"'`\\$#{}")
 
@@ -41,7 +43,9 @@ def run(
     proxy: Annotated[
         bool, typer.Option("--proxy", help="Let the program ask LiteLLM's proxy, on port 4000 or at --base-url.")
     ] = False,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite a file that may hold your keys.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Overwrite a file that is not of this command, or may hold your keys.")
+    ] = False,
     redis: Annotated[
         str | None, typer.Option(metavar="URL", help="litellm: the Redis that instances share, redis://host:6379/0.")
     ] = None,
@@ -60,7 +64,7 @@ def run(
             raise UsageError(
                 "--base-url and --proxy are not for litellm: the proxy reads KLUSTER_BASE_URL when it starts."
             )
-        _write(_litellm(ids, plan, redis, max_wait), output)
+        _write(_litellm(ids, plan, redis, max_wait), output, force=force)
         return
     if redis is not None or max_wait is not None:
         raise UsageError("--redis and --max-wait are for litellm alone.")
@@ -81,11 +85,11 @@ def _find(name: str | None) -> Target:
 def _list() -> None:
     from kluster_integrations.cli.clients import TARGETS
 
-    rows = [(_LITELLM, "config.yaml for LiteLLM's proxy", "fits; puts kluster.ai behind all the others", "litellm")]
-    rows += [(target.name, target.file, target.fit, target.tried) for target in TARGETS.values()]
-    width = max(len(row[0]) for row in rows)
-    for name, file, fit, tried in rows:
-        typer.echo(f"{name:{width}}  {file}; {fit}; tried with {tried}")
+    width = max(map(len, TARGETS))
+    typer.echo(f"{_LITELLM:{width}}  config.yaml for LiteLLM's proxy; fits, and so do all others through it")
+    for name, target in TARGETS.items():
+        untried = f"; not tried: {target.untried}" if target.untried else ""
+        typer.echo(f"{name:{width}}  {target.file}; {target.fit}; tried with {target.tried}{untried}")
 
 
 def _choice(target: Target, ids: list[str], plan: Plan | None, base_url: str | None, proxy: bool) -> Choice:
@@ -124,19 +128,25 @@ def _litellm(ids: list[str], plan: Plan | None, redis: str | None, max_wait: flo
 
 
 def _write(text: str, output: Path | None, *, private: bool = False, force: bool = False) -> None:
-    """Write to a file, or show. A private file is its owner's alone, and one that exists is kept: it may hold keys."""
+    """Write to a file, or show. A private file is its owner's alone, for keys are put into it."""
     if output is None:
         typer.echo(text, nl=False)
         return
     try:
-        flags = os.O_WRONLY | os.O_CREAT | (os.O_EXCL if private and not force else os.O_TRUNC)
+        if not force and output.is_file():
+            _check_overwrite(output, private)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
         with os.fdopen(os.open(output, flags, 0o600 if private else 0o666), "w", encoding="utf-8") as file:
+            if private and output.is_file():
+                output.chmod(0o600)  # also where it was there before
             file.write(text)
-        if private:
-            output.chmod(0o600)
-    except FileExistsError:
-        raise KlusterError(
-            f"{output} exists, and may hold keys.", hint="choose another --output, or --force to overwrite it."
-        ) from None
     except OSError as err:
         raise KlusterError(f"{output} cannot be written: {err.strerror}.", hint="choose another --output.") from None
+
+
+def _check_overwrite(output: Path, private: bool) -> None:
+    """Raise if a file holds what somebody else has written: a whole configuration, or a key that was put in."""
+    before = output.read_text("utf-8", "replace")
+    if before.strip() and (private or _MARK not in before):
+        what = "may hold keys" if private else "was not written by `kluster export`"
+        raise KlusterError(f"{output} exists, and {what}.", hint="choose another --output, or --force to overwrite it.")

@@ -64,6 +64,7 @@ class Target:
         file: What the file is called, or what it is.
         fit: How well what the program sends fits what kluster.ai documents.
         tried: The program's package and version that the tests run.
+        untried: What of it no test runs.
         render: Writes the configuration.
         needs_proxy: Whether it cannot talk to kluster.ai itself, so that without an address it gets the proxy's.
         private: Whether the file is where the user puts a key: nobody else may read it, and it is never overwritten.
@@ -74,6 +75,7 @@ class Target:
     fit: str
     tried: str
     render: Callable[[Choice], str]
+    untried: str = ""
     needs_proxy: bool = False
     private: bool = False
 

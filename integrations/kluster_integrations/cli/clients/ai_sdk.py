@@ -69,6 +69,6 @@ TARGET = Target(
     name="ai-sdk",
     file="JavaScript module for Vercel's AI SDK",
     fit="fits",
-    tried="ai 7.0.173 with @ai-sdk/openai-compatible 3.0.92",
+    tried="ai 7.0.173 and @ai-sdk/openai-compatible 3.0.92",
     render=_render,
 )

@@ -79,6 +79,7 @@ TARGET = Target(
     file=".env for elizaOS",
     fit="it asks /responses, so through LiteLLM's proxy",
     tried="@elizaos/plugin-openai 1.6.0",
+    untried="whole agents",
     render=_render,
     needs_proxy=True,
     private=True,

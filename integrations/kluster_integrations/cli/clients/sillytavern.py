@@ -58,5 +58,6 @@ TARGET = Target(
     file="preset for SillyTavern, with the steps",
     fit="fits",
     tried="sillytavern 1.19.0",
+    untried="its page in a browser",
     render=_render,
 )

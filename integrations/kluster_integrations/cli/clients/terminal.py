@@ -165,6 +165,7 @@ CONTINUE = Target(
     file="config.yaml for Continue",
     fit="sends stream_options; --proxy where that is refused",
     tried="@continuedev/cli 1.5.47",
+    untried="the editors",
     render=_continue,
 )
 OPENCODE = Target(
