@@ -15,7 +15,7 @@ VENVC := .venv-record
 PYTEST_ARGS ?=
 
 .PHONY: help demo test test-openai3 test-litellm test-clients lint format bench bench-crewai docs docs-serve dist \
-	release-check record record-live clean
+	release-check record record-check record-live clean
 
 help:
 	@echo "make demo          chat, tools, reasoning and an image against a local emulator; no key needed"
@@ -144,6 +144,10 @@ $(VENVC)/.record: $(WHAT) constraints.txt
 
 record: $(VENVC)/.record
 	$(VENVC)/bin/python -m tests.recorded
+
+# Every line of every answer left out, and altered: does a test see it?
+record-check: $(VENV)/.test
+	KLUSTER_ALL_MUTATIONS=1 $(VENV)/bin/python -m pytest tests/recorded $(PYTEST_ARGS)
 
 # What it records is reviewed as any other change: a new answer of the service shows in the diff.
 record-live: $(VENVC)/.record

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import re
@@ -17,6 +18,7 @@ from kluster_integrations.recording import cassette
 from kluster_integrations.recording._text import readable
 
 from ..tree import ROOT
+from . import wire
 from .drivers import DRIVERS, Outcome
 from .scenarios import SCENARIOS, Scenario
 
@@ -24,8 +26,6 @@ __all__ = ["OUTCOMES", "SUMS", "against_emulator", "as_json", "outcomes", "recor
 
 OUTCOMES = Path("tests") / "recorded" / "outcomes"
 SUMS = Path("cassettes") / "SHA256SUMS"
-# An emulator would give other ids and times each time, and each recording would differ in every line.
-_TIME = 1_764_000_000
 _OWN_ID = re.compile(r"call_[0-9a-f]{32}")  # of a call that was found in the text
 
 
@@ -45,7 +45,7 @@ def against_emulator(scenario: Scenario, upstream: str | None = None) -> Iterato
     more = {"upstream": upstream} if upstream and scenario.real else {}
     with ExitStack() as stack:
         stack.enter_context(mock.patch.object(shapes, "uuid", mock.Mock(spec=["uuid4"], uuid4=uuid4)))
-        clock = mock.Mock(spec=["time"], time=lambda: _TIME)
+        clock = mock.Mock(spec=["time"], time=lambda: wire.TIME)
         for module in (shapes, chat):
             stack.enter_context(mock.patch.object(module, "time", clock))
         yield stack.enter_context(Emulator(**settings(scenario), **more)).base_url
@@ -91,6 +91,7 @@ def write_outcomes(root: Path = ROOT) -> None:
         file.write_text(as_json(found), "utf-8", newline="\n")
 
 
+@functools.cache
 def outcomes(adapter: str, root: Path = ROOT) -> dict[str, Outcome]:
     """Return what has been noted."""
     noted: dict[str, Outcome] = json.loads((root / OUTCOMES / f"{adapter}.json").read_text("utf-8"))

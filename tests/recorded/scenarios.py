@@ -157,7 +157,7 @@ def embed(driver: Driver) -> list[Outcome]:
 
 
 def talk(model: str) -> Callable[[Driver], list[Outcome]]:
-    return lambda driver: [driver.ask(model, SEA, **WRITE)]
+    return lambda driver: [driver.ask(model, SEA, **WRITE | {"max_completion_tokens": 200})]
 
 
 def _for(adapter: str) -> list[Scenario]:
@@ -191,7 +191,7 @@ def _slug(model: str) -> str:
     return model.replace("/", "--")
 
 
-_CHAT = [spec.id for spec in catalog.all_models() if spec.purpose == "chat"]
+_CHAT = [spec for spec in catalog.all_models() if spec.purpose == "chat"]
 SCENARIOS: list[Scenario] = [
     *(scenario for adapter in DRIVERS for scenario in _for(adapter)),
     # The other shape in which the service answers, and the usage that it may send in a stream.
@@ -203,5 +203,9 @@ SCENARIOS: list[Scenario] = [
         server={"shape": "sglang", "usage_in_stream": True},
         real=True,
     ),
-    *(Scenario(adapter="core", name=f"model-{_slug(model)}", run=talk(model), real=True) for model in _CHAT),
+    # A small model has no thoughts to show.
+    *(
+        Scenario(adapter="core", name=f"model-{_slug(spec.id)}", run=talk(spec.id), real=not spec.reasoning)
+        for spec in _CHAT
+    ),
 ]

@@ -13,10 +13,18 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-__all__ = ["check"]
+__all__ = ["TIME", "check"]
 
+TIME = 1_764_000_000
+"""The emulator's clock stands still while it is recorded: else each recording would differ in every line."""
 JSON = "application/json"
 EVENTS = "text/event-stream; charset=utf-8"
+_FAILURES = {
+    401: ("authentication_error", None),
+    404: ("invalid_request_error", "model"),
+    429: ("rate_limit_error", None),
+    500: ("invalid_request_error", None),  # as the vendor has answered it
+}
 Reason = Literal["stop", "length", "tool_calls"]
 
 
@@ -87,7 +95,7 @@ class SglangChoice(Exact):
 
 class Answer(Exact):
     id: str
-    created: int = Field(gt=1_700_000_000)
+    created: Literal[1_764_000_000]
     model: str
 
 
@@ -289,7 +297,9 @@ def check(data: object) -> None:
         if code != 200:
             assert (headers.keys() == {"retry-after"}) == (code == 429)
             assert (headers.keys() == {"x-request-id"}) == (code == 500)
-            Failure.model_validate_json(text)
+            failure = Failure.model_validate_json(text).error
+            param = getattr(failure, "param", None)
+            assert (failure.type, param) == _FAILURES[code]
         elif streamed:
             assert not headers
             _check_events(text, asked)
