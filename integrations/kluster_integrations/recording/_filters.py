@@ -6,6 +6,7 @@ import copy
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
@@ -44,6 +45,11 @@ class Secrets:
                 text = value[0] if isinstance(value, list) else value
                 text = text.decode("latin-1") if isinstance(text, bytes) else str(text)
                 self._known |= {text, text.partition(" ")[2].strip() or text}
+
+    def found(self, text: str) -> list[tuple[int, int]]:
+        """Return where they begin and end in a text."""
+        known = [re.escape(secret) for secret in self._known if masked(secret, secret) != secret]
+        return [match.span() for match in re.finditer("|".join(known), text)] if known else []
 
     def mask(self, value: Any) -> Any:
         """Return the value, a text, bytes or a header's list, without them."""
@@ -86,9 +92,56 @@ def tidy_response(response: Mapping[str, Any], secrets: Secrets) -> dict[str, An
         body = HTTPX.Response(200, headers=encoding, content=body).content
     if "json" in "".join(headers.get("content-type", [])):
         body = readable(body)
+    body = secrets.mask(body)
+    if "event-stream" in "".join(headers.get("content-type", [])):
+        body = _masked_across_events(body, secrets)
     kept = {name: secrets.mask(headers[name]) for name in _RESPONSE_HEADERS if name in headers}
     status = {"code": response["status"]["code"], "message": response["status"].get("message") or ""}
-    return {"status": status, "headers": kept, "body": {"string": secrets.mask(body)}}
+    return {"status": status, "headers": kept, "body": {"string": body}}
+
+
+def _masked_across_events(body: bytes, secrets: Secrets) -> bytes:
+    """Mask what a stream spells out token by token."""
+    lines = body.split(b"\n")
+    events: dict[int, Any] = {}
+    texts: dict[tuple[object, ...], list[tuple[int, dict[str, Any], str]]] = {}
+    for number, line in enumerate(lines):
+        if line.startswith(b"data:"):
+            with suppress(ValueError, RecursionError):
+                events[number] = json.loads(line[5:])
+                for path, holder, name in _texts(events[number], ()):
+                    texts.setdefault(path, []).append((number, holder, name))
+    for places in texts.values():
+        for start, end in secrets.found("".join(holder[name] for _, holder, name in places)):
+            _cut(places, start, end)
+            for number in {number for number, _, _ in places}:
+                dumped = json.dumps(events[number], ensure_ascii=False, separators=(",", ":"))
+                lines[number] = b"data: " + dumped.encode("utf-8", "surrogatepass")
+    return b"\n".join(lines)
+
+
+def _texts(value: Any, path: tuple[object, ...]) -> Iterator[tuple[tuple[object, ...], dict[str, Any], str]]:
+    """Yield each text of an event with its path; a list's items are told apart by their `index`."""
+    if isinstance(value, dict):
+        for name, item in value.items():
+            if isinstance(item, str):
+                yield (*path, name), value, name
+            else:
+                yield from _texts(item, (*path, name))
+    elif isinstance(value, list):
+        for at, item in enumerate(value):
+            yield from _texts(item, (*path, item.get("index", at) if isinstance(item, dict) else at))
+
+
+def _cut(places: list[tuple[int, dict[str, Any], str]], start: int, end: int) -> None:
+    """Put as many asterisks in place of a part of the joined texts, so that the places of other parts stay."""
+    at = 0
+    for _, holder, name in places:
+        text = holder[name]
+        first, last = max(start - at, 0), min(end - at, len(text))
+        if first < last:
+            holder[name] = text[:first] + "*" * (last - first) + text[last:]
+        at += len(text)
 
 
 def _text(value: str | bytes) -> str:
