@@ -190,9 +190,11 @@ class Call:
             yield
         except KlusterError as err:
             error = to_litellm(err, self.model, self._address)
-            if self._log is not None and self.options.get("max_retries"):
+            if self.unawaited:  # not spent: of the same call the Router may ask another key
+                error = falling_back(error, (self._litellm.get("model_info") or {}).get("id"))
+            elif self._log is not None and self.options.get("max_retries"):
                 setattr(self._log, _SPENT, (self.model, error))
-            raise (falling_back(error) if self.unawaited else error) from None
+            raise error from None
 
     def raise_if_spent(self) -> None:
         """Raise the error of this same call once more, if it has been tried again as often as the caller wished.

@@ -149,12 +149,16 @@ def to_litellm(err: errors.KlusterError, model: str, base_url: str) -> errors.Kl
     return error
 
 
-def falling_back(error: errors.KlusterError) -> errors.KlusterError:
+def falling_back(error: errors.KlusterError, deployment: str | None) -> errors.KlusterError:
     """Return the error at which a `Router` that has begun with a stream asks other models.
 
     LiteLLM wraps 429, 5xx and broken connections so by itself. With the others, such as a key that is not accepted or a
     model that is gone, it would end an async stream for which others could have stood in. The error stays what it was,
     too: the Router looks for a prompt that is too long, and not every version unwraps what nobody stands in for.
+
+    Args:
+        error: An error of `to_litellm`.
+        deployment: The Router's id of what has failed: of a group it asks the other keys first.
     """
     if error.status_code is None or error.status_code == 429 or not 400 <= error.status_code < 500:
         return error
@@ -162,12 +166,15 @@ def falling_back(error: errors.KlusterError) -> errors.KlusterError:
     cls = _both(kind)
     twin = cls.__new__(cls, *error.args)
     twin.__dict__.update(error.__dict__, original_exception=error, is_pre_first_chunk=True, generated_content="")
+    twin.failed_deployment_id = deployment
     return twin  # type: ignore[no-any-return]
 
 
 @functools.cache
 def _both(kind: Any) -> Any:
-    return type(kind.__name__, (kind, lite.MidStreamFallbackError), {"__module__": kind.__module__})
+    # Pickled it is what it was, for this class is nowhere to be imported from.
+    space = {"__module__": kind.__module__, "__reduce__": lambda self: self.original_exception.__reduce__()}
+    return type(kind.__name__, (kind, lite.MidStreamFallbackError), space)
 
 
 def _arguments(err: errors.KlusterError, theirs: Any, base_url: str) -> dict[str, Any]:

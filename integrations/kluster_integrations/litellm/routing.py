@@ -230,5 +230,8 @@ def retries(max_wait: float | None) -> dict[str, Any]:
 
 def cooldowns(keys: int) -> dict[str, Any]:
     """Return the Router's settings for resting deployments, for a number of keys."""
-    # Without `allowed_fails`: the Router's own rule rests a key that is not accepted after its first error.
-    return {"cooldown_time": 30} if keys > 1 else {"disable_cooldowns": True}
+    if keys <= 1:
+        return {"disable_cooldowns": True}
+    # Without `allowed_fails`: the Router's own rule rests a key that is not accepted after its first error. The
+    # failover asks another key before another model, also for an async stream that one key was refused.
+    return {"cooldown_time": 30, "enable_weighted_failover": True}
