@@ -39,7 +39,7 @@ _HARMLESS: Mapping[str, tuple[object, ...]] = {
     "functions": ([],),
 }
 _INSTEAD: Mapping[str, str] = {
-    "n": "send the request n times, or use batch()",
+    "n": "send the request n times",
     "functions": "use tools",
     "function_call": "use tool_choice",
     "max_tokens": "use max_completion_tokens",
