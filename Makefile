@@ -8,20 +8,22 @@ WHAT := pyproject.toml Makefile
 VENV := .venv
 VENV3 := .venv-openai3
 VENVL := .venv-litellm
+VENVO := .venv-litellm-oldest
 VENVR := .venv-release
 VENVD := .venv-docs
 CLIENTS := .clients
 VENVC := .venv-record
 PYTEST_ARGS ?=
 
-.PHONY: help demo test test-openai3 test-litellm test-clients lint format bench bench-crewai docs docs-serve dist \
-	release-check record record-check record-live clean
+.PHONY: help demo test test-openai3 test-litellm test-litellm-oldest test-clients lint format bench bench-crewai docs \
+	docs-serve dist release-check record record-check record-live clean
 
 help:
 	@echo "make demo          chat, tools, reasoning and an image against a local emulator; no key needed"
 	@echo "make test          the tests, on openai 2.x"
 	@echo "make test-openai3  the same on openai 3.x"
 	@echo "make test-litellm  LiteLLM's proxy and limits over Redis (wants Debian's redis-server)"
+	@echo "make test-litellm-oldest  the same on the oldest LiteLLM that is supported"
 	@echo "make test-clients  other programs with what kluster export writes for them (wants Node.js 20 and npm)"
 	@echo "make lint          ruff, mypy, and a search for keys"
 	@echo "make bench         overhead against the SDK and ChatOpenAI"
@@ -76,6 +78,15 @@ test: $(VENV)/.test
 
 test-litellm: $(VENVL)/.test
 	$(VENVL)/bin/python -m pytest tests/litellm tests/test_limits.py $(PYTEST_ARGS)
+
+$(VENVO)/.test: $(WHAT) constraints-litellm-oldest.txt
+	$(call venv,$(VENVO))
+	$(VENVO)/bin/python -m pip install --quiet --constraint constraints-litellm-oldest.txt \
+		--editable ".[litellm,emulator,redis]" "litellm[proxy]" --group test
+	@touch $@
+
+test-litellm-oldest: $(VENVO)/.test
+	$(VENVO)/bin/python -m pytest tests/litellm $(PYTEST_ARGS)
 
 $(CLIENTS)/.python: $(WHAT) constraints-clients.txt
 	$(call venv,$(CLIENTS)/python)

@@ -10,11 +10,17 @@ from typer.testing import CliRunner
 
 from kluster_integrations import catalog
 from kluster_integrations.cli import app
+from kluster_integrations.litellm import _versions
 from kluster_integrations.litellm.config_file import config_yaml
 from kluster_integrations.litellm.routing import fallbacks, model_list
 
 yaml = pytest.importorskip("yaml")
 LLAMA_ID = "klusterai/Meta-Llama-3.3-70B-Instruct-Turbo"
+
+
+@pytest.fixture(autouse=True)
+def _newer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_versions, "installed", lambda: "1.109.1")
 
 
 def read(text: str) -> dict[str, Any]:
@@ -81,3 +87,21 @@ def test_the_command_writes_it(tmp_path: Path) -> None:
 )
 def test_the_command_refuses(arguments: list[str]) -> None:
     assert CliRunner().invoke(app, ["export", *arguments]).exit_code == 2
+
+
+@pytest.mark.parametrize(("version", "files"), [("1.93.0", 2), ("1.94.0", 1), (None, 1)])
+def test_before_1_94_the_handler_is_in_a_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, version: str | None, files: int
+) -> None:
+    monkeypatch.setattr(_versions, "installed", lambda: version)
+    target = tmp_path / "config.yaml"
+    for _ in ("written", "and written again"):
+        assert CliRunner().invoke(app, ["export", "litellm", "-o", str(target)]).exit_code == 0
+    (provider,) = read(target.read_text("utf-8"))["litellm_settings"]["custom_provider_map"]
+    module, _, name = provider["custom_handler"].rpartition(".")
+    assert len(list(tmp_path.iterdir())) == files
+    if files == 2:
+        source = (tmp_path / f"{module}.py").read_text("utf-8")
+        assert f"import {name}\n" in source
+    else:
+        assert module == "kluster_integrations.litellm.proxy"

@@ -12,11 +12,11 @@ from typing import Any
 
 import openai
 import pytest
+from typer.testing import CliRunner
 
 from kluster_integrations import catalog
+from kluster_integrations.cli import app
 from kluster_integrations.emulator import Emulator, Fault
-from kluster_integrations.litellm import _versions
-from kluster_integrations.litellm.config_file import config_yaml
 from tests.litellm.asking import ASK, LLAMA, WEATHER, bodies, weather_tool
 from tests.litellm.proxy_server import MASTER_KEY, running_proxies
 from tests.redis_server import running_redis
@@ -43,13 +43,9 @@ def _running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
         pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
     config = tmp_path_factory.mktemp("proxy") / "config.yaml"
     with running_redis() as redis_url, Emulator(api_keys=["the-good-key"]) as server:
-        text = config_yaml(plan="trial", redis_url=redis_url, max_wait=0.0)
-        if _versions.numbers(str(_versions.installed())) < (1, 94):  # as a comment of the file says
-            config.with_name("kluster_handler.py").write_text(
-                "from kluster_integrations.litellm.proxy import handler\n"
-            )
-            text = text.replace("kluster_integrations.litellm.proxy.handler", "kluster_handler.handler")
-        config.write_text(text, "utf-8")
+        arguments = ["--plan", "trial", "--redis", redis_url, "--max-wait", "0", "--output", str(config)]
+        written = CliRunner().invoke(app, ["export", "litellm", *arguments])
+        assert written.exit_code == 0, written.output
         source = str(Path(__file__).parents[2] / "integrations")
         path = os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")]))
         environment = {"KLUSTER_API_KEY": "the-good-key", "KLUSTER_BASE_URL": server.base_url, "PYTHONPATH": path}

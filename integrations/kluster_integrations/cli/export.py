@@ -64,7 +64,7 @@ def run(
             raise UsageError(
                 "--base-url and --proxy are not for litellm: the proxy reads KLUSTER_BASE_URL when it starts."
             )
-        _write(_litellm(ids, plan, redis, max_wait), output, force=force)
+        _write_litellm(output, ids, plan, redis, max_wait, force=force)
         return
     if redis is not None or max_wait is not None:
         raise UsageError("--redis and --max-wait are for litellm alone.")
@@ -116,15 +116,23 @@ def _choice(target: Target, ids: list[str], plan: Plan | None, base_url: str | N
     )
 
 
-def _litellm(ids: list[str], plan: Plan | None, redis: str | None, max_wait: float | None) -> str:
-    from kluster_integrations.litellm.config_file import config_yaml
+def _write_litellm(
+    output: Path | None, ids: list[str], plan: Plan | None, redis: str | None, max_wait: float | None, *, force: bool
+) -> None:
+    from kluster_integrations.litellm import _versions
+    from kluster_integrations.litellm.config_file import HANDLER_FILE, HANDLER_SOURCE, config_yaml
 
+    version = _versions.installed()
+    handler_file = output is not None and version is not None and _versions.handler_from_file(version)
     if redis is not None and not redis.startswith(("redis://", "rediss://", "unix://")):
         raise UsageError("--redis must be an address such as redis://127.0.0.1:6379/0.")
     try:
-        return config_yaml(ids or None, plan=plan, redis_url=redis, max_wait=max_wait)
+        text = config_yaml(ids or None, plan=plan, redis_url=redis, max_wait=max_wait, handler_file=handler_file)
     except ValueError as err:
         raise UsageError(str(err)) from None
+    _write(text, output, force=force)
+    if output is not None and handler_file:
+        _write(HANDLER_SOURCE, output.with_name(HANDLER_FILE), force=force)
 
 
 def _write(text: str, output: Path | None, *, private: bool = False, force: bool = False) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from importlib import metadata
 
-__all__ = ["RECOMMENDED", "installed", "numbers", "problem"]
+__all__ = ["RECOMMENDED", "handler_from_file", "installed", "numbers", "problem"]
 
 RECOMMENDED = "litellm>=1.90,<2,!=1.106.*"
 
@@ -37,3 +37,8 @@ def problem(version: str) -> str | None:
     else:
         return None
     return f'litellm {version} {what}; pip install "{RECOMMENDED}"'
+
+
+def handler_from_file(version: str) -> bool:
+    """Whether the proxy takes a handler from a file beside its configuration only, and not from a package."""
+    return numbers(version) < (1, 94)

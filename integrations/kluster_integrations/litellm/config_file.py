@@ -10,7 +10,11 @@ from urllib.parse import urlsplit
 from kluster_integrations.catalog import PLANS, Plan
 from kluster_integrations.litellm import routing
 
-__all__ = ["config_yaml"]
+__all__ = ["HANDLER_FILE", "HANDLER_SOURCE", "config_yaml"]
+
+HANDLER_FILE = "kluster_handler.py"
+"""The file beside `config.yaml` that LiteLLM before 1.94 wants, which takes handlers from files only."""
+HANDLER_SOURCE = 'from kluster_integrations.litellm.proxy import handler\n\n__all__ = ["handler"]\n'
 
 _HEAD = """\
 # kluster.ai behind LiteLLM's proxy, written by `kluster export litellm`. To start it:
@@ -24,13 +28,16 @@ _HEAD = """\
 _SETTINGS = """\
 litellm_settings:
   # The provider: requests hold only what kluster.ai takes, errors are LiteLLM's, streams have usage and cost.
-  # Before litellm 1.94 the handler must be in a file beside this one: write `from kluster_integrations.litellm.proxy
-  # import handler` into kluster_handler.py, and name kluster_handler.handler here.
-  custom_provider_map:
+{handler_comment}  custom_provider_map:
     - provider: kluster
-      custom_handler: kluster_integrations.litellm.proxy.handler
+      custom_handler: {handler}
   # What kluster.ai does not take (n, store, service_tier, …) is left out; false answers 400 instead.
   drop_params: true
+"""
+
+_HANDLER_COMMENT = """\
+  # Before litellm 1.94 the handler must be in a file beside this one: write `from kluster_integrations.litellm.proxy
+  # import handler` into kluster_handler.py, and name kluster_handler.handler here.
 """
 
 _GENERAL = """\
@@ -47,6 +54,7 @@ def config_yaml(
     plan: Plan | None = None,
     redis_url: str | None = None,
     max_wait: float | None = None,
+    handler_file: bool = False,
 ) -> str:
     """Return a commented `config.yaml` for `litellm --config`.
 
@@ -57,6 +65,8 @@ def config_yaml(
             from `KLUSTER_REDIS_URL` alone.
         max_wait: Seconds that a request waits for the limits before it is answered with 429; default: as long as it
             takes.
+        handler_file: Whether the handler is taken from `HANDLER_FILE` beside the file, for LiteLLM before 1.94, and not
+            from this package.
 
     Raises:
         ValueError: If the plan is none.
@@ -74,7 +84,10 @@ def config_yaml(
         head,
         _environment(plan, None if secret else redis_url, max_wait),
         "\n".join(["model_list:", *_models(deployments), ""]),
-        _SETTINGS,
+        _SETTINGS.format(
+            handler_comment="" if handler_file else _HANDLER_COMMENT,
+            handler="kluster_handler.handler" if handler_file else "kluster_integrations.litellm.proxy.handler",
+        ),
         "\n".join(["router_settings:", *_router(general, longer, max_wait, redis_url is not None), ""]),
         _GENERAL,
     ]
