@@ -14,7 +14,12 @@ __all__ = ["HANDLER_FILE", "HANDLER_SOURCE", "config_yaml"]
 
 HANDLER_FILE = "kluster_handler.py"
 """The file beside `config.yaml` that LiteLLM before 1.94 wants, which takes handlers from files only."""
-HANDLER_SOURCE = 'from kluster_integrations.litellm.proxy import handler\n\n__all__ = ["handler"]\n'
+HANDLER_SOURCE = """\
+# For LiteLLM's proxy, written by `kluster export litellm`.
+from kluster_integrations.litellm.proxy import handler
+
+__all__ = ["handler"]
+"""
 
 _HEAD = """\
 # kluster.ai behind LiteLLM's proxy, written by `kluster export litellm`. To start it:
