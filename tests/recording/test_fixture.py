@@ -1,0 +1,198 @@
+"""A project of its own, with its own pytest: `kluster_cassette` records against an emulator, and replays without it."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kluster_integrations.emulator import Emulator
+
+from ..features.adapters import usable
+
+KEY = "kk-a-key-of-the-project"
+OURS = "kluster_integrations.emulator.pytest_plugin"
+PLUGINS = (OURS, "pytest_recording.plugin")  # by name: whatever else is installed here takes its time
+QUIET = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "CREWAI_DISABLE_TELEMETRY": "true", "OTEL_SDK_DISABLED": "true"}
+NEMO = "mistralai/Mistral-Nemo-Instruct-2407"
+
+CORE = f'''
+import asyncio
+import openai
+import pytest
+from kluster_integrations.config import KlusterConfig
+from kluster_integrations.transport import Transport
+
+MESSAGES = [{{"role": "user", "content": "Hello!"}}]
+
+
+def post(**body):
+    body = {{"model": "{NEMO}", "messages": MESSAGES, **body}}
+    return Transport(KlusterConfig(max_retries=0)).post("/chat/completions", body).data
+
+
+def test_whole(kluster_cassette):
+    assert post()["choices"][0]["message"]["content"]
+
+
+@pytest.mark.parametrize("seed", [1, "a/b c"])
+def test_many(kluster_cassette, seed):
+    assert post(seed=1)["object"] == "chat.completion"
+
+
+class TestIn:
+    def test_class(self, kluster_cassette):
+        config = KlusterConfig()
+        client = openai.OpenAI(api_key=config.api_key.get_secret_value(), base_url=config.base_url)
+        stream = client.chat.completions.create(model="{NEMO}", messages=MESSAGES, stream=True)
+        assert "".join(chunk.choices[0].delta.content or "" for chunk in stream)
+
+
+def test_async(kluster_cassette):
+    body = {{"model": "{NEMO}", "messages": MESSAGES}}
+    assert asyncio.run(Transport(KlusterConfig()).apost("/chat/completions", body)).data["id"]
+    assert len(kluster_cassette.requests) == 1
+'''
+ADAPTERS = {
+    "langchain": f"""
+from kluster_integrations.langchain import ChatKluster
+
+def test_it(kluster_cassette):
+    assert ChatKluster(model="{NEMO}").invoke("Hello!").text
+    assert "".join(piece.text for piece in ChatKluster(model="{NEMO}").stream("Hello!"))
+""",
+    "litellm": f"""
+import litellm
+from kluster_integrations.litellm import register
+
+def test_it(kluster_cassette):
+    register()
+    messages = [{{"role": "user", "content": "Hello!"}}]
+    assert litellm.completion("kluster/{NEMO}", messages=messages).choices[0].message.content
+    assert list(litellm.completion("kluster/{NEMO}", messages=messages, stream=True))
+""",
+    "crewai": f"""
+from kluster_integrations.crewai import kluster_llm
+
+def test_it(kluster_cassette):
+    assert kluster_llm("{NEMO}").call("Hello!")
+    assert kluster_llm("{NEMO}", stream=True).call("Hello!")
+""",
+}
+NAMES = ["TestIn.test_class", "test_async", "test_many-1", "test_many-a-b-c", "test_whole"]
+
+
+class Project:
+    """A folder with tests, and pytest for it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        (folder / "pytest.ini").write_text("[pytest]\n")
+
+    def write(self, code: str, name: str = "test_calls.py") -> None:
+        (self.folder / name).write_text(code)
+
+    def pytest(self, *options: str, server: Emulator | None = None, plugins: tuple[str, ...] = PLUGINS) -> str:
+        """Run pytest, and return its output; without a server there is no key, and nothing to reach."""
+        environ = {name: value for name, value in os.environ.items() if not name.startswith("KLUSTER")} | QUIET
+        environ |= {"CREWAI_STORAGE_DIR": str(self.folder), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+        if server is not None:
+            environ |= {"KLUSTER_API_KEY": KEY, "KLUSTER_BASE_URL": server.base_url}
+        loaded = [word for plugin in plugins for word in ("-p", plugin)]
+        command = [sys.executable, "-m", "pytest", "-q", "-rf", *loaded, *options]
+        done = subprocess.run(command, cwd=self.folder, env=environ, capture_output=True, text=True, timeout=120)
+        return done.stdout + done.stderr
+
+    def cassettes(self) -> dict[str, str]:
+        return {path.stem: path.read_text("utf-8") for path in sorted(self.folder.glob("cassettes/*/*.yaml"))}
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    return Project(tmp_path)
+
+
+def summary(output: str) -> str:
+    found = re.findall(r"(\d+ (?:passed|failed|error).*) in [\d.]+s", output)
+    assert found, output
+    return str(found[-1])
+
+
+def test_record_and_replay(project: Project) -> None:
+    project.write(CORE)
+    with Emulator(api_keys=[KEY]) as server:
+        assert summary(project.pytest("--record-mode=once", server=server)) == "5 passed"
+        assert len(server.requests) == 5
+
+    assert list(project.cassettes()) == NAMES
+    assert not [name for name, text in project.cassettes().items() if KEY in text or "authorization" in text.lower()]
+    assert summary(project.pytest()) == "5 passed"
+    assert summary(project.pytest("--record-mode=none", "--block-network")) == "5 passed"
+
+
+@pytest.mark.parametrize("adapter", ADAPTERS)
+def test_each_adapter(project: Project, adapter: str) -> None:
+    if not usable(adapter):
+        pytest.skip(f"{adapter} is not installed")
+    project.write(ADAPTERS[adapter])
+    with Emulator(api_keys=[KEY]) as server:
+        assert summary(project.pytest("--record-mode=rewrite", server=server)).startswith("1 passed")
+    assert KEY not in str(project.cassettes())
+    assert summary(project.pytest("--block-network")).startswith("1 passed")
+
+
+def test_nothing_recorded(project: Project) -> None:
+    project.write(CORE)
+    output = project.pytest("-k", "whole")
+
+    assert summary(output).startswith("1 failed")
+    assert f"There is no cassette {Path('cassettes', 'test_calls', 'test_whole.yaml')}" in output
+    assert f"POST /v1/chat/completions ({NEMO}, 1 message)" in output
+    assert "Hint: record it, with `pytest --record-mode=rewrite`" in output
+    assert project.cassettes() == {}
+
+
+def test_another_request_or_one_too_few(project: Project) -> None:
+    project.write(CORE)
+    with Emulator() as server:
+        project.pytest("--record-mode=once", "-k", "whole or async", server=server)
+
+    project.write(CORE.replace("Hello!", "Good-bye!"))
+    output = project.pytest("-k", "whole")
+    assert summary(output).startswith("1 failed")
+    assert "messages[0].content is 'Good-bye!', 'Hello!' is recorded" in output
+
+    project.write(CORE.replace('    assert post()["choices"]', '    assert [{"message": {"content": 1}}]'))
+    output = project.pytest("-k", "whole")
+    assert "1 of 1 requests that were not sent: POST /v1/chat/completions" in output
+
+
+def test_a_test_that_fails_keeps_its_cassette(project: Project) -> None:
+    project.write(CORE)
+    with Emulator() as server:
+        project.pytest("--record-mode=once", "-k", "whole", server=server)
+        before = project.cassettes()
+        project.write(CORE.replace('assert post()["choices"][0]["message"]["content"]', "post(); assert not 'so'"))
+        output = project.pytest("--record-mode=rewrite", "-k", "whole", server=server)
+    assert summary(output).startswith("1 failed")
+    assert "not sent" not in output
+    assert project.cassettes() == before
+
+
+def test_without_vcrpy_it_says_what_to_install(project: Project) -> None:
+    project.write(CORE)
+    (project.folder / "vcr.py").write_text("raise ModuleNotFoundError('No module named vcr', name='vcr')")
+    output = project.pytest("-k", "whole", plugins=(OURS,))
+
+    assert 'Recording needs vcrpy: pip install "kluster-integrations[recording]"' in output
+
+
+def test_without_pytest_recording_it_replays(project: Project) -> None:
+    project.write(CORE)
+    with Emulator() as server:
+        project.pytest("--record-mode=once", "-k", "whole", server=server)
+    assert summary(project.pytest("-k", "whole", plugins=(OURS,))).startswith("1 passed")
