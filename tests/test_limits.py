@@ -144,6 +144,30 @@ def test_one_limiter_a_key_and_address() -> None:
     assert limits.shared(Limits(), one) is None
 
 
+def test_other_limits_of_a_key_begin_no_new_minute() -> None:
+    config = KlusterConfig(api_key="of-two-routers", base_url="http://127.0.0.1:1/v1")
+    patient = limits.shared(Limits(requests=3, concurrent=1), config)
+    hasty = limits.shared(Limits(requests=3, concurrent=1, max_wait=0.0), config)
+    more = limits.shared(Limits(requests=5, max_wait=0.0), config)
+    assert patient
+    assert hasty
+    assert more
+    send(patient)
+    send(hasty)
+    send(more)
+    with pytest.raises(RateLimitError, match="3 requests"):
+        send(hasty)
+    with limits.admitted(patient), pytest.raises(RateLimitError, match="1 concurrent"):
+        send(hasty)
+    send(more)
+    send(more)
+    with pytest.raises(RateLimitError, match="5 requests"):
+        send(more)
+    other = limits.shared(Limits(requests=3, max_wait=0.0), config.model_copy(update={"base_url": "http://[::1]:1/v1"}))
+    assert other
+    send(other)
+
+
 def test_no_window_holds_more_than_the_limit_whoever_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
     """Books and takes back at random, on a clock of its own."""
     clock = SimpleNamespace(now=0.0)

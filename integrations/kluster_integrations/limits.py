@@ -246,15 +246,37 @@ async def apaid() -> None:
         await ticket.apay()
 
 
-class Limiter:
-    """Lets requests in under the limits of one key, in this process."""
+class Counts:
+    """What a key has done in this process, for all limiters of it: who changes a limit has not begun a new minute.
 
-    def __init__(self, limits: Limits) -> None:
+    Attributes:
+        lock: Held while `starts` changes.
+        starts: The moments of the last starts, booked ones too, in order.
+        slots: The queues for concurrent requests, by how many there may be.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.starts: list[float] = []
+        self.slots: dict[int, Queue] = {}
+
+
+class Limiter:
+    """Lets requests in under the limits of one key, in this process.
+
+    Args:
+        limits: The limits.
+        counts: What the key has done so far; default: nothing.
+    """
+
+    def __init__(self, limits: Limits, counts: Counts | None = None) -> None:
+        counts = counts or Counts()
         self.limits = limits
         self.span = limits.period + limits.slack
-        self._slots = Queue(limits.concurrent) if limits.concurrent else None
-        self._lock = threading.Lock()
-        self._starts: list[float] = []
+        most = limits.concurrent
+        self._slots = counts.slots.setdefault(most, Queue(most)) if most else None
+        self._lock = counts.lock
+        self._starts = counts.starts
 
     def enter(self) -> Ticket:
         """Wait for a slot.
@@ -341,6 +363,7 @@ def refused(message: str, wait: float) -> KlusterError:
 
 
 _limiters: dict[tuple[str, Limits], Limiter] = {}
+_counts: dict[tuple[str, float], Counts] = {}
 _limiters_lock = threading.Lock()
 
 
@@ -349,6 +372,7 @@ def _start_anew() -> None:
     global _limiters_lock
     _limiters_lock = threading.Lock()
     _limiters.clear()
+    _counts.clear()
 
 
 if hasattr(os, "register_at_fork"):
@@ -364,15 +388,16 @@ def shared(limits: Limits, config: KlusterConfig) -> Limiter | None:
     with _limiters_lock:
         limiter = _limiters.get((name, limits))
         if limiter is None:
-            limiter = _in_redis(limits, name) if limits.redis_url else Limiter(limits)
+            counts = _counts.setdefault((name, limits.period + limits.slack), Counts())
+            limiter = _in_redis(limits, counts, name) if limits.redis_url else Limiter(limits, counts)
             _limiters[name, limits] = limiter
     return limiter
 
 
-def _in_redis(limits: Limits, name: str) -> Limiter:
+def _in_redis(limits: Limits, counts: Counts, name: str) -> Limiter:
     from kluster_integrations.limits_redis import RedisLimiter
 
-    return RedisLimiter(limits, name)
+    return RedisLimiter(limits, name, counts)
 
 
 @contextlib.contextmanager

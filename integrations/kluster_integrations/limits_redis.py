@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from kluster_integrations.limits import Limiter, Limits, Queue, Steps, Ticket, Turn
+from kluster_integrations.limits import Counts, Limiter, Limits, Queue, Steps, Ticket, Turn
 
 __all__ = ["LEASE", "RedisLimiter"]
 
@@ -68,10 +68,11 @@ class RedisLimiter(Limiter):
     Args:
         limits: The limits; `redis_url` is set.
         name: What the key is called in Redis: a hash.
+        counts: What the key has done in this process while Redis did not answer; default: nothing.
     """
 
-    def __init__(self, limits: Limits, name: str) -> None:
-        super().__init__(limits)
+    def __init__(self, limits: Limits, name: str, counts: Counts | None = None) -> None:
+        super().__init__(limits, counts)
         try:
             import redis
         except ImportError:
