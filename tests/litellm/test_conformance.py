@@ -285,14 +285,19 @@ def test_reasoning_effort(kluster: Emulator) -> None:
 
 
 def test_non_streaming_reasoning_effort(kluster: Emulator) -> None:
-    message = litellm.completion(R1, messages=ASK).choices[0].message
+    response = litellm.completion(R1, messages=ASK, reasoning_effort="low", drop_params=True)
+    message = response.choices[0].message
+    assert response.usage.completion_tokens_details.reasoning_tokens > 0
     assert isinstance(message.reasoning_content, str)
     assert "breakfast sandwich" in message.reasoning_content
     assert "<think>" not in message.content
 
 
 def test_streaming_reasoning_effort(kluster: Emulator) -> None:
-    deltas = [chunk.choices[0].delta for chunk in stream(model=R1, messages=ASK)]
+    wish = {"reasoning_effort": "low", "drop_params": True, "stream_options": {"include_usage": True}}
+    chunks = stream(model=R1, messages=ASK, **wish)
+    assert chunks[-1].usage.completion_tokens_details.reasoning_tokens > 0
+    deltas = [chunk.choices[0].delta for chunk in chunks if chunk.choices]
     thoughts = "".join(getattr(delta, "reasoning_content", None) or "" for delta in deltas)
     assert "breakfast sandwich" in thoughts
     assert "<think>" not in "".join(delta.content or "" for delta in deltas)

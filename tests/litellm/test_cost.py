@@ -13,7 +13,7 @@ from kluster_integrations.catalog import ModelSpec, Prices
 from kluster_integrations.config import KlusterConfig
 from kluster_integrations.emulator import Emulator
 from kluster_integrations.litellm import register
-from tests.litellm.asking import ASK, EMBED, WAYS
+from tests.litellm.asking import ASK, EMBED, LLAMA, WAYS
 from tests.raw_server import RawServer, Reply, sse, whole
 
 PRICED = [spec for spec in catalog.all_models() if spec.prices and spec.purpose == "chat"]
@@ -26,9 +26,7 @@ def test_cost_is_the_catalogs_price_times_tokens(kluster: Emulator, spec: ModelS
     usage = response.usage
     assert min(usage.prompt_tokens, usage.completion_tokens) > 0
     expected = spec.cost(usage.prompt_tokens, usage.completion_tokens)
-    # Of a stream with thoughts LiteLLM adds the products for thoughts and text: the same but for a binary digit.
-    wanted = pytest.approx(expected, rel=1e-15) if spec.reasoning and "stream" in way else expected
-    assert litellm.completion_cost(response, model=f"kluster/{spec.id}") == wanted
+    assert litellm.completion_cost(response, model=f"kluster/{spec.id}") == expected
     if way in ("completion", "acompletion"):
         assert response._hidden_params["response_cost"] == expected
         assert litellm.completion_cost(response) == expected
@@ -60,6 +58,34 @@ def test_usage_that_the_server_sends_is_exact(way: str) -> None:
         register(KlusterConfig(api_key="key", base_url=server.base_url))
         response = WAYS[way](model=f"kluster/{PRICED[0].id}", messages=ASK)
     assert (response.usage.prompt_tokens, response.usage.completion_tokens) == (1_234, 567)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_tokens_of_thoughts_are_estimated_where_the_server_does_not_count_them(kluster: Emulator, way: str) -> None:
+    model = "deepseek-ai/DeepSeek-R1-0528"
+    response = WAYS[way](model=f"kluster/{model}", messages=ASK)
+    message, usage = response.choices[0].message, response.usage
+    share = len(message.reasoning_content) / len(message.reasoning_content + message.content)
+    assert usage.completion_tokens_details.reasoning_tokens == pytest.approx(usage.completion_tokens * share, abs=5)
+    details = WAYS[way](model=LLAMA, messages=ASK).usage.completion_tokens_details
+    assert not getattr(details, "reasoning_tokens", None)
+
+
+@pytest.mark.usefixtures("own_catalog")
+@pytest.mark.parametrize("way", WAYS)
+def test_cost_with_thoughts_is_exact_whatever_the_numbers(way: str) -> None:
+    """LiteLLM adds the products for thoughts and for text, which differ from that for both in a binary digit."""
+    spec = ModelSpec(id="me/thinker", reasoning=True, prices=Prices(0.3, 0.7))
+    catalog.add(spec)
+    with RawServer() as server:
+        register(KlusterConfig(api_key="key", base_url=server.base_url))
+        for tokens in (1, 3, 7, 1_001, 54_321):
+            usage = {"prompt_tokens": 11, "completion_tokens": tokens, "total_tokens": 11 + tokens}
+            message = {"content": "Hi there", "reasoning_content": "Hm. " * tokens}
+            server.script(Reply(sse(message, usage=usage)) if "stream" in way else whole(message, usage=usage))
+            response = WAYS[way](model="kluster/me/thinker", messages=ASK)
+            assert 0 < response.usage.completion_tokens_details.reasoning_tokens <= tokens
+            assert litellm.completion_cost(response, model="kluster/me/thinker") == spec.cost(11, tokens)
 
 
 def test_details_of_usage() -> None:

@@ -10,10 +10,13 @@ from litellm.types.utils import Delta as LiteDelta
 from litellm.types.utils import Message, ModelResponse, ModelResponseStream, StreamingChoices
 from litellm.types.utils import Usage as LiteUsage
 
+from kluster_integrations import catalog
 from kluster_integrations.response import Completion
 from kluster_integrations.streaming import Delta, ToolCallDelta, Usage
 
 __all__ = ["ChunkMaker", "as_deltas", "fill", "headers_of", "usage_of"]
+
+_NEAR = 50
 
 
 def usage_of(usage: Usage) -> dict[str, Any]:
@@ -30,6 +33,29 @@ def usage_of(usage: Usage) -> dict[str, Any]:
     if usage.estimated:
         fields["estimated"] = True
     return fields
+
+
+def _counted(usage: Usage, model: str, thoughts: int, rest: int) -> dict[str, Any]:
+    """Return LiteLLM's usage, in which the tokens of thoughts are estimated where the server does not count them.
+
+    LiteLLM itself counts those of a stream so, and its users expect them of a model that thinks. It prices thoughts and
+    text apart and adds both: of the numbers around the estimate this takes one whose sum is the price of all tokens.
+
+    Args:
+        usage: What the server says, or an estimate.
+        model: The id that was asked for.
+        thoughts: Characters of the thoughts.
+        rest: Characters of the text and of the arguments of calls.
+    """
+    total = usage.completion_tokens
+    if thoughts and total and usage.reasoning_tokens is None:
+        guess = max(1, round(total * thoughts / (thoughts + rest)))
+        prices = catalog.get(model).prices
+        rate = prices.output / 1_000_000 if prices else 0.0
+        near = sorted(range(max(1, guess - _NEAR), min(total, guess + _NEAR) + 1), key=lambda n: abs(n - guess))
+        exact = (n for n in near if (total - n) * rate + n * rate == total * rate)
+        usage = usage._replace(reasoning_tokens=next(exact, guess))
+    return usage_of(usage)
 
 
 def headers_of(headers: Mapping[str, str]) -> dict[str, str]:
@@ -64,7 +90,9 @@ def fill(response: ModelResponse, model: str, answer: Completion, headers: Mappi
         if said.get(name) is not None:
             setattr(response, name, said[name])
     response.model = model
-    response.usage = LiteUsage(**usage_of(answer.usage))  # type: ignore[attr-defined]
+    rest = len(answer.text) + sum(len(c.arguments) for c in answer.tool_calls)
+    usage = _counted(answer.usage, model, len(answer.reasoning), rest)
+    response.usage = LiteUsage(**usage)  # type: ignore[attr-defined]
     response._hidden_params["additional_headers"] = headers_of(headers)
     return response
 
@@ -96,6 +124,8 @@ class ChunkMaker:
         self._fingerprint: str | None = None
         self._finish = "stop"
         self._begun = False
+        self._thoughts = 0
+        self._rest = 0
 
     def make(self, delta: Delta) -> ModelResponseStream | dict[str, Any] | None:
         """Return the chunk of a delta, None where there is nothing to say yet."""
@@ -105,6 +135,8 @@ class ChunkMaker:
             self._fingerprint = delta.meta.get("system_fingerprint") or self._fingerprint
         if delta.finish_reason:
             self._finish = delta.finish_reason
+        self._thoughts += len(delta.reasoning)
+        self._rest += len(delta.content) + sum(len(call.arguments) for call in delta.tool_calls)
         if delta.usage is not None:
             return self._last(delta.usage)
         if not (delta.content or delta.reasoning or delta.tool_calls or delta.logprobs) and self._begun:
@@ -140,7 +172,7 @@ class ChunkMaker:
             "tool_use": None,
             "is_finished": True,
             "finish_reason": self._finish,
-            "usage": usage_of(usage),
+            "usage": _counted(usage, self._model, self._thoughts, self._rest),
             "index": 0,
         }
 
