@@ -43,24 +43,32 @@ def kluster_cassette(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyP
     Pytest's option `--record-mode` says which: `none` (default) replays, and fails the test where a request is not
     recorded or a recording is not used; `once`, `new_episodes`, `all` and `rewrite` record with the key and base URL of
     the test, see `kluster_integrations.recording.cassette`. A test that fails records nothing. Replaying needs no key:
-    without one the test gets a stand-in as `KLUSTER_API_KEY`.
+    without one the test gets a stand-in as `KLUSTER_API_KEY`. With `--disable-recording` the calls go out as always.
     """
+    if request.config.getoption("--disable-recording", False):
+        yield None
+        return
     mode: Any = request.config.getoption("--record-mode", None) or "none"
+    missing = None
     try:
         from kluster_integrations.config import env_source
-        from kluster_integrations.recording import CassetteError, cassette
+        from kluster_integrations.recording import playing
     except ModuleNotFoundError as exc:
-        pytest.fail(f'{exc.name} is missing: pip install "kluster-integrations[recording]"', pytrace=False)
+        missing = str(exc)
+    if missing:
+        pytest.fail(missing, pytrace=False)
     if mode == "none" and env_source("api_key") is None:
         monkeypatch.setenv("KLUSTER_API_KEY", _REPLAY_KEY)
     failed = request.session.testsfailed
-    try:
-        with cassette(_cassette_path(request.node), mode) as player:
-            yield player
-            if request.session.testsfailed != failed:  # of a test that failed half-way nothing is to be said or kept
-                player.give_up()
-    except CassetteError as exc:
-        pytest.fail(str(exc), pytrace=False)
+    with playing(_cassette_path(request.node), mode, failure=_failure) as player:
+        yield player
+        if request.session.testsfailed != failed:  # of a test that failed half-way nothing is to be said or kept
+            player.give_up()
+
+
+def _failure(message: str) -> BaseException:
+    """Fail with the message alone: what is between the test and the cassette is of no use to anyone."""
+    return pytest.fail.Exception(message, pytrace=False)
 
 
 def _cassette_path(item: pytest.Item) -> Path:

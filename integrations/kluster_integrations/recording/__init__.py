@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from kluster_integrations.recording._cassette import CassetteError, Mode, cassette
+    from kluster_integrations.recording._cassette import playing as playing
 
 __all__ = ["HINT", "CassetteError", "Mode", "cassette"]
 
@@ -26,7 +27,7 @@ HINT = 'Recording needs vcrpy: pip install "kluster-integrations[recording]"'
 
 
 def __getattr__(name: str) -> object:
-    if name not in __all__:
+    if name not in {*__all__, "playing"}:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 

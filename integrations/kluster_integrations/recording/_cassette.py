@@ -6,7 +6,7 @@ import datetime
 import os
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -31,6 +31,9 @@ class CassetteError(BaseException):
     No `Exception`, as pytest's own failures are none: the SDK would try again and call it a connection error, and a
     framework's fallback would hide it.
     """
+
+
+Failure = Callable[[str], BaseException]
 
 
 @contextmanager
@@ -64,14 +67,27 @@ def cassette(
         CassetteError: When replaying: a request has no recording, or a recording is left over.
         ValueError: If the mode is none of these.
     """
+    with playing(path, mode, secrets=secrets, about=about) as player:
+        yield player
+
+
+@contextmanager
+def playing(
+    path: str | os.PathLike[str],
+    mode: Mode,
+    *,
+    secrets: Iterable[str] = (),
+    about: Mapping[str, str] | None = None,
+    failure: Failure = CassetteError,
+) -> Iterator[_Cassette]:
+    """As `cassette`; `failure` makes what is raised of a message, for who does not want the traceback with it."""
     if mode not in get_args(Mode):
         raise ValueError(f"mode={mode!r} is not allowed; it must be one of {', '.join(get_args(Mode))}.")
-    file = Path(path)
     known = _filters.Secrets(secrets, os.environ)
-    keeper = _Keeper(known, about or {})
     tape = _Cassette.use(
-        path=str(file),
-        persister=keeper,
+        path=os.fspath(path),
+        persister=_Keeper(about or {}, failure),
+        failure=failure,
         match_on=(_filters.same,),
         record_mode=RecordMode.ALL if mode == "rewrite" else RecordMode(mode),
         drop_unused_requests=mode == "rewrite",
@@ -93,8 +109,9 @@ def _counts(request: Any) -> bool:
 class _Cassette(Cassette):  # type: ignore[misc]
     """A cassette that says at once, and by name, what it lacks."""
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, *, failure: Failure, **options: Any) -> None:
         super().__init__(**options)
+        self._failure = failure
         self._turn = threading.RLock()
         self._given_up = False
 
@@ -107,14 +124,14 @@ class _Cassette(Cassette):  # type: ignore[misc]
         if super().can_play_response_for(request):
             return True
         if self.write_protected and self.filter_request(request):
-            raise CassetteError(self._lack(self.filter_request(request)))
+            raise self._failure(self._lack(self.filter_request(request)))
         return False
 
     def play_response(self, request: Any) -> Any:
         """Return the recording; two threads that send the same get one each."""
         with self._turn:
             if not self.can_play_response_for(request):
-                raise CassetteError(self._lack(self.filter_request(request)))
+                raise self._failure(self._lack(self.filter_request(request)))
             return super().play_response(request)
 
     def give_up(self) -> None:
@@ -129,7 +146,7 @@ class _Cassette(Cassette):  # type: ignore[misc]
         left = [request for index, request in enumerate(self.requests) if not self.play_counts[index]]
         if self.write_protected and left:
             names = "; ".join(_filters.named(request) for request in left)
-            raise CassetteError(
+            raise self._failure(
                 f"{self._path} holds {len(left)} of {len(self)} requests that were not sent: {names}. {_HINT}"
             )
 
@@ -151,9 +168,9 @@ _HINT = 'Hint: record it, with `pytest --record-mode=rewrite` and a key, or cass
 class _Keeper:
     """Reads and writes the file; what vcrpy calls a persister."""
 
-    def __init__(self, secrets: _filters.Secrets, about: Mapping[str, str]) -> None:
-        self._secrets = secrets
+    def __init__(self, about: Mapping[str, str], failure: Failure) -> None:
         self._about = about
+        self._failure = failure
 
     def load_cassette(self, path: str, serializer: object) -> tuple[list[Any], list[Any]]:
         """Return requests and responses. vcrpy takes a FileNotFoundError of its own for "nothing yet"."""
@@ -165,7 +182,7 @@ class _Keeper:
         try:
             rows = _text.load(file.read_text("utf-8"))["interactions"]
         except ValueError as exc:
-            raise CassetteError(f"{path} is no cassette: {exc}. {_HINT}") from None
+            raise self._failure(f"{path} is no cassette: {exc}. {_HINT}") from None
         requests = [Request(**row["request"]) for row in rows]
         for row in rows:
             body = row["response"]["body"]
