@@ -52,7 +52,7 @@ VALUES: dict[str, list[Any]] = {
     "safety_identifier": ["s"],
     "seed": [0, 5],
     "service_tier": ["auto", "flex"],
-    "stop": ["a", ["a", "b"], [], [f"s{i}" for i in range(6)]],
+    "stop": ["END", ["END", "STOP"], [], [f"s{i}" for i in range(6)]],
     "store": [True, False],
     "stream_options": [{"include_usage": True}, {"include_usage": False}],
     "temperature": [0, 2, 0.3],

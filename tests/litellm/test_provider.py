@@ -233,6 +233,15 @@ def test_text_completion(kluster: Emulator) -> None:
     assert "Say this" in "".join(chunk.choices[0].text or "" for chunk in chunks)
 
 
+async def test_async_text_completion(kluster: Emulator) -> None:
+    response = await litellm.atext_completion(model=LLAMA, prompt="Say this", max_tokens=30, logprobs=2)
+    assert "Say this" in response.choices[0].text
+    sent = bodies(kluster)[0]
+    assert (sent["max_completion_tokens"], sent["logprobs"], sent["top_logprobs"]) == (30, True, 2)
+    chunks = [c async for c in await litellm.atext_completion(model=LLAMA, prompt="Say this", stream=True)]
+    assert "Say this" in "".join(chunk.choices[0].text or "" for chunk in chunks)
+
+
 def test_responses(kluster: Emulator) -> None:
     response = litellm.responses(model=LLAMA, input="Say this", store=True, metadata={"a": "b"}, instructions="Be kind")
     assert "Say this" in response.output[0].content[0].text

@@ -98,7 +98,7 @@ class Call:
     def __init__(self, given: Mapping[str, Any]) -> None:
         self.model: str = given["model"]
         self._messages = given.get("messages") or []
-        self._params: dict[str, Any] = given["optional_params"] or {}
+        self._params: dict[str, Any] = _as_chat(given["optional_params"] or {})
         self._litellm: Mapping[str, Any] = given.get("litellm_params") or {}
         self._log = given.get("logging_obj")
         self.drops = self._litellm.get("drop_params") is True
@@ -205,6 +205,14 @@ class Call:
         model, error = getattr(self._log, _SPENT, (None, None))
         if error is not None and model == self.model and not self.options.get("max_retries"):
             raise error
+
+
+def _as_chat(params: dict[str, Any]) -> dict[str, Any]:
+    """Return parameters with `logprobs` as chat says it: LiteLLM hands on the number of `text_completion`."""
+    number = params.get("logprobs")
+    if isinstance(number, bool) or not isinstance(number, int):
+        return params
+    return {**params, "logprobs": True, "top_logprobs": params.get("top_logprobs", number)}
 
 
 def _add_missing(spec: ModelSpec) -> None:
