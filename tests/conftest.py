@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -25,6 +27,31 @@ def clean_environ(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.upper().startswith(("KLUSTER", "OPENAI_")) or name.upper() in _PROXIES:
             monkeypatch.delenv(name)
+
+
+_LITELLM = {
+    "custom_provider_map": [],
+    "drop_params": False,
+    "callbacks": [],
+    **{f"{of}{name}_callback": [] for of in ("", "_async_") for name in ("success", "failure", "input")},
+}
+
+
+@pytest.fixture(autouse=True)
+def litellm_as_it_was() -> Iterator[None]:
+    """LiteLLM keeps what it is told in its module: take it back where a test has imported it."""
+    before = sys.modules.get("litellm")
+    values = {name: copy.copy(getattr(before, name, default)) for name, default in _LITELLM.items()}
+    prices = dict(before.model_cost) if before else None
+    yield
+    if litellm := sys.modules.get("litellm"):
+        for name, value in values.items():
+            setattr(litellm, name, value)
+        for known in (litellm.provider_list, litellm._custom_providers):
+            known[:] = [provider for provider in known if provider != "kluster"]
+        if prices is not None:
+            litellm.model_cost.clear()
+            litellm.model_cost.update(prices)
 
 
 @pytest.fixture(scope="session")

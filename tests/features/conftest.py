@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,10 +18,8 @@ os.environ |= {  # read when they are imported
 
 
 @pytest.fixture
-def kluster(emulator: Emulator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Emulator]:
+def kluster(emulator: Emulator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Emulator:
     monkeypatch.setenv("KLUSTER_API_KEY", "test-key")
     monkeypatch.setenv("KLUSTER_BASE_URL", emulator.base_url)
     monkeypatch.setenv("CREWAI_STORAGE_DIR", str(tmp_path))
-    yield emulator
-    if litellm := sys.modules.get("litellm"):
-        litellm.custom_provider_map = []
+    return emulator

@@ -1,8 +1,7 @@
-"""Replaying without a network, and without traces in the frameworks."""
+"""Replaying without a network."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,11 +10,8 @@ import pytest_socket
 
 
 @pytest.fixture(autouse=True)
-def frameworks_as_they_were(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+def storage_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("CREWAI_STORAGE_DIR", str(tmp_path))
-    yield
-    if litellm := sys.modules.get("litellm"):
-        litellm.custom_provider_map = []
 
 
 @pytest.fixture

@@ -81,6 +81,7 @@ def test_the_sdk_itself(emulator: Emulator, file: Path) -> None:
         assert run(openai.OpenAI(**NO_SERVER)) == recorded  # type: ignore[arg-type]
 
 
+@pytest.mark.usefixtures("own_catalog")
 def test_a_query_matters(emulator: Emulator, file: Path) -> None:
     with cassette(file):
         catalog.refresh(config(emulator.base_url))
