@@ -9,6 +9,7 @@ import os
 import pickle
 import signal
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -29,7 +30,7 @@ from kluster_integrations.streaming import ChatStream
 from kluster_integrations.transport import CHAT_PATH, Transport
 
 from .programs import check_nothing_is_left_open
-from .raw_server import RawServer, Reply, event, sse, whole
+from .raw_server import RawRequest, RawServer, Reply, event, sse, whole
 from .ways import JSON, KEY, SO_FAR, Way, asked, config, everything_of, failing, text_of
 
 # Where requests go, and with what
@@ -258,6 +259,18 @@ async def test_async_streams_one_after_the_other_take_one_connection(
     for _ in range(6):
         assert text_of([d async for d in Transport(settings).astream(sent.body, ChatStream(sent))]) == "x"
     assert server.connections == 1
+
+
+def test_threads_that_take_over_connections_wait_as_long_as_they_are_told(server: RawServer) -> None:
+    def late(_: RawRequest) -> Reply:
+        time.sleep(0.03)  # longer than a finished stream waits for its connection
+        return Reply(sse({"content": "x"}))
+
+    server.answer = late
+    settings = config(server)
+    with ThreadPoolExecutor(16) as pool:
+        streams = [pool.submit(Way("sync").stream, settings) for _ in range(320)]
+        assert {text_of(stream.result()) for stream in streams} == {"x"}
 
 
 def test_fifty_threads_at_once(server: RawServer) -> None:

@@ -18,7 +18,7 @@ import os
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from inspect import signature
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import openai
 
@@ -428,13 +428,19 @@ def _drain(response: Any, pieces: Iterator[bytes]) -> None:
     network = response.extensions.get("network_stream")
     if network is None:
         return
-    read = network.read
-    with contextlib.suppress(Exception):  # the answer is complete, whatever happens to the connection
-        # A read's timeout was fixed when the body began; on this stream, for these reads, it is a short one.
-        network.read = lambda size, timeout=None: read(size, timeout=_DRAIN_SECONDS)  # noqa: ARG005
-        try:
+    read, drainer = network.read, threading.get_ident()
+
+    # A read's timeout was fixed when the body began; on this stream, for these reads, it is a short one. Not for those
+    # of another thread, whose request the connection may serve as soon as the end is read.
+    def hasty(size: int, timeout: float | None = None) -> bytes:
+        return cast("bytes", read(size, timeout=_DRAIN_SECONDS if threading.get_ident() == drainer else timeout))
+
+    network.read = hasty
+    try:
+        with contextlib.suppress(Exception):  # the answer is complete, whatever happens to the connection
             next(pieces, None)
-        finally:
+    finally:
+        if network.read is hasty:  # else that thread's own
             del network.read
 
 
