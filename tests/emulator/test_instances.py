@@ -52,6 +52,8 @@ FILLED = [
     ),
     (obj(tools={"type": "array", "items": {"const": "weather"}}), "Is it sunny in Paris?", {"tools": ["weather"]}),
     (obj(tags={"type": "array", "items": STR}), "tags: red, green and blue", {"tags": ["red", "green", "blue"]}),
+    (obj(tags={"type": "array", "items": STR}), "Known tags: ['a.b', \"c's\"]\nName one.", {"tags": ["a.b", "c's"]}),
+    (obj(tags={"type": "array", "items": STR}), "Known tags: []", {"tags": []}),
     (
         obj(people={"type": "array", "items": {"$ref": "#/$defs/P"}}) | {"$defs": {"P": PERSON}},
         "John is 30 and Mary is 25.",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import math
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import cast
 
 from kluster_integrations.emulator.facts import Facts, Found, number
@@ -248,6 +250,8 @@ class _Filler:
         elif kind in {"integer", "number"}:
             values = self._all_numbers(item, name, kind, high)
         elif kind == "string" and "format" not in item:
+            if not low and re.search(rf"{re.escape(name)}\s*[:=]\s*\[\s*\]", self._facts.prompt, re.IGNORECASE):
+                return []
             values = [text for text in self._all_texts(name) if _fits_text(text, item)]
         elif kind == "object" and depth < _DEPTH and is_plan(name):
             texts = actions(self._facts.prompt)[:high]
@@ -275,7 +279,7 @@ class _Filler:
         return values
 
     def _all_texts(self, name: str) -> list[str]:
-        if assigned := re.search(rf"{re.escape(name)}\s*[:=]\s*([^\n.;]+)", self._facts.prompt, re.IGNORECASE):
+        if assigned := re.search(rf"{re.escape(name)}\s*[:=]\s*(\[.*\]|[^\n.;]+)", self._facts.prompt, re.IGNORECASE):
             return _listed(assigned[1])
         if quoted := self._facts.rest(self._facts.quoted):
             return [found.text for found in quoted]
@@ -529,6 +533,9 @@ def _fits_text(text: str, schema: Schema) -> bool:
 
 
 def _listed(text: str) -> list[str]:
+    if text.startswith("["):  # a list as JSON or Python writes it, which frameworks put into their prompts
+        with suppress(ValueError, SyntaxError, RecursionError, MemoryError):
+            return [str(part) for part in ast.literal_eval(text)]
     parts = re.split(r",\s*(?:and |or )?|\s+(?:and|or)\s+", text)
     return [part.strip(" \"'`.") for part in parts if part.strip(" \"'`.")]
 
