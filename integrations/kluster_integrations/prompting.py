@@ -24,6 +24,7 @@ __all__ = [
     "answer_error",
     "ask_for_json",
     "attempts",
+    "calls_in",
     "find_json",
     "render",
     "repair_text",
@@ -192,6 +193,13 @@ class ToolCallSplitter:
             text = text.lstrip()
             self._behind_call = not text
         return text
+
+
+def calls_in(text: str) -> tuple[str, list[PromptedCall]]:
+    """Return a whole text without its calls, and the calls."""
+    splitter = ToolCallSplitter()
+    (before, calls), (rest, last) = splitter.feed(text), splitter.close()
+    return before + rest, [*calls, *last]
 
 
 def _read_call(text: str) -> PromptedCall | None:

@@ -147,6 +147,16 @@ def test_what_is_in_thoughts_is_neither_call_nor_answer(stream: bool, kind: str,
 
 @EVERY
 @BOTH
+def test_a_call_is_no_answer_where_iterations_are_used_up(stream: bool, kind: str, stage: Stage) -> None:
+    rounds = [calls(kind, city) for city in CITIES[:9]]
+
+    assert stage.run(kind, *rounds, final(kind), stream=stream) == "Sunny."
+    assert ran == [json.loads(city)["city"] for city in CITIES[:8]]
+    assert len(stage.server.requests) == 10
+
+
+@EVERY
+@BOTH
 def test_nothing_but_thoughts_behind_a_tool(stream: bool, kind: str, stage: Stage) -> None:
     thoughts = {"content": None, "reasoning_content": "Final Answer: It snows."}
 

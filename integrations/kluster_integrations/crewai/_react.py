@@ -12,7 +12,7 @@ from typing import Any
 
 from crewai.agents import constants
 
-__all__ = ["first_action", "is_asked_for", "problem"]
+__all__ = ["first_action", "is_action", "is_asked_for", "problem"]
 
 _FINAL = constants.FINAL_ANSWER_ACTION
 _NEXT = re.compile(r"\n\s*(?:Thought|Action|Final Answer)\s*\d*\s*:")
@@ -23,6 +23,11 @@ _NO_INPUT = 'Behind "Action:" and the name of a tool, write its arguments as JSO
 def is_asked_for(messages: Sequence[Mapping[str, Any]]) -> bool:
     """Return whether the system prompt describes the format, as it does where the agent has tools."""
     return bool(messages) and "Action Input:" in str(messages[0].get("content"))
+
+
+def is_action(text: str) -> bool:
+    """Return whether a reply asks for a tool, and holds no final answer."""
+    return _FINAL not in text and constants.ACTION_INPUT_REGEX.search(text) is not None
 
 
 def first_action(text: str) -> str:

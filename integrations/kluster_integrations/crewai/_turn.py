@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 from crewai.events.types.llm_events import LLMCallType
 from crewai.hooks.dispatch import HookAborted
 from crewai.llms.base_llm import LLMCallBlockedError
+from crewai.utilities.i18n import I18N_DEFAULT
 from pydantic import BaseModel, ValidationError
 
 from kluster_integrations import prompting, request
 from kluster_integrations.crewai import _plans, _react
 from kluster_integrations.crewai._errors import for_crewai
 from kluster_integrations.crewai._messages import to_wire
-from kluster_integrations.errors import KlusterError, OutputValidationError, mapped
+from kluster_integrations.errors import KlusterError, OutputValidationError
 from kluster_integrations.request import ChatRequest
 from kluster_integrations.response import Completion, ToolCall
 from kluster_integrations.streaming import Delta, ToolCallDelta, Usage
@@ -30,6 +31,10 @@ if TYPE_CHECKING:
     from kluster_integrations.crewai.llm import KlusterLLM
 
 __all__ = ["Turn"]
+
+# What CrewAI asks an agent that is out of iterations, without tools.
+_FORCED = I18N_DEFAULT.errors("force_final_answer")
+_NO_MORE_CALLS = "No tool can be called any more: give the answer itself."
 
 
 class Turn:
@@ -66,6 +71,7 @@ class Turn:
         self._model = model or (chosen if isinstance(chosen, type) and issubclass(chosen, BaseModel) else None)
         self._checked = self._model or self._task_model()
         self._response_id: str | None = None
+        self.transport = llm.transport
         self.stream = bool(llm._effective_stream())
 
     def _task_model(self) -> type[BaseModel] | None:
@@ -82,7 +88,7 @@ class Turn:
     def reported(self) -> Iterator[None]:
         """Turn errors into CrewAI's, and tell of them once."""
         try:
-            with mapped(secret=self._llm.transport.secret):
+            with self.transport.errors:
                 yield
         except (HookAborted, LLMCallBlockedError) as err:
             self._llm._emit_call_denied_event(err, **self._whom)
@@ -102,6 +108,7 @@ class Turn:
         self._messages = llm._format_messages(self._given)
         self._plans_in_text = not self._tools and _plans.wanted_as_text(self._messages, self._whom["from_agent"])
         self._reacts = llm.tool_calling == "react" and not self._tools and _react.is_asked_for(self._messages)
+        self._is_forced = bool(self._messages) and self._messages[-1].get("content") == _FORCED
         llm._invoke_before_llm_call_hooks(self._messages, self._whom["from_agent"])
         sent = self._build()
         self._tries = prompting.attempts(sent, llm.max_repairs, self._problem)
@@ -120,7 +127,7 @@ class Turn:
             llm.model,
             to_wire(self._messages),
             params,
-            config=llm.transport.config,
+            config=self.transport.config,
             stream=self.stream,
             tool_calling="auto" if mode == "react" else mode,
             extra_body=llm.additional_params.get("extra_body"),
@@ -136,9 +143,11 @@ class Turn:
         if problem := prompting.answer_error(replace(sent, schema=None) if self._checked else sent, answer):
             return problem
         if answer.tool_calls:
-            return None
+            return None if sent.tools or "tools" in sent.body else _NO_MORE_CALLS
         if not answer.text.strip():
             return "The answer is empty."
+        if self._is_forced and (prompting.calls_in(answer.text)[1] or _react.is_action(answer.text)):
+            return _NO_MORE_CALLS
         if self._reacts and (problem := _react.problem(answer.text, is_cut=answer.finish_reason == "length")):
             return problem
         if self._checked is None:
@@ -191,11 +200,10 @@ class Turn:
 
     def _find_calls(self, answer: Completion) -> None:
         """Find calls that a model with native tools wrote as text, which its server did not read."""
-        splitter = prompting.ToolCallSplitter()
-        (text, calls), (rest, last) = splitter.feed(answer.text), splitter.close()
+        text, found = prompting.calls_in(answer.text)
         names = {tool["function"]["name"] for tool in self._tools}
-        if (found := [*calls, *last]) and names.issuperset(call.name for call in found):
-            answer.text = (text + rest).rstrip()
+        if found and names.issuperset(call.name for call in found):
+            answer.text = text.rstrip()
             answer.tool_calls = [ToolCall(f"call_{uuid.uuid4().hex}", *call) for call in found]
 
     def result(self) -> Any:

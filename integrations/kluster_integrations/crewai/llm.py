@@ -160,9 +160,10 @@ class KlusterLLM(BaseLLM):
     @property
     def transport(self) -> Transport:
         """The way to the server."""
-        if self._transport is None:  # restored from a pickle
-            self._transport = self._connect(None, {"base_url": self.base_url})
-        return self._transport
+        made = self._transport
+        if made is None:  # restored from a pickle
+            made = self._transport = self._connect(None, {"base_url": self.base_url})
+        return made
 
     @property
     def spec(self) -> catalog.ModelSpec:
@@ -231,12 +232,12 @@ class KlusterLLM(BaseLLM):
                 while True:
                     if turn.stream:
                         deltas, calls = [], list[ToolCall]()
-                        for delta in self.transport.stream(sent.body, self._reader(sent)):
+                        for delta in turn.transport.stream(sent.body, ChatStream(sent)):
                             turn.watch(delta, calls)
                             deltas.append(delta)
                         answer = collect(deltas)
                     else:
-                        answer = read(self.transport.post(CHAT_PATH, sent.body).data, sent)
+                        answer = read(turn.transport.post(CHAT_PATH, sent.body).data, sent)
                     if (more := turn.take(answer)) is None:
                         return turn.result()
                     sent = more
@@ -260,23 +261,15 @@ class KlusterLLM(BaseLLM):
                 while True:
                     if turn.stream:
                         deltas, calls = list[Delta](), list[ToolCall]()
-                        async for delta in self.transport.astream(sent.body, self._reader(sent)):
+                        async for delta in turn.transport.astream(sent.body, ChatStream(sent)):
                             turn.watch(delta, calls)
                             deltas.append(delta)
                         answer = collect(deltas)
                     else:
-                        data = (await self.transport.apost(CHAT_PATH, sent.body)).data
-                        answer = read(data, sent)
+                        answer = read((await turn.transport.apost(CHAT_PATH, sent.body)).data, sent)
                     if (more := turn.take(answer)) is None:
                         return turn.result()
                     sent = more
-
-    @property
-    def _secret(self) -> str | None:
-        return self.transport.secret
-
-    def _reader(self, sent: request.ChatRequest) -> ChatStream:
-        return ChatStream(sent)
 
     def supports_function_calling(self) -> bool:
         """Whether agents give tools and response models to the LLM: yes, unless CrewAI's ReAct is wanted."""
