@@ -93,6 +93,14 @@ def test_no_tokenizer_is_downloaded(kluster: Emulator) -> None:
     assert litellm.token_counter(model=LLAMA, text="Hello there") > 0
 
 
+def test_nothing_is_printed_beside_the_program(kluster: Emulator, capfd: pytest.CaptureFixture[str]) -> None:
+    litellm.suppress_debug_info = False  # as it is when it has been imported
+    register(KlusterConfig(api_key="test-key", base_url=kluster.base_url))
+    for way in WAYS.values():
+        litellm.completion_cost(way(model=LLAMA, messages=ASK))
+    assert capfd.readouterr().out == ""
+
+
 def test_only_the_first_prefix_is_cut(kluster: Emulator) -> None:
     assert litellm.get_llm_provider(LLAMA)[:2] == ("klusterai/Meta-Llama-3.3-70B-Instruct-Turbo", "kluster")
     litellm.completion(LLAMA, messages=ASK)

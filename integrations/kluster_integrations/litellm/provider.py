@@ -246,6 +246,8 @@ def register(config: KlusterConfig | None = None, *, limits: Limits | None = Non
         litellm.register_model(_models.table(plan))
         # Counting the tokens of a Llama would fetch a tokenizer, for half a minute where there is no network.
         litellm.disable_hf_tokenizer_download = True
+        # LiteLLM looks for providers of answers by their bare model ids, and prints a red line where it finds none.
+        litellm.suppress_debug_info = True
     return handler
 
 
