@@ -189,7 +189,7 @@ class TestUnsupported:
 
     @pytest.mark.parametrize(
         ("name", "value", "instead"),
-        [("functions", [{"name": "f"}], "tools"), ("function_call", "auto", "tool_choice"), ("n", 2, "batch")],
+        [("functions", [{"name": "f"}], "tools"), ("function_call", "auto", "tool_choice"), ("n", 2, "n times")],
     )
     def test_the_hint_says_what_to_use(self, name: str, value: object, instead: str) -> None:
         with pytest.raises(UnsupportedParameterError) as caught:
