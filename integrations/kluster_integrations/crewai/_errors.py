@@ -81,7 +81,7 @@ class KlusterRateLimitError(_Stops, errors.RateLimitError):
 
 
 class KlusterInternalServerError(_Stops, errors.InternalServerError):
-    """The server failed, after all configured tries, or its answer cannot be read."""
+    """The server failed, after all configured tries."""
 
 
 class KlusterAPIConnectionError(_Stops, errors.APIConnectionError):
@@ -112,4 +112,11 @@ def for_crewai(error: errors.KlusterError, *, by_agent: bool) -> errors.KlusterE
     if type(error) is errors.ContextWindowExceededError:
         return KlusterContextWindowError.like(error)
     cls = _STOPPING.get(type(error)) if by_agent else None
-    return cls.like(error) if cls else error
+    return cls.like(error) if cls and not _is_untried(error) else error
+
+
+def _is_untried(error: errors.KlusterError) -> bool:
+    """Return whether an error may pass but came inside a 200, which the transport does not try again."""
+    if not isinstance(error, errors.InternalServerError | errors.RateLimitError):
+        return False
+    return error.status_code == 200 or not error.headers  # an HTTP error has headers
