@@ -64,6 +64,17 @@ async def test_429_for_ever_async(llm: Make, emulator: Emulator) -> None:
     assert len(emulator.requests) == 2
 
 
+@pytest.mark.parametrize("status", [429, 500, 503])
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_error_inside_a_200_is_tried_again_by_the_agent(
+    stream: bool, status: int, llm: Make, emulator: Emulator
+) -> None:
+    emulator.add_fault(Fault("error_event", status=status))
+
+    assert hello(llm(stream=stream)).kickoff().raw
+    assert len(emulator.requests) == 2
+
+
 @pytest.mark.parametrize(
     ("status", "kind", "tries"),
     [(401, errors.AuthenticationError, 1), (404, errors.NotFoundError, 1), (500, errors.InternalServerError, 2)],
@@ -146,6 +157,10 @@ def test_hooks(returned: Any, llm: Make, emulator: Emulator, events: list[Any]) 
         ({"max_repairs": -1}, "max_repairs"),
         ({"base_url": "http://example.org/v1"}, "base_url"),
         ({"plan": "gold"}, "plan"),
+        ({"stop": 5}, "stop=5"),
+        ({"stop": [5]}, "stop"),
+        ({"response_format": "json"}, "response_format='json'"),
+        ({"response_format": int}, "response_format"),
     ],
 )
 def test_wrong_options_are_refused_at_once(options: dict[str, Any], named: str | None, llm: Make) -> None:

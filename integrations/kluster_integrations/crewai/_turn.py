@@ -30,7 +30,7 @@ from kluster_integrations.streaming import Delta, ToolCallDelta, Usage
 if TYPE_CHECKING:
     from kluster_integrations.crewai.llm import KlusterLLM
 
-__all__ = ["Turn"]
+__all__ = ["Turn", "model_of"]
 
 # What CrewAI asks an agent that is out of iterations, without tools.
 _FORCED = I18N_DEFAULT.errors("force_final_answer")
@@ -67,8 +67,7 @@ class Turn:
         self._functions = dict(functions or {})
         self._plans = _plans.FUNCTION in self._functions
         self._whom: dict[str, Any] = {"from_task": task, "from_agent": agent}
-        chosen = llm.response_format
-        self._model = model or (chosen if isinstance(chosen, type) and issubclass(chosen, BaseModel) else None)
+        self._model = model or model_of(llm.response_format)
         self._checked = self._model or self._task_model()
         self._response_id: str | None = None
         self.transport = llm.transport
@@ -269,6 +268,13 @@ class Turn:
             return True
         counts[key] = count
         return False
+
+
+def model_of(response_format: object) -> type[BaseModel] | None:
+    """Return the `response_format` if it is a pydantic class."""
+    if isinstance(response_format, type) and issubclass(response_format, BaseModel):
+        return response_format
+    return None
 
 
 def _json_schema(model: type[BaseModel]) -> dict[str, Any]:

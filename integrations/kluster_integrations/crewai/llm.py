@@ -6,7 +6,7 @@ import copy
 import json
 import sys
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Literal, Self, TypeVar, get_args
 from weakref import WeakValueDictionary
 
@@ -20,7 +20,7 @@ from pydantic import BaseModel, PrivateAttr, SecretStr
 from kluster_integrations import catalog, request, tokens
 from kluster_integrations.catalog import Plan
 from kluster_integrations.config import KlusterConfig, Unsupported
-from kluster_integrations.crewai._turn import Turn
+from kluster_integrations.crewai._turn import Turn, model_of
 from kluster_integrations.request import ToolCalling
 from kluster_integrations.response import ToolCall, collect, read
 from kluster_integrations.streaming import ChatStream, Delta
@@ -121,6 +121,8 @@ class KlusterLLM(BaseLLM):
             params["max_tokens"] = most
         if isinstance(stop := params.get("stop"), str):
             params["stop"] = [stop]
+        elif stop is not None and not isinstance(stop, Iterable):
+            raise ValueError(f"stop={stop!r} must be a text or a list of texts.")
         params |= {"llm_type": "kluster", "provider": "kluster", "additional_params": options}
         super().__init__(model=model, **params)
         known = self._connections.get(self.additional_params.get("connection", ""))
@@ -193,7 +195,7 @@ class KlusterLLM(BaseLLM):
             params["max_tokens"] = int(most)
         if stops := self.stop_sequences:
             params["stop"] = list(stops)
-        if isinstance(self.response_format, Mapping):
+        if self.response_format is not None and model_of(self.response_format) is None:
             params["response_format"] = self.response_format
         return params | {k: v for k, v in self.additional_params.items() if k not in _NOT_BODY}
 
