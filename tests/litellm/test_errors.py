@@ -142,3 +142,13 @@ def test_errors_survive_pickling(kluster: Emulator) -> None:
     again = pickle.loads(pickle.dumps(error))
     assert type(again) is type(error)
     assert (again.status_code, again.model, str(again)) == (429, error.model, str(error))
+
+
+@pytest.mark.parametrize("edit", [False, True])
+async def test_images_are_refused_and_not_a_failure_of_the_servers(kluster: Emulator, edit: bool) -> None:
+    wish: dict[str, Any] = {"model": LLAMA, "prompt": "A cat"} | ({"image": b"..."} if edit else {})
+    kinds = ("image_edit", "aimage_edit") if edit else ("image_generation", "aimage_generation")
+    for kind in kinds:
+        with pytest.raises(litellm.BadRequestError, match="makes no images"):  # noqa: PT012
+            answer = getattr(litellm, kind)(**wish)
+            await answer

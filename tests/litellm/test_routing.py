@@ -15,7 +15,7 @@ import pytest
 
 from kluster_integrations import catalog
 from kluster_integrations.emulator import Emulator, Fault
-from kluster_integrations.litellm import _versions, model_list, router
+from kluster_integrations.litellm import _versions, model_list, register, router
 from kluster_integrations.litellm.routing import GROUPS, fallbacks
 from tests.litellm.asking import ASK, LLAMA, SCOUT, WEATHER, bodies, weather_tool
 from tests.litellm.test_errors import BY_STATUS
@@ -49,6 +49,48 @@ def models_asked(server: Emulator) -> list[str]:
     return [body["model"] for body in bodies(server)]
 
 
+STRATEGIES = ["simple-shuffle", "least-busy", "latency-based-routing", "cost-based-routing", "usage-based-routing-v2"]
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_each_strategy_of_litellms_routes(service: Emulator, strategy: str) -> None:
+    """In a process of its own: some leave a callback behind that goes on counting."""
+    code = f"""
+import asyncio
+from kluster_integrations.litellm import router
+made = router(plan="core", routing_strategy={strategy!r})
+async def ask():
+    for _ in range(2):
+        assert (await made.acompletion(model="tools", messages={ASK!r})).choices
+        assert [chunk async for chunk in await made.acompletion(model="tools", messages={ASK!r}, stream=True)]
+asyncio.run(ask())
+"""
+    subprocess.run([sys.executable, "-c", code], env=dict(os.environ), check=True)
+    assert len(service.requests) == 4
+
+
+@pytest.mark.parametrize("status", [401, 500])
+def test_responses_that_stream_fall_back(service: Emulator, status: int) -> None:
+    if _versions.numbers(str(_versions.installed())) < (1, 100):
+        pytest.skip("this version's Router has no fallback for them")
+    service.add_fault(Fault("status", status=status, times=None, model=LLAMA_ID, headers={"retry-after-ms": "1"}))
+    made = router([LLAMA_ID, SCOUT_ID], groups=False, num_retries=0, fallbacks=[{LLAMA_ID: [SCOUT_ID]}])
+
+    async def ask() -> list[Any]:
+        return [event async for event in await made.aresponses(model=LLAMA_ID, input="Say this", stream=True)]
+
+    assert asyncio.run(ask())[-1].type == "response.completed"
+    assert models_asked(service)[-1] == SCOUT_ID
+
+
+@pytest.mark.parametrize(("name", "model"), [("kluster/*", LLAMA), ("*", LLAMA_ID)])
+def test_wildcards(service: Emulator, name: str, model: str) -> None:
+    register()
+    made = litellm.Router(model_list=[{"model_name": name, "litellm_params": {"model": "kluster/*"}}])
+    assert made.completion(model=model, messages=ASK).choices
+    assert models_asked(service) == [LLAMA_ID]
+
+
 def test_making_deployments_does_not_import_litellm() -> None:
     code = (
         "import sys; from kluster_integrations.litellm.routing import fallbacks, model_list; "
@@ -75,6 +117,7 @@ def test_ids_are_one_a_deployment_and_hold_no_key() -> None:
     made = model_list(api_keys=["secret-one", "secret-two"])
     ids = [d["model_info"]["id"] for d in made]
     assert len(set(ids)) == len(ids) == 2 * len(model_list())
+    assert not any(":" in id_ for id_ in ids), "some strategies would cut it there"
     assert not any("secret" in id_ for id_ in ids)
     assert ids == [d["model_info"]["id"] for d in model_list(api_keys=["a", "b"])], "the same on each instance"
 

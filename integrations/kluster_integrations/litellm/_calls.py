@@ -144,13 +144,16 @@ class Call:
         return sent
 
     def hand_out(self) -> None:
-        """Prepare for an async stream, of which a `Router` before 1.108 awaits nothing before it has it in its hands.
+        """Prepare for an async stream, of which a `Router` awaits nothing before it has it in its hands.
 
-        The Router's tries are over then, so they are made by the transport; but not where the limits have a bound for
-        waiting: who has set one wants a refusal.
+        Since 1.108 it awaits the first chunk, but not for `responses`. The Router's tries are over then, so they are
+        made by the transport; but not where the limits have a bound for waiting: who has set one wants a refusal.
         """
-        metadata = self._litellm.get("metadata") or {}
-        self.unawaited = not _ROUTER_AWAITS and metadata.get("model_group") is not None
+        names = ("metadata", "litellm_metadata")  # the latter for `responses` before 1.100
+        known = [metadata for name in names if "model_group" in (metadata := self._litellm.get(name) or {})]
+        metadata = known[0] if known else {}
+        awaits = _ROUTER_AWAITS and getattr(self._log, "call_type", None) != "aresponses"
+        self.unawaited = bool(known) and not awaits
         tries = metadata.get("max_retries")
         if self.unawaited and isinstance(tries, int) and (self.limiter is None or self.limiter.limits.max_wait is None):
             self.options["max_retries"] = tries

@@ -165,8 +165,13 @@ def falling_back(error: errors.KlusterError, deployment: str | None) -> errors.K
     kind: Any = type(error)
     cls = _both(kind)
     twin = cls.__new__(cls, *error.args)
-    twin.__dict__.update(error.__dict__, original_exception=error, is_pre_first_chunk=True, generated_content="")
-    twin.failed_deployment_id = deployment
+    # LiteLLM's own initializer, for each version has attributes of its own.
+    model = getattr(error, "model", "")
+    lite.MidStreamFallbackError.__init__(
+        twin, error.message, model, PROVIDER, original_exception=error, is_pre_first_chunk=True
+    )
+    twin.__dict__.update(error.__dict__, failed_deployment_id=deployment)
+    twin.args = error.args
     return twin  # type: ignore[no-any-return]
 
 

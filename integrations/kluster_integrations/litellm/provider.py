@@ -10,16 +10,17 @@ from typing import Any
 
 import litellm
 from litellm.llms.custom_llm import CustomLLM
-from litellm.types.utils import EmbeddingResponse, ModelResponse
+from litellm.types.utils import EmbeddingResponse, ImageResponse, ModelResponse
 from litellm.types.utils import Usage as LiteUsage
 from litellm.utils import custom_llm_setup
 
-from kluster_integrations import embeddings, limits, prompting
+from kluster_integrations import embeddings, errors, limits, prompting
 from kluster_integrations.config import KlusterConfig
 from kluster_integrations.limits import Limits
 from kluster_integrations.litellm import _models, _versions
 from kluster_integrations.litellm._answers import ChunkMaker, as_deltas, fill, headers_of, usage_of
 from kluster_integrations.litellm._calls import Call, Connections
+from kluster_integrations.litellm._errors import to_litellm
 from kluster_integrations.litellm._models import PROVIDER
 from kluster_integrations.request import ChatRequest
 from kluster_integrations.response import Completion, read
@@ -175,6 +176,30 @@ class KlusterLLM(CustomLLM):
                     answer = await of.transport.apost(embeddings.EMBEDDINGS_PATH, body, **of.options)
                 vectors.add(answer, body)
             return vectors.into(call["model_response"], of.model)
+
+    def image_generation(self, *_: Any, **call: Any) -> ImageResponse:
+        """Refuse `litellm.image_generation`: kluster.ai makes no images.
+
+        Raises:
+            BadRequestError: Always. LiteLLM's own says that something is not implemented yet, as a server's failure.
+        """
+        raise to_litellm(
+            errors.BadRequestError("kluster.ai makes no images.", hint="take another provider for them."),
+            call["model"],
+            call.get("api_base") or "",
+        )
+
+    async def aimage_generation(self, *_: Any, **call: Any) -> ImageResponse:
+        """Refuse `litellm.aimage_generation`."""
+        return self.image_generation(**call)
+
+    def image_edit(self, *_: Any, **call: Any) -> ImageResponse:
+        """Refuse `litellm.image_edit`."""
+        return self.image_generation(**call)
+
+    async def aimage_edit(self, *_: Any, **call: Any) -> ImageResponse:
+        """Refuse `litellm.aimage_edit`."""
+        return self.image_generation(**call)
 
 
 def _is_checked(sent: ChatRequest) -> bool:

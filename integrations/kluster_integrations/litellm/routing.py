@@ -113,12 +113,13 @@ def _deployment(
         "rpm": limits.requests_per_minute if limits else None,
         "max_parallel_requests": limits.concurrent_requests if limits else None,
     }
-    # The same on each instance, so that instances that share a Redis mean the same deployment.
+    # The same on each instance, so that instances that share a Redis mean the same deployment. No colon is in it: some
+    # of the Router's strategies would cut it there.
     id_ = f"{PROVIDER}/{spec.id}" + (f"#{number}" if number > 1 else "")
     return {
         "model_name": name,
         "litellm_params": {k: v for k, v in params.items() if v is not None},
-        "model_info": {"id": id_ if name == spec.id else f"{name}:{id_}", **info(spec)},
+        "model_info": {"id": id_ if name == spec.id else f"{name}/{id_}", **info(spec)},
     }
 
 
