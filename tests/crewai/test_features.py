@@ -18,6 +18,7 @@ from crewai import Agent, Crew, Process, Task
 from crewai.flow import Flow, listen, start
 from crewai.flow.human_feedback import human_feedback
 from crewai.knowledge.source.text_file_knowledge_source import TextFileKnowledgeSource
+from crewai.lite_agent import LiteAgent
 from crewai.tools import BaseTool, tool
 from pydantic import BaseModel
 
@@ -223,6 +224,17 @@ def test_a_guardrail_of_an_agent(model: str, llm: Make, emulator: Emulator) -> N
 
     assert make_agent(llm(model), guardrail=check).kickoff("Say hello").raw
     assert len(seen) == len(emulator.requests) == 2
+
+
+@BOTH
+@pytest.mark.filterwarnings("ignore:LiteAgent is deprecated")
+def test_a_lite_agent_calls_tools_before_it_answers_with_an_object(model: str, llm: Make) -> None:
+    one = llm(model)
+    agent = LiteAgent(role="Researcher", goal="Find facts", backstory="You are careful.", llm=one, tools=[get_weather])
+
+    output: Any = agent.kickoff("What is the weather in Paris?", response_format=Report)
+    assert output.pydantic.temperature == 21  # as the tool says
+    assert ran == ["Paris"]
 
 
 @BOTH

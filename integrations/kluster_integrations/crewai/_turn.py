@@ -106,7 +106,9 @@ class Turn:
         )
         self._messages = llm._format_messages(self._given)
         self._plans_in_text = not self._tools and _plans.wanted_as_text(self._messages, self._whom["from_agent"])
-        self._reacts = llm.tool_calling == "react" and not self._tools and _react.is_asked_for(self._messages)
+        self._reacts = not self._tools and _react.is_asked_for(self._messages)
+        if self._reacts:  # a `LiteAgent` wants an object behind its tools, and asks for it in that prompt
+            self._model = self._checked = None
         self._is_forced = bool(self._messages) and self._messages[-1].get("content") == _FORCED
         llm._invoke_before_llm_call_hooks(self._messages, self._whom["from_agent"])
         sent = self._build()
