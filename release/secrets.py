@@ -1,7 +1,8 @@
 """Look for keys in every file of the project with detect-secrets; exits with 1 if there is one. `make lint` runs it.
 
 Two things are told apart from keys by their form: words (`another-key`, which the tests use), and what a recording
-holds by the thousand without being secret (ids, hashes, vectors), where only the forms of real keys count.
+holds by the thousand without being secret (ids, hashes, vectors), where only the forms of real keys count. What
+detect-secrets passes over is looked for here: a key without quotes, as in a shell's line, and one that is a UUID.
 """
 
 from __future__ import annotations
@@ -22,10 +23,14 @@ _RECORDED = ("cassettes/", "tests/recorded/outcomes/")
 # Filters that would let keys pass: those that are UUIDs, and those inside of a call's brackets.
 _NOT_FILTERED = ("is_potential_uuid", "is_indirect_reference")
 _GUESSED = (
-    *("Secret Keyword", "Basic Auth Credentials", "Bearer"),
+    *("Secret Keyword", "Basic Auth Credentials", "Bearer", "Assigned", "sk-"),
     *("Base64 High Entropy String", "Hex High Entropy String"),
 )
-_BEARER = re.compile(r"\bBearer\s+([\w.~+/-]{8,}=*)", re.IGNORECASE)
+_FORMS = {
+    "Bearer": re.compile(r"\bBearer\s+([\w.~+/-]{8,}=*)", re.IGNORECASE),
+    "Assigned": re.compile(r"(?:key|token|secret|password)[\"'\]]*\s*[:=]\s*[\"'\[]*([\w.~+/-]{8,}=*)", re.IGNORECASE),
+    "sk-": re.compile(r"\b(sk-[\w-]{8,})"),
+}
 _WORDS = re.compile(r"[\W_]*(?:[A-Za-z]{1,14}|\d{1,4}|p4ssw0rd)(?:[\W_]+(?:[A-Za-z]{1,14}|\d{1,4}))*[\W_]*")
 
 
@@ -44,7 +49,8 @@ def found(path: Path) -> list[str]:
     with transient_settings(_settings(recorded=path.relative_to(ROOT).as_posix().startswith(_RECORDED))):
         secrets = [(one.line_number, one.type, one.secret_value or "") for one in scan_file(str(path))]
     text = path.read_text("utf-8", "replace")
-    secrets += [(text.count("\n", 0, m.start()) + 1, "Bearer", m[1]) for m in _BEARER.finditer(text)]
+    for kind, form in _FORMS.items():
+        secrets += [(text.count("\n", 0, m.start()) + 1, kind, m[1]) for m in form.finditer(text)]
     return [f"line {line}: {kind}" for line, kind, key in secrets if not (kind in _GUESSED and _WORDS.fullmatch(key))]
 
 

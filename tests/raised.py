@@ -16,7 +16,7 @@ from kluster_integrations.config import KlusterConfig
 from kluster_integrations.errors import KlusterError
 from kluster_integrations.transport import CHAT_PATH, Transport
 
-KEY = "kk-3f9c1b7e55aa42d0"
+KEY = "kk-the-key-of-these-tests"
 
 
 # openai 3.x speaks httpx2, openai 2.x httpx.

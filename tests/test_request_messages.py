@@ -190,7 +190,7 @@ class TestImages:
 
     @pytest.mark.parametrize(
         "url",
-        ["", None, 3, "file:///etc/passwd", "/tmp/a.png", "data:text/html,x", "ftp://h/a.png", "javascript:x", b"x"],
+        ["", None, 3, "file:///etc/passwd", "/a.png", "data:text/html,x", "ftp://h/a.png", "javascript:x", b"x"],
     )
     def test_other_addresses_are_refused(self, url: object) -> None:
         assert "messages[0].content[1].image_url" in refusal(picture(image(url)), model=GEMMA)

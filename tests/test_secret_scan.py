@@ -22,6 +22,10 @@ MADE_UP = "7dq1Z9xk04cM2b84La6Re9w5"
         f'password = "x{MADE_UP[:9]}"',
         'url = "https://ada:' + MADE_UP[:9] + '@example.com/v1"',
         "-----BEGIN " + "PRIVATE KEY-----",
+        f"export KLUSTER_API_KEY={uuid.uuid5(uuid.NAMESPACE_DNS, MADE_UP)}",
+        f'headers = {{"x-api-key": "{uuid.uuid5(uuid.NAMESPACE_DNS, MADE_UP)}"}}',
+        f"    api_key: {MADE_UP}",
+        f"the key sk-{MADE_UP} is in the text",
     ],
 )
 def test_a_key_is_found(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -31,7 +35,9 @@ def test_a_key_is_found(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert secrets.found(path)[0].startswith("line 2: ")
 
 
-@pytest.mark.parametrize("text", ['api_key = "another-key"', 'api_key="any"', "KLUSTER_API_KEY=..."])
+@pytest.mark.parametrize(
+    "text", ['api_key = "another-key"', 'api_key="any"', "KLUSTER_API_KEY=...", "api_key=config.require_key()"]
+)
 def test_a_stand_in_is_not(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(secrets, "ROOT", tmp_path)
     path = tmp_path / "module.py"
@@ -45,6 +51,6 @@ def test_ids_of_a_recording_are_no_keys(tmp_path: Path, monkeypatch: pytest.Monk
     path.parent.mkdir()
     path.write_text("id: chat-0123456789abcdef0123456789abcdef\n")
     assert secrets.found(path) == []
-    for text in ("token: ghp_" + "a1" * 18, f"authorization: Bearer {MADE_UP}"):
+    for text in ("token: ghp_" + "a1" * 18, f"authorization: Bearer {MADE_UP}", f'"api_key": "{MADE_UP}"'):
         path.write_text(text)
         assert secrets.found(path)

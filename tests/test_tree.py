@@ -11,9 +11,12 @@ from .tree import ROOT, files
 
 # Put together here, so that this file does not hold what it looks for.
 _HOMES = "|".join(
-    ("ho" + "me/[a-z]", "Us" + "ers/[A-Za-z]", "ro" + "ot(?:/|\\b)", "wo" + "rk/[a-z]", "o" + "pt/[a-z]", "mn" + "t/")
+    (
+        *("ho" + "me/[a-z]", "Us" + "ers/[A-Za-z]", "ro" + "ot(?:/|\\b)", "wo" + "rk(?:/[a-z]|$)", "o" + "pt/[a-z]"),
+        *("mn" + "t/", "tm" + "p/", "va" + "r/[a-z]"),
+    )
 )
-MACHINE_PATH = re.compile(rf"(?<![\w./~-])/(?:{_HOMES})|[A-Z]:\\\\?Us" + r"ers\\")
+MACHINE_PATH = re.compile(rf"(?:(?<![\w./~-])|(?<=file://))/(?:{_HOMES})|[A-Z]:\\\\?Us" + r"ers\\", re.MULTILINE)
 _INDEXES = (
     "py" + "pi",
     "python" + "hosted",
@@ -24,8 +27,18 @@ _INDEXES = (
     "arti" + "factory",
     "nex" + "us",
 )
+_BARE = (
+    "files.python" + "hosted",
+    "registry.npm" + "js",
+    "py" + "pi.org",
+    "dev" + "pi",
+    "jf" + "rog.io",
+    "code" + "artifact",
+)
 INDEX_HOST = re.compile(
-    rf"//[\w.-]*\b(?:{'|'.join(_INDEXES)})\b[\w.-]*|--(?:extra-)?index-url|\b(?:py" + r"pi\.org|de" + "vpi)\b", re.I
+    rf"//[\w.-]*\b(?:{'|'.join(_INDEXES)})\b[\w.-]*|\b(?:{'|'.join(map(re.escape, _BARE))})\b"
+    rf"|/{'simple'}/|(?:--|PIP_)(?:(?:extra[-_])?index[-_]url|find[-_]links)",
+    re.IGNORECASE,
 )
 
 TEXT = [path for path in files() if b"\0" not in path.read_bytes()[:1_000]]
@@ -51,10 +64,17 @@ def test_no_file_holds_a(pattern: re.Pattern[str]) -> None:
         (MACHINE_PATH, "cd /ho" + "me/ada/project"),
         (MACHINE_PATH, '"/Us' + 'ers/Ada"'),
         (MACHINE_PATH, "/ro" + "ot/x"),
+        (MACHINE_PATH, "see /tm" + "p/x"),
+        (MACHINE_PATH, "file:///ho" + "me/ada"),
+        (MACHINE_PATH, "cd /wo" + "rk"),
         (MACHINE_PATH, "C:\\Us" + "ers\\Ada"),
         (INDEX_HOST, "https://py" + "pi.org/simple"),
         (INDEX_HOST, "https://files.python" + "hosted.org/x"),
         (INDEX_HOST, "https://registry.npm" + "js.org/left-pad"),
+        (INDEX_HOST, "registry.npm" + "js.org"),
+        (INDEX_HOST, "PIP_INDEX" + "_URL=http://127.0.0.1:8081"),
+        (INDEX_HOST, "--find" + "-links wheels"),
+        (INDEX_HOST, "http://127.0.0.1:8081/sim" + "ple/"),
         (INDEX_HOST, "http://mirror.example/py" + "pi/simple --extra-index" + "-url"),
     ],
 )

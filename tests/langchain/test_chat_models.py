@@ -294,7 +294,7 @@ def test_no_parallel_calls_where_not_wished(emulator: Emulator) -> None:
     assert body(emulator)["parallel_tool_calls"] is False
 
 
-WRITTEN = r'{"path": "/tmp/\u00e9\n", "deep": {"list": [1, {"a": "b\\"}], "on": true}, "n": -1.5e3}'
+WRITTEN = r'{"path": "/a/\u00e9\n", "deep": {"list": [1, {"a": "b\\"}], "on": true}, "n": -1.5e3}'
 
 
 def _called(arguments: Sequence[str]) -> list[dict[str, Any]]:

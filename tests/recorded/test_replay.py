@@ -171,6 +171,7 @@ def test_what_is_in_it(file: Any) -> None:
     text = file.read_text("utf-8")
     data = yaml.safe_load(text)
 
+    assert {"date", "server", "by", "against", "text"} == data["recorded"].keys()
     if is_of_the_emulator(text):
         wire.check(data)
     assert not [word for word in (KEY, WRONG_KEY, "authorization", "x-stainless", "user-agent") if word in text.lower()]
