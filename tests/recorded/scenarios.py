@@ -31,6 +31,7 @@ WRONG_KEY = "kk-a-key-that-is-not-let-in"
 LLAMA = "klusterai/Meta-Llama-3.3-70B-Instruct-Turbo"
 NEMO = "mistralai/Mistral-Nemo-Instruct-2407"
 R1 = "deepseek-ai/DeepSeek-R1"
+VERIFY = "klusterai/verify-reliability"
 QWEN = "Qwen/Qwen3-235B-A22B-FP8"
 GEMMA = "google/gemma-3-27b-it"
 GIF_2X3 = "data:image/gif;base64,R0lGODlhAgADAAAAACw="
@@ -152,6 +153,12 @@ def unknown_model(driver: Driver) -> list[Outcome]:
     return [driver.ask("no-such/model", SEA)]
 
 
+def verify(driver: Driver) -> list[Outcome]:
+    question = user("What is the capital of France?")
+    answers = [{"role": "assistant", "content": f"The capital of France is {city}."} for city in ("London", "Paris")]
+    return [driver.ask(VERIFY, [question, answer]) for answer in answers]
+
+
 def embed(driver: Driver) -> list[Outcome]:
     return [driver.embed(["A cat sleeps on the mat.", "Stocks fell on Tuesday."])]
 
@@ -208,4 +215,6 @@ SCENARIOS: list[Scenario] = [
         Scenario(adapter="core", name=f"model-{_slug(spec.id)}", run=talk(spec.id), real=not spec.reasoning)
         for spec in _CHAT
     ),
+    # It judges an answer instead of giving one.
+    Scenario(adapter="core", name=f"model-{_slug(VERIFY)}", run=verify),
 ]

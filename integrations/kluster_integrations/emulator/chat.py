@@ -14,13 +14,16 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from kluster_integrations.emulator import rules
-from kluster_integrations.emulator.engine import CallDelta, ChatRequest, Delta, Finish
+from kluster_integrations.emulator.engine import CallDelta, ChatRequest, Delta, Engine, Finish
 from kluster_integrations.emulator.errors import ApiError
+from kluster_integrations.emulator.scripted import ScriptedEngine
 from kluster_integrations.emulator.service import Line, Service, line_of, service_of
 from kluster_integrations.emulator.shapes import SHAPES, Fields, call_fields
 from kluster_integrations.emulator.wire import DONE, Json, event
 
 __all__ = ["ROUTES", "complete"]
+
+_JUDGE = ScriptedEngine()
 
 
 async def _chat(request: Request) -> Response:
@@ -95,13 +98,18 @@ def _field(service: Service) -> str:
     return "reasoning" if service.settings.reasoning == "reasoning" else "reasoning_content"
 
 
+def _engine(service: Service, request: ChatRequest) -> Engine:
+    """Return who answers; an upstream's model would go on with a conversation that it is to judge."""
+    return _JUDGE if request.spec.purpose == "verification" else service.engine
+
+
 async def _deltas(service: Service, request: ChatRequest) -> AsyncGenerator[Delta, None]:
     """Yield the engine's deltas, thoughts moved into the text where the settings say so."""
     style = service.settings.reasoning
     inline = style in {"think", "open"}
     opening = "" if style == "open" and request.spec.opens_in_thought else "<think>"
     thinking = False
-    async with aclosing(service.engine.run(request)) as deltas:
+    async with aclosing(_engine(service, request).run(request)) as deltas:
         async for delta in deltas:
             if delta.reasoning and not request.spec.reasoning:
                 continue

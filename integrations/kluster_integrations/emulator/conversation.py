@@ -13,7 +13,7 @@ from kluster_integrations.emulator.engine import ChatRequest, Message, Tool
 from kluster_integrations.emulator.schemas import ANY_OBJECT, find_schema, json_values
 from kluster_integrations.emulator.sections import listed_tools, matter
 
-__all__ = ["Call", "Conversation", "Turn", "read"]
+__all__ = ["Call", "Conversation", "Turn", "read", "text_of"]
 
 _TOOLS = re.compile(r"<tools>(.*?)</tools>", re.DOTALL)
 _CALL = re.compile(r"<tool_call>\s*(.*?)\s*</tool_call>", re.DOTALL)
@@ -106,7 +106,7 @@ class Conversation:
 def read(request: ChatRequest) -> Conversation:
     """Return the conversation of a request."""
     native = [tool for tool in map(Tool.parse, request.tools) if tool]
-    texts = [_text(message) for message in request.messages]
+    texts = [text_of(message) for message in request.messages]
     if native:
         tools, choice, prompted = native, request.tool_choice, False
     else:
@@ -163,7 +163,8 @@ def _acted(rows: list[react.Taken]) -> list[Turn]:
     return turns
 
 
-def _text(message: Message) -> str:
+def text_of(message: Message) -> str:
+    """Return the text of a message, without its images."""
     content = message.get("content")
     if isinstance(content, list):
         return "\n".join(part["text"] for part in content if part["type"] == "text")

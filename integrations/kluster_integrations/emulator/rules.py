@@ -117,6 +117,8 @@ def check_chat(body: object, settings: Settings) -> ChatRequest:
     _check_tools(body, spec)
     _check_sampling(body)
     messages = check_messages(body.get("messages"), spec, strict=settings.strict)
+    if spec.purpose == "verification":
+        _check_answer(messages, strict=settings.strict)
     prompt_tokens = _count_prompt(messages, body.get("tools"))
     return ChatRequest(
         spec=spec,
@@ -136,8 +138,15 @@ def check_chat(body: object, settings: Settings) -> ChatRequest:
 def _check_purpose(spec: ModelSpec) -> None:
     if spec.purpose == "embeddings":
         raise bad_request(f"The model '{spec.id}' does not support chat completions", "model")
-    if spec.purpose != "chat":
-        raise bad_request(f"The emulator does not serve '{spec.id}' on chat completions yet", "model")
+
+
+def _check_answer(messages: list[Message], *, strict: bool) -> None:
+    """Refuse a conversation without an answer to verify, which the docs' example has at the end."""
+    last = messages[-1]
+    if strict and (last["role"] != "assistant" or not last.get("content")):
+        raise bad_request("The last message must be the assistant's, with the answer to verify", "messages")
+    if not any(message["role"] == "assistant" for message in messages):
+        raise bad_request("The messages hold no answer of the assistant to verify", "messages")
 
 
 def _without_nulls(body: Body, *, strict: bool) -> Body:
@@ -236,12 +245,14 @@ def _max_tokens(body: Body, spec: ModelSpec, prompt_tokens: int, settings: Setti
     if name in body and (not _integer(wanted) or cast("int", wanted) < 1):
         raise bad_request(f"'{name}' must be an integer, 1 or more", name)
     most = cast("int", wanted)
-    if most > spec.max_output_tokens:
-        limit = f"the model's {spec.max_output_tokens} output tokens"
+    # The docs give 0 for the model that judges, which answers all the same: no limit of its own.
+    longest = spec.max_output_tokens or window
+    if most > longest:
+        limit = f"the model's {longest} output tokens"
         raise bad_request(f"'{name}' must be at most {limit}, it is {most}", name)
     if prompt_tokens + max(most, 1) > window:
         raise _past_window(settings, window, prompt_tokens, most)
-    return most or min(spec.max_output_tokens, window - prompt_tokens)
+    return most or min(longest, window - prompt_tokens)
 
 
 def _past_window(settings: Settings, window: int, prompt: int, wanted: int) -> ApiError:

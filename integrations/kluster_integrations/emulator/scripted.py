@@ -11,10 +11,11 @@ from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass, field
 
 from kluster_integrations.emulator import react, tokens
-from kluster_integrations.emulator.conversation import Call, Conversation, Turn, read
+from kluster_integrations.emulator.conversation import Call, Conversation, Turn, read, text_of
 from kluster_integrations.emulator.engine import CallDelta, ChatRequest, Delta, Finish
 from kluster_integrations.emulator.images import describe
 from kluster_integrations.emulator.instances import instance
+from kluster_integrations.emulator.judge import judge_conversation
 from kluster_integrations.emulator.planning import plan
 from kluster_integrations.emulator.schemas import ANY_OBJECT
 from kluster_integrations.emulator.shapes import new_call_id
@@ -90,6 +91,8 @@ def _until_stop(text: str, stops: tuple[str, ...]) -> tuple[str, str | None]:
 
 def reply(request: ChatRequest) -> Reply:
     """Return the reply to a request."""
+    if request.spec.purpose == "verification":
+        return Reply(judge_conversation((str(one["role"]), text_of(one)) for one in request.messages).text)
     conversation = read(request)
     calls = plan(conversation)
     reasoning = _thought(conversation, calls) if request.spec.reasoning else ""
