@@ -158,6 +158,48 @@ def test_nothing_recorded(project: Project) -> None:
     assert project.cassettes() == {}
 
 
+LOST = f"""
+import asyncio
+from kluster_integrations.config import KlusterConfig
+from kluster_integrations.transport import Transport
+
+BODY = {{"model": "{NEMO}", "messages": [{{"role": "user", "content": "Hello!"}}]}}
+
+
+async def ask():
+    sent = Transport(KlusterConfig(api_key="any")).apost("/chat/completions", BODY)
+    return (await asyncio.gather(sent, return_exceptions=True))[0]
+
+
+def test_gathered(kluster_cassette):
+    asyncio.run(ask())
+
+
+def test_stumbles(kluster_cassette):
+    asyncio.run(ask()).data
+
+
+async def stumble():
+    with cassette("none.yaml", "none"):
+        (await ask()).data
+
+
+def test_without_the_fixture():
+    with pytest.raises(CassetteError, match="There is no cassette none.yaml"):
+        asyncio.run(stumble())
+"""
+
+
+def test_what_is_missing_is_said_though_it_got_lost(project: Project) -> None:
+    project.write("import pytest\nfrom kluster_integrations.recording import CassetteError, cassette\n" + LOST)
+
+    output = project.pytest()
+
+    assert summary(output) == "2 failed, 1 passed"
+    assert output.count("There is no cassette") == 4  # each of the two, and in the summary
+    assert "AttributeError" not in output
+
+
 def test_another_request_or_one_too_few(project: Project) -> None:
     project.write(CORE)
     with Emulator() as server:

@@ -97,7 +97,12 @@ def playing(
         record_on_exception=False,
     )
     with tape as player:
-        yield player
+        try:
+            yield player
+        except Exception:
+            player.check_nothing_missed()
+            raise
+        player.check_nothing_missed()
         player.check_all_played()
 
 
@@ -114,6 +119,7 @@ class _Cassette(Cassette):  # type: ignore[misc]
         self._failure = failure
         self._turn = threading.RLock()
         self._given_up = False
+        self._missed: BaseException | None = None
 
     def can_play_response_for(self, request: Any) -> bool:
         """Whether there is a recording left.
@@ -124,20 +130,28 @@ class _Cassette(Cassette):  # type: ignore[misc]
         if super().can_play_response_for(request):
             return True
         if self.write_protected and self.filter_request(request):
-            raise self._failure(self._lack(self.filter_request(request)))
+            raise self._miss(request)
         return False
 
     def play_response(self, request: Any) -> Any:
         """Return the recording; two threads that send the same get one each."""
         with self._turn:
             if not self.can_play_response_for(request):
-                raise self._failure(self._lack(self.filter_request(request)))
+                raise self._miss(request)
             return super().play_response(request)
 
     def give_up(self) -> None:
         """Leave the file as it is, and what was not sent unsaid."""
         self.dirty = False
         self._given_up = True
+
+    def check_nothing_missed(self) -> None:
+        """Fail for a request without a recording, though what was raised then got lost.
+
+        `asyncio.gather(…, return_exceptions=True)` makes it a result, and LangChain's `ainvoke` stumbles over that.
+        """
+        if self._missed is not None and not self._given_up:
+            raise self._missed from None
 
     def check_all_played(self) -> None:
         """Fail if a recording was not asked for, where nothing was to be recorded."""
@@ -149,6 +163,10 @@ class _Cassette(Cassette):  # type: ignore[misc]
             raise self._failure(
                 f"{self._path} holds {len(left)} of {len(self)} requests that were not sent: {names}. {_HINT}"
             )
+
+    def _miss(self, request: Any) -> BaseException:
+        self._missed = self._failure(self._lack(self.filter_request(request)))
+        return self._missed
 
     def _lack(self, request: Any) -> str:
         name = _filters.named(request)
