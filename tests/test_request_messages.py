@@ -240,6 +240,10 @@ class TestResponseFormat:
     def test_what_is_no_format_is_refused(self, given: object) -> None:
         assert "response_format" in refusal(params={"response_format": given})
 
+    def test_what_is_no_schema_is_refused_before_any_request(self) -> None:
+        given = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "objekt"}}}
+        assert "objekt" in refusal(params={"response_format": given})
+
     def test_with_tools(self) -> None:
         request = make(params={"response_format": FORMAT, "tools": [WEATHER]}, model=NEMO)
         (system, _) = request.body["messages"]

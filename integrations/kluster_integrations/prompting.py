@@ -25,6 +25,7 @@ __all__ = [
     "ask_for_json",
     "attempts",
     "calls_in",
+    "check_schema",
     "find_json",
     "render",
     "repair_text",
@@ -282,16 +283,32 @@ def schema_error(value: Any, schema: Mapping[str, Any]) -> str | None:
     from referencing import Registry
     from referencing.exceptions import Unresolvable
 
+    check_schema(schema)
     validator = jsonschema.validators.validator_for(schema, default=jsonschema.Draft202012Validator)
     try:
-        validator.check_schema(dict(schema))
         worst = jsonschema.exceptions.best_match(validator(schema, registry=Registry()).iter_errors(value))
-    except (jsonschema.SchemaError, Unresolvable, re.error) as err:
-        said = str(getattr(err, "message", err)).splitlines()[0]
-        raise BadRequestError(
-            f"The JSON schema cannot be used: {said[:_MAX_SAID]}", hint="correct the schema."
-        ) from None
+    except (Unresolvable, re.error) as err:
+        raise _unusable(err) from None
     return f"{worst.json_path}: {worst.message[:_MAX_SAID]}" if worst else None
+
+
+def check_schema(schema: Mapping[str, Any]) -> None:
+    """Refuse what is no JSON schema. References in it are followed only when there is a value.
+
+    Raises:
+        BadRequestError: If the schema cannot be used.
+    """
+    import jsonschema
+
+    try:
+        jsonschema.validators.validator_for(schema, default=jsonschema.Draft202012Validator).check_schema(dict(schema))
+    except jsonschema.SchemaError as err:
+        raise _unusable(err) from None
+
+
+def _unusable(err: Exception) -> BadRequestError:
+    said = str(getattr(err, "message", err)).splitlines()[0]
+    return BadRequestError(f"The JSON schema cannot be used: {said[:_MAX_SAID]}", hint="correct the schema.")
 
 
 def answer_error(request: ChatRequest, answer: Completion) -> str | None:

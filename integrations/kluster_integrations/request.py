@@ -470,6 +470,7 @@ def _add_schema(request: ChatRequest, response_format: object) -> None:
                 "response_format.json_schema.schema is missing; it must be a JSON schema.",
                 hint="add the schema.",
             )
+        prompting.check_schema(found)  # not after the answer, which costs
         schema = found
     request.schema = schema
     request.body["messages"] = prompting.ask_for_json(request.body["messages"], schema)

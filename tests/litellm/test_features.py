@@ -40,6 +40,20 @@ def test_a_longer_window_for_a_call(kluster: Emulator) -> None:
     assert [body["model"] for body in bodies(kluster)] == [LLAMA_ID]
 
 
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("model", [LLAMA, NEMO], ids=["native", "prompted"])
+def test_a_schema_beside_json_object(kluster: Emulator, way: str, model: str) -> None:
+    """LiteLLM's other spelling of a schema, of its Gemini, Anthropic and Bedrock providers."""
+    schema = {"type": "object", "properties": {"rivers": {"type": "integer"}}, "required": ["rivers"]}
+    wish = {"type": "json_object", "response_schema": schema}
+    answer = WAYS[way](model=model, messages=ASK, response_format=wish)
+    if isinstance(answer, list):
+        text = "".join(chunk.choices[0].delta.content or "" for chunk in answer)
+    else:
+        text = answer.choices[0].message.content
+    assert isinstance(json.loads(text)["rivers"], int)
+
+
 def test_responses_with_tools(kluster: Emulator) -> None:
     output = litellm.responses(model=LLAMA, input=WEATHER[0]["content"], tools=[RESPONSES_TOOL]).output
     (call,) = (item for item in output if item.type == "function_call")

@@ -211,11 +211,19 @@ class Call:
 
 
 def _as_chat(params: dict[str, Any]) -> dict[str, Any]:
-    """Return parameters with `logprobs` as chat says it: LiteLLM hands on the number of `text_completion`."""
+    """Return parameters as chat says them.
+
+    LiteLLM hands on the number that is `text_completion`'s `logprobs`, and, where chat has `json_schema`, the
+    `response_schema` beside `json_object` that its other providers take.
+    """
     number = params.get("logprobs")
-    if isinstance(number, bool) or not isinstance(number, int):
-        return params
-    return {**params, "logprobs": True, "top_logprobs": params.get("top_logprobs", number)}
+    if isinstance(number, int) and not isinstance(number, bool):
+        params = {**params, "logprobs": True, "top_logprobs": params.get("top_logprobs", number)}
+    wish = params.get("response_format")
+    if isinstance(wish, Mapping) and wish.get("type") == "json_object" and "response_schema" in wish:
+        schema = {"schema": wish["response_schema"]}
+        params = {**params, "response_format": {"type": "json_schema", "json_schema": schema}}
+    return params
 
 
 def _add_missing(spec: ModelSpec) -> None:
