@@ -27,6 +27,7 @@ _HEAD = """\
 #   pip install "kluster-integrations[litellm{redis_extra}]" "litellm[proxy]"
 #   export KLUSTER_API_KEY=…          # your key; it is in no file
 #   export LITELLM_MASTER_KEY=sk-…    # what clients send; the proxy refuses a weak one
+#   export LITELLM_LOCAL_MODEL_COST_MAP=True   # else the proxy asks the network for a table of prices at its start
 {redis_line}#   litellm --config config.yaml
 """
 
