@@ -6,6 +6,7 @@ calls as `<tool_call>{"name": …, "arguments": …}</tool_call>`, results as `<
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -288,7 +289,7 @@ def schema_error(value: Any, schema: Mapping[str, Any]) -> str | None:
     try:
         worst = jsonschema.exceptions.best_match(validator(schema, registry=Registry()).iter_errors(value))
     except (Unresolvable, re.error) as err:
-        raise _unusable(err) from None
+        raise _unusable(str(err)) from None
     return f"{worst.json_path}: {worst.message[:_MAX_SAID]}" if worst else None
 
 
@@ -298,17 +299,25 @@ def check_schema(schema: Mapping[str, Any]) -> None:
     Raises:
         BadRequestError: If the schema cannot be used.
     """
+    if wrong := _wrong_with(json.dumps(dict(schema))):
+        raise _unusable(wrong)
+
+
+@functools.lru_cache(maxsize=256)  # a check takes milliseconds, and a schema is asked for again and again
+def _wrong_with(schema: str) -> str | None:
     import jsonschema
 
+    loaded = json.loads(schema)
     try:
-        jsonschema.validators.validator_for(schema, default=jsonschema.Draft202012Validator).check_schema(dict(schema))
+        jsonschema.validators.validator_for(loaded, default=jsonschema.Draft202012Validator).check_schema(loaded)
     except jsonschema.SchemaError as err:
-        raise _unusable(err) from None
+        return str(err.message)
+    return None
 
 
-def _unusable(err: Exception) -> BadRequestError:
-    said = str(getattr(err, "message", err)).splitlines()[0]
-    return BadRequestError(f"The JSON schema cannot be used: {said[:_MAX_SAID]}", hint="correct the schema.")
+def _unusable(why: str) -> BadRequestError:
+    said = why.splitlines()[0][:_MAX_SAID]
+    return BadRequestError(f"The JSON schema cannot be used: {said}", hint="correct the schema.")
 
 
 def answer_error(request: ChatRequest, answer: Completion) -> str | None:
