@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -19,12 +19,6 @@ from .crews import KEY, LLAMA, R1, Report, hello, make_agent, ran, weather
 
 PROSE = 'Here it is:\n```json\n{"city": "Paris", "temperature": 21}\n```\nI hope this helps.'
 USAGE = {"usage": {"prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 7}}
-
-
-@pytest.fixture
-def server() -> Iterator[RawServer]:
-    with RawServer() as running:
-        yield running
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -20,12 +20,6 @@ from ..raw_server import RawRequest, RawServer, Reply, whole
 from .crews import KEY, LLAMA, R1, hello, make_agent, weather
 
 Make = Callable[..., KlusterLLM]
-
-
-@pytest.fixture
-def server() -> Iterator[RawServer]:
-    with RawServer() as running:
-        yield running
 
 
 def planner(plan: Any) -> Callable[[RawRequest], Reply]:

@@ -12,7 +12,7 @@ import copy
 import gc
 import json
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -35,13 +35,6 @@ from .crews import GEMMA, KEY, LLAMA, R1, Report, hello, make_agent, report, wea
 Make = Callable[..., KlusterLLM]
 
 NO_USAGE = sse({"content": "Bonjour"})
-
-
-@pytest.fixture
-def server() -> Iterator[RawServer]:
-    """A server that takes everything."""
-    with RawServer() as running:
-        yield running
 
 
 def ours(server: RawServer, model: str = LLAMA, **options: Any) -> KlusterLLM:
