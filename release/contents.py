@@ -21,7 +21,11 @@ _FIELDS = (
     *("Name", "Version", "Summary", "Author", "License-Expression", "License-File", "Requires-Python"),
     *("Classifier", "Keywords", "Project-URL", "Description-Content-Type", "Provides-Extra"),
 )
-_MUST_HAVE = ("catalog.toml", "py.typed")  # data without which the package does not work, or is not typed
+_MUST_HAVE = (
+    "core/catalog.toml",
+    "core/plans.toml",
+    "py.typed",
+)  # data without which the package does not work, or is not typed
 
 
 def found(dist: Path) -> tuple[Path, Path]:

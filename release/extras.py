@@ -23,7 +23,7 @@ FRAMEWORKS = {"langchain": "langchain_core", "litellm": "litellm", "crewai": "cr
 _MODEL = "google/gemma-3-27b-it"
 # What stands in where the README has no snippet for an extra.
 _INSTEAD = {
-    "redis": "import kluster_integrations.limits_redis, redis",
+    "redis": "import kluster_integrations.core.limits.redis, redis",
     "recording": """
 from kluster_integrations import KlusterConfig
 from kluster_integrations.recording import cassette

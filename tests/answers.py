@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from kluster_integrations import request
 from kluster_integrations.config import KlusterConfig
-from kluster_integrations.request import ChatRequest
-from kluster_integrations.response import Completion, collect, read
-from kluster_integrations.streaming import ChatStream, Delta
+from kluster_integrations.core import request
+from kluster_integrations.core.request import ChatRequest
+from kluster_integrations.core.response import Completion, collect, read
+from kluster_integrations.core.streaming import ChatStream, Delta
 
 from .raw_server import one_by_one, sse
 

@@ -13,11 +13,11 @@ from openai.types.chat import completion_create_params
 
 from kluster_integrations.catalog import ModelSpec
 from kluster_integrations.config import KlusterConfig
+from kluster_integrations.core.request import ChatRequest, build
 from kluster_integrations.errors import (
     BadRequestError,
     KlusterError,
 )
-from kluster_integrations.request import ChatRequest, build
 
 LLAMA = "klusterai/Meta-Llama-3.1-8B-Instruct-Turbo"  # tools, no vision
 

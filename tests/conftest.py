@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from kluster_integrations import catalog
+from kluster_integrations.core import specs
 from kluster_integrations.emulator import Emulator
 
 from .raw_server import RawServer
@@ -84,10 +84,10 @@ def way(request: pytest.FixtureRequest) -> Way:
 @pytest.fixture
 def own_catalog(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A copy of the catalog that the test may change."""
-    monkeypatch.setattr(catalog, "_models", dict(catalog._models))
-    catalog._unknown.cache_clear()
+    monkeypatch.setattr(specs, "_models", dict(specs._models))
+    specs._unknown.cache_clear()
     yield
-    catalog._unknown.cache_clear()
+    specs._unknown.cache_clear()
 
 
 class FixedAnswer:

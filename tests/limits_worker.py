@@ -13,8 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 from kluster_integrations import limits
 from kluster_integrations.config import KlusterConfig
+from kluster_integrations.core.transport import CHAT_PATH, Transport
 from kluster_integrations.errors import RateLimitError
-from kluster_integrations.transport import CHAT_PATH, Transport
 
 
 def main(base_url: str, fields: str, count: str, hold: str = "") -> None:

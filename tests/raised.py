@@ -13,8 +13,8 @@ import pytest
 
 from kluster_integrations import errors
 from kluster_integrations.config import KlusterConfig
+from kluster_integrations.core.transport import CHAT_PATH, Transport
 from kluster_integrations.errors import KlusterError
-from kluster_integrations.transport import CHAT_PATH, Transport
 
 KEY = "kk-the-key-of-these-tests"
 

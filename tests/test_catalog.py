@@ -14,6 +14,7 @@ import pytest
 from kluster_integrations import catalog
 from kluster_integrations.catalog import ModelSpec, PlanLimits, Prices
 from kluster_integrations.config import KlusterConfig
+from kluster_integrations.core import specs
 from kluster_integrations.emulator import Emulator
 from kluster_integrations.errors import APIConnectionError, InternalServerError, KlusterError, NotFoundError
 
@@ -208,7 +209,7 @@ class TestUnknownIds:
         "model", [UNKNOWN, "endpoint-0193fa", "ft:llama:2025-05-01", "gpt-4o", "x", "modèle/ünïcode", "a/b/c/d"]
     )
     def test_they_are_taken_without_a_warning(self, model: str) -> None:
-        catalog._unknown.cache_clear()
+        specs._unknown.cache_clear()
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             assert catalog.get(model).id == model
@@ -530,7 +531,7 @@ class TestCache:
         cache = tmp_path / "models.json"
         server = answering(_list(_row(context_length=77_000, tools_supported=True), _row(id=LLAMA_8B)))
         fresh = catalog.refresh(KlusterConfig(base_url=server.base_url), cache=cache)
-        monkeypatch.setattr(catalog, "_models", {k: v for k, v in catalog._models.items() if k != "acme/new"})
+        monkeypatch.setattr(specs, "_models", {k: v for k, v in specs._models.items() if k != "acme/new"})
         assert not catalog.get("acme/new").known
         loaded = catalog.load(cache)
         assert loaded == fresh

@@ -19,15 +19,15 @@ import httpx2
 import openai
 import pytest
 
-from kluster_integrations import transport
+from kluster_integrations.core import transport
+from kluster_integrations.core.streaming import ChatStream
+from kluster_integrations.core.transport import CHAT_PATH, Transport
 from kluster_integrations.errors import (
     AuthenticationError,
     KlusterError,
     NotFoundError,
     TruncatedStreamError,
 )
-from kluster_integrations.streaming import ChatStream
-from kluster_integrations.transport import CHAT_PATH, Transport
 
 from .programs import check_nothing_is_left_open
 from .raw_server import RawRequest, RawServer, Reply, event, sse, whole
@@ -450,10 +450,10 @@ def test_nothing_is_left_open_at_exit(server: RawServer) -> None:
     server.answer = lambda r: Reply(sse({"content": "x"})) if b"stream" in r.body else whole({"content": "x"})
     code = f"""
         import asyncio
-        from kluster_integrations import request
+        from kluster_integrations.core import request
         from kluster_integrations.config import KlusterConfig
-        from kluster_integrations.streaming import ChatStream
-        from kluster_integrations.transport import CHAT_PATH, Transport
+        from kluster_integrations.core.streaming import ChatStream
+        from kluster_integrations.core.transport import CHAT_PATH, Transport
 
         settings = KlusterConfig(api_key="kk", base_url="{server.base_url}")
         sender = Transport(settings)

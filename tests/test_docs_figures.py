@@ -6,9 +6,10 @@ import re
 
 import pytest
 
-from kluster_integrations import catalog, embeddings, request
+from kluster_integrations import catalog
 from kluster_integrations.catalog import ModelSpec, PlanLimits
 from kluster_integrations.config import KlusterConfig
+from kluster_integrations.core import embeddings, request
 from kluster_integrations.errors import BadRequestError
 
 from .pages import ROOT, tables

@@ -14,15 +14,16 @@ from typing import Any
 
 import pytest
 
-from kluster_integrations import catalog, request
+from kluster_integrations import catalog
 from kluster_integrations.catalog import ModelSpec
 from kluster_integrations.config import KlusterConfig
+from kluster_integrations.core import request, specs
+from kluster_integrations.core.response import collect
+from kluster_integrations.core.streaming import ChatStream
+from kluster_integrations.core.transport import CHAT_PATH, Transport
 from kluster_integrations.emulator import Emulator, Fault
 from kluster_integrations.limits import Limits, admitted, paid, shared
 from kluster_integrations.litellm import _versions
-from kluster_integrations.response import collect
-from kluster_integrations.streaming import ChatStream
-from kluster_integrations.transport import CHAT_PATH, Transport
 
 from .pages import ROOT
 from .raw_server import RawServer, Reply
@@ -163,7 +164,8 @@ RAISES: dict[str, Callable[[Emulator], Any]] = {
     "no emulator": alone("from kluster_integrations.emulator import Emulator", "starlette"),
     "no litellm": alone("from kluster_integrations.litellm import register; register()", "litellm"),
     "no redis": alone(
-        "from kluster_integrations.limits import Limits; from kluster_integrations.limits_redis import RedisLimiter; "
+        "from kluster_integrations.limits import Limits; "
+        "from kluster_integrations.core.limits.redis import RedisLimiter; "
         "RedisLimiter(Limits(requests=1, redis_url='redis://127.0.0.1:6379/0'), 'name')",
         "redis",
     ),
@@ -211,7 +213,7 @@ def said() -> Iterator[dict[str, str]]:
                 patch.delenv(variable)
         for variable in ("CREWAI_DISABLE_TELEMETRY", "OTEL_SDK_DISABLED", "LITELLM_LOCAL_MODEL_COST_MAP"):
             patch.setenv(variable, "true")
-        catalog._unknown.cache_clear()  # a warning comes once
+        specs._unknown.cache_clear()  # a warning comes once
         yield {name: raised(name, server) for name in RAISES if _runs(name)}
 
 

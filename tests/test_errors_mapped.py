@@ -13,9 +13,9 @@ import pytest
 
 from kluster_integrations import errors
 from kluster_integrations.config import KlusterConfig
+from kluster_integrations.core.transport import CHAT_PATH, Transport
 from kluster_integrations.emulator import Emulator, Fault
 from kluster_integrations.errors import KlusterError, from_body, mapped
-from kluster_integrations.transport import CHAT_PATH, Transport
 
 from .raised import (
     BY_STATUS,

@@ -21,10 +21,12 @@ import pytest
 
 from kluster_integrations import limits
 from kluster_integrations.config import KlusterConfig
+from kluster_integrations.core.limits import account
+from kluster_integrations.core.limits import limiter as limiter_module
+from kluster_integrations.core.transport import CHAT_PATH, Transport
 from kluster_integrations.emulator import Emulator, Fault
 from kluster_integrations.errors import RateLimitError
 from kluster_integrations.limits import Limiter, Limits
-from kluster_integrations.transport import CHAT_PATH, Transport
 from tests.raw_server import RawRequest, RawServer, Reply, whole
 from tests.redis_server import running_redis
 
@@ -171,7 +173,7 @@ def test_other_limits_of_a_key_begin_no_new_minute() -> None:
 def test_no_window_holds_more_than_the_limit_whoever_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
     """Books and takes back at random, on a clock of its own."""
     clock = SimpleNamespace(now=0.0)
-    monkeypatch.setattr(limits, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    monkeypatch.setattr(limiter_module, "time", SimpleNamespace(monotonic=lambda: clock.now))
     dice = random.Random(7)
     limiter = Limiter(Limits(requests=5, period=10.0, slack=0.0))
     ahead: list[float] = []
@@ -376,7 +378,7 @@ def test_the_slot_of_a_killed_process_comes_back(
 
 
 def test_a_slot_that_is_held_is_renewed(clean_redis: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from kluster_integrations import limits_redis
+    from kluster_integrations.core.limits import redis as limits_redis
 
     monkeypatch.setattr(limits_redis, "LEASE", 0.3)
     limiter = limits_redis.RedisLimiter(Limits(concurrent=1, max_wait=0.0, redis_url=clean_redis), "name")
@@ -389,7 +391,7 @@ def test_a_slot_that_is_held_is_renewed(clean_redis: str, monkeypatch: pytest.Mo
 
 
 def test_asking_redis_twice_under_one_id_counts_once(clean_redis: str) -> None:
-    from kluster_integrations.limits_redis import RedisLimiter
+    from kluster_integrations.core.limits.redis import RedisLimiter
 
     limiter = RedisLimiter(Limits(requests=1, concurrent=1, redis_url=clean_redis), "name")
     ticket = limits.Ticket(limiter)
@@ -402,7 +404,7 @@ def test_asking_redis_twice_under_one_id_counts_once(clean_redis: str) -> None:
 async def test_who_gives_up_takes_nothing_along_in_redis(clean_redis: str) -> None:
     import redis
 
-    from kluster_integrations.limits_redis import RedisLimiter
+    from kluster_integrations.core.limits.redis import RedisLimiter
 
     limiter = RedisLimiter(Limits(requests=1, concurrent=5, redis_url=clean_redis), "name")
     await asend(limiter)
@@ -423,7 +425,7 @@ async def test_who_gives_up_takes_nothing_along_in_redis(clean_redis: str) -> No
 
 def test_without_redis_each_process_keeps_the_limits() -> None:
     pytest.importorskip("redis")
-    from kluster_integrations.limits_redis import RedisLimiter
+    from kluster_integrations.core.limits.redis import RedisLimiter
 
     nowhere = "redis://127.0.0.1:1/0"
     limiter = RedisLimiter(Limits(requests=2, concurrent=2, max_wait=0.0, redis_url=nowhere), "name")
@@ -445,7 +447,7 @@ def test_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_fork_has_limiters_of_its_own() -> None:
     config = KlusterConfig(api_key="kk-of-a-parent", base_url="http://127.0.0.1:9/v1")
     few = Limits(concurrent=1)
-    with limits.admitted(limits.shared(few, config)), limits._limiters_lock:  # as another thread may hold it
+    with limits.admitted(limits.shared(few, config)), account._limiters_lock:  # as another thread may hold it
         child = os.fork()
         if child == 0:  # pragma: no cover
             signal.alarm(10)

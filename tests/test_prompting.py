@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
-from kluster_integrations import catalog, prompting
+from kluster_integrations import catalog
+from kluster_integrations.core import prompting
+from kluster_integrations.core.prompting import PromptedCall, ToolCallSplitter, find_json, render, schema_error
+from kluster_integrations.core.request import ChatRequest
+from kluster_integrations.core.response import Completion, ToolCall
+from kluster_integrations.core.streaming import Usage
 from kluster_integrations.errors import KlusterError, OutputValidationError
-from kluster_integrations.prompting import PromptedCall, ToolCallSplitter, find_json, render, schema_error
-from kluster_integrations.request import ChatRequest
-from kluster_integrations.response import Completion, ToolCall
-from kluster_integrations.streaming import Usage
 
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 WEATHER = {"type": "function", "function": {"name": "get_weather", "description": "Weather", "parameters": SCHEMA}}

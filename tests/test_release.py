@@ -57,7 +57,7 @@ def test_what_is_right_passes(tmp_path: Path) -> None:
     assert build(tmp_path, PACKAGE) == []
 
 
-@pytest.mark.parametrize("name", ["py.typed", "catalog.toml", "errors.py"])
+@pytest.mark.parametrize("name", ["py.typed", "core/catalog.toml", "errors.py"])
 def test_a_missing_file_is_named(name: str, tmp_path: Path) -> None:
     full = f"kluster_integrations/{name}"
     problems = build(tmp_path, {key: data for key, data in PACKAGE.items() if key != full})

@@ -11,12 +11,12 @@ import pytest
 from kluster_integrations import catalog
 from kluster_integrations.catalog import ModelSpec
 from kluster_integrations.config import KlusterConfig
+from kluster_integrations.core.request import build
+from kluster_integrations.core.transport import CHAT_PATH, Transport
 from kluster_integrations.emulator import Emulator
 from kluster_integrations.errors import (
     BadRequestError,
 )
-from kluster_integrations.request import build
-from kluster_integrations.transport import CHAT_PATH, Transport
 
 from .asked import (
     CALL,

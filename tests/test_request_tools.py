@@ -7,10 +7,10 @@ import pytest
 
 from kluster_integrations import catalog
 from kluster_integrations.catalog import ModelSpec
+from kluster_integrations.core.request import build
 from kluster_integrations.errors import (
     BadRequestError,
 )
-from kluster_integrations.request import build
 
 from .asked import (
     CALL,

@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
+from kluster_integrations.core.response import collect, read
+from kluster_integrations.core.streaming import ChatStream, Usage
 from kluster_integrations.errors import (
     ContextWindowExceededError,
     InternalServerError,
     KlusterError,
     RateLimitError,
 )
-from kluster_integrations.response import collect, read
-from kluster_integrations.streaming import ChatStream, Usage
 
 from .answers import (
     LLAMA,

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from kluster_integrations import request
 from kluster_integrations.config import KlusterConfig
+from kluster_integrations.core import request
+from kluster_integrations.core.streaming import ChatStream, Delta, EventSplitter
 from kluster_integrations.errors import (
     APIConnectionError,
     APITimeoutError,
@@ -22,7 +23,6 @@ from kluster_integrations.errors import (
     TruncatedStreamError,
     mapped,
 )
-from kluster_integrations.streaming import ChatStream, Delta, EventSplitter
 
 from .raw_server import DONE, chunk, event, one_by_one, sse
 

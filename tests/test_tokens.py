@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from kluster_integrations import tokens
+from kluster_integrations.core import tokens
 
 # Words and runs that are one token of Llama 3's or Qwen's vocabulary.
 SINGLE = ("the", " hello", "IllegalArgumentException", " NotImplementedError", "=" * 64, "-" * 64, " " * 64, "\n\n")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from kluster_integrations.response import read
+from kluster_integrations.core.response import read
 
 from .answers import (
     LLAMA,

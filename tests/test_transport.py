@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from kluster_integrations.core.response import collect
+from kluster_integrations.core.streaming import Delta
 from kluster_integrations.errors import (
     APIConnectionError,
     APITimeoutError,
@@ -19,8 +21,6 @@ from kluster_integrations.errors import (
     RateLimitError,
     TruncatedStreamError,
 )
-from kluster_integrations.response import collect
-from kluster_integrations.streaming import Delta
 
 from .raw_server import DONE, Gate, RawServer, Reply, event, sse, whole
 from .ways import JSON, KEY, LLAMA, QWEN, SO_FAR, WEATHER, Way, config, failing, text_of

@@ -8,11 +8,11 @@ import traceback
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from kluster_integrations import request, transport
 from kluster_integrations.config import KlusterConfig
-from kluster_integrations.response import read
-from kluster_integrations.streaming import ChatStream, Delta
-from kluster_integrations.transport import CHAT_PATH, Transport
+from kluster_integrations.core import request, transport
+from kluster_integrations.core.response import read
+from kluster_integrations.core.streaming import ChatStream, Delta
+from kluster_integrations.core.transport import CHAT_PATH, Transport
 
 from .raw_server import RawServer, Reply, sse
 

@@ -149,7 +149,7 @@ async def test_create_app_serves_in_process() -> None:
 
 def test_importing_is_cheap() -> None:
     code = (
-        "import sys, kluster_integrations.emulator.pytest_plugin, kluster_integrations.emulator\n"
+        "import sys, kluster_integrations.pytest_plugin, kluster_integrations.emulator\n"
         "print([m for m in ('starlette', 'uvicorn', 'openai', 'httpx') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -173,7 +173,7 @@ def test_fixture_sets_and_restores_the_environment(tmp_path) -> None:
         "        monkeypatch.delitem(sys.modules, name)\n"
         "    request.getfixturevalue('kluster_emulator')\n"
     )
-    plugin = "kluster_integrations.emulator.pytest_plugin"
+    plugin = "kluster_integrations.pytest_plugin"
     command = [sys.executable, "-m", "pytest", "-q", "-p", plugin, "-p", "no:cacheprovider", str(tmp_path)]
     root = str(Path(kluster_integrations.__path__[0]).parent)
     env = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONPATH": root}

@@ -20,13 +20,13 @@ from langchain_core.runnables import ConfigurableField
 from pydantic import ValidationError
 
 from kluster_integrations.config import KlusterConfig
+from kluster_integrations.core.transport import HTTPX
 from kluster_integrations.emulator import Emulator, Fault
 from kluster_integrations.langchain import (
     ChatKluster,
     KlusterRateLimitError,
     KlusterUnsupportedParameterError,
 )
-from kluster_integrations.transport import HTTPX
 
 LLAMA = "klusterai/Meta-Llama-3.3-70B-Instruct-Turbo"
 R1 = "deepseek-ai/DeepSeek-R1"

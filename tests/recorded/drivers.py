@@ -16,12 +16,12 @@ from typing import Any, Protocol
 
 from pydantic import BaseModel
 
-from kluster_integrations import embeddings, prompting, request, transport
 from kluster_integrations.config import KlusterConfig
+from kluster_integrations.core import embeddings, prompting, request, transport
+from kluster_integrations.core.response import collect, read
+from kluster_integrations.core.streaming import ChatStream
+from kluster_integrations.core.transport import CHAT_PATH, Transport
 from kluster_integrations.errors import KlusterError
-from kluster_integrations.response import collect, read
-from kluster_integrations.streaming import ChatStream
-from kluster_integrations.transport import CHAT_PATH, Transport
 
 from ..features.adapters import heard, sum_up
 

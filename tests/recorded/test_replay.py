@@ -12,8 +12,8 @@ import yaml
 
 from kluster_integrations import catalog
 from kluster_integrations.config import KlusterConfig
+from kluster_integrations.core.transport import Transport
 from kluster_integrations.errors import APIConnectionError
-from kluster_integrations.transport import Transport
 
 from ..features.adapters import usable
 from ..tree import ROOT

@@ -16,10 +16,10 @@ import pytest
 
 from kluster_integrations import catalog
 from kluster_integrations.config import KlusterConfig
+from kluster_integrations.core.transport import HTTPX, Transport
 from kluster_integrations.emulator import Emulator, Fault
 from kluster_integrations.errors import AuthenticationError, KlusterError, RateLimitError
 from kluster_integrations.recording import CassetteError, Mode, cassette
-from kluster_integrations.transport import HTTPX, Transport
 
 from ..ways import LLAMA, Way, text_of
 

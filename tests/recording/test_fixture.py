@@ -15,7 +15,7 @@ from kluster_integrations.emulator import Emulator
 from ..features.adapters import usable
 
 KEY = "kk-a-key-of-the-project"
-OURS = "kluster_integrations.emulator.pytest_plugin"
+OURS = "kluster_integrations.pytest_plugin"
 PLUGINS = (OURS, "pytest_recording.plugin")  # by name: whatever else is installed here takes its time
 QUIET = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "CREWAI_DISABLE_TELEMETRY": "true", "OTEL_SDK_DISABLED": "true"}
 NEMO = "mistralai/Mistral-Nemo-Instruct-2407"
@@ -25,7 +25,7 @@ import asyncio
 import openai
 import pytest
 from kluster_integrations.config import KlusterConfig
-from kluster_integrations.transport import Transport
+from kluster_integrations.core.transport import Transport
 
 MESSAGES = [{{"role": "user", "content": "Hello!"}}]
 
@@ -161,7 +161,7 @@ def test_nothing_recorded(project: Project) -> None:
 LOST = f"""
 import asyncio
 from kluster_integrations.config import KlusterConfig
-from kluster_integrations.transport import Transport
+from kluster_integrations.core.transport import Transport
 
 BODY = {{"model": "{NEMO}", "messages": [{{"role": "user", "content": "Hello!"}}]}}
 

@@ -11,7 +11,7 @@ import pytest
 import vcr
 import yaml
 
-from kluster_integrations import transport
+from kluster_integrations.core import transport
 from kluster_integrations.recording._text import dump, load, readable
 
 ALPHABET = [*"ab {}[]:,\"'#&*!|>%@`\\-?", *"\n\r\t\0\x7f\x85\u2028\u2029\ufeff\xa0é中😀"]

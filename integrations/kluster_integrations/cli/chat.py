@@ -21,8 +21,8 @@ from kluster_integrations.errors import AuthenticationError, KlusterError
 
 if TYPE_CHECKING:
     from kluster_integrations.config import KlusterConfig
-    from kluster_integrations.response import Completion
-    from kluster_integrations.streaming import Delta
+    from kluster_integrations.core.response import Completion
+    from kluster_integrations.core.streaming import Delta
 
 __all__ = ["run"]
 
@@ -69,7 +69,7 @@ def run(
         raise UsageError("PROMPT is empty.")
     chat.add_question(text, images)
     if as_json:
-        from kluster_integrations.response import collect
+        from kluster_integrations.core.response import collect
 
         print(json.dumps(_as_dict(collect(chat.deltas()), chat.spec), ensure_ascii=False))
     else:
@@ -104,9 +104,9 @@ class Chat:
 
     def deltas(self) -> Iterator[Delta]:
         """Send what has been said, and yield the answer as it comes."""
-        from kluster_integrations import request
-        from kluster_integrations.streaming import ChatStream
-        from kluster_integrations.transport import Transport
+        from kluster_integrations.core import request
+        from kluster_integrations.core.streaming import ChatStream
+        from kluster_integrations.core.transport import Transport
 
         sent = request.build(self.model, self.messages, self.params, config=self.config, stream=True)
         transport = Transport(self.config)
@@ -131,7 +131,7 @@ def _from_stdin() -> str:
 
 def _show(chat: Chat) -> Completion:
     """Print the answer as it comes, and return it."""
-    from kluster_integrations.response import collect
+    from kluster_integrations.core.response import collect
 
     printer = AnswerPrinter(console(), console(stderr=True))
 

@@ -215,8 +215,8 @@ def _server(config: KlusterConfig, model: str | None) -> Iterator[Check]:
 
 
 def _models(config: KlusterConfig) -> tuple[list[str], float]:
+    from kluster_integrations.core.transport import Transport
     from kluster_integrations.errors import InternalServerError
-    from kluster_integrations.transport import Transport
 
     began = time.perf_counter()
     # The extended list needs no key, the plain one tries it.
@@ -238,8 +238,8 @@ def _choose(ids: list[str]) -> str:
 
 
 def _one_token(config: KlusterConfig, model: str) -> Check:
-    from kluster_integrations import request, response
-    from kluster_integrations.transport import CHAT_PATH, Transport
+    from kluster_integrations.core import request, response
+    from kluster_integrations.core.transport import CHAT_PATH, Transport
 
     began = time.perf_counter()
     try:

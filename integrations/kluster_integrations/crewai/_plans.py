@@ -16,7 +16,7 @@ from typing import Any
 
 from crewai.utilities.i18n import I18N_DEFAULT
 
-from kluster_integrations import prompting
+from kluster_integrations.core import prompting
 
 __all__ = [
     "FUNCTION",

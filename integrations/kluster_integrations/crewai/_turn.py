@@ -18,14 +18,14 @@ from crewai.llms.base_llm import LLMCallBlockedError
 from crewai.utilities.i18n import I18N_DEFAULT
 from pydantic import BaseModel, ValidationError
 
-from kluster_integrations import prompting, request
+from kluster_integrations.core import prompting, request
+from kluster_integrations.core.request import ChatRequest
+from kluster_integrations.core.response import Completion, ToolCall
+from kluster_integrations.core.streaming import Delta, ToolCallDelta, Usage
 from kluster_integrations.crewai import _plans, _react
 from kluster_integrations.crewai._errors import for_crewai
 from kluster_integrations.crewai._messages import to_wire
 from kluster_integrations.errors import KlusterError, OutputValidationError
-from kluster_integrations.request import ChatRequest
-from kluster_integrations.response import Completion, ToolCall
-from kluster_integrations.streaming import Delta, ToolCallDelta, Usage
 
 if TYPE_CHECKING:
     from kluster_integrations.crewai.llm import KlusterLLM

@@ -7,7 +7,7 @@ from typing import Any
 from crewai.utilities.converter import Converter
 from pydantic import BaseModel, ValidationError
 
-from kluster_integrations import prompting
+from kluster_integrations.core import prompting
 
 __all__ = ["KlusterConverter"]
 

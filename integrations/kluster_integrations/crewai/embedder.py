@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 from chromadb.api.types import EmbeddingFunction, Space
 from crewai.rag.embeddings.providers.custom.embedding_callable import CustomEmbeddingFunction
 
-from kluster_integrations import embeddings
 from kluster_integrations.config import KlusterConfig
-from kluster_integrations.transport import Transport
+from kluster_integrations.core import embeddings
+from kluster_integrations.core.transport import Transport
 
 __all__ = ["KlusterEmbedder", "kluster_embedder"]
 

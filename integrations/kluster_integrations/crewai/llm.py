@@ -17,14 +17,15 @@ from crewai.types.usage_metrics import UsageMetrics
 from crewai.utilities.message_utils import message_content_text
 from pydantic import BaseModel, PrivateAttr, SecretStr
 
-from kluster_integrations import catalog, request, tokens
+from kluster_integrations import catalog
 from kluster_integrations.catalog import Plan
 from kluster_integrations.config import KlusterConfig, Unsupported
+from kluster_integrations.core import request, tokens
+from kluster_integrations.core.request import ToolCalling
+from kluster_integrations.core.response import ToolCall, collect, read
+from kluster_integrations.core.streaming import ChatStream, Delta
+from kluster_integrations.core.transport import CHAT_PATH, Transport
 from kluster_integrations.crewai._turn import Turn, model_of
-from kluster_integrations.request import ToolCalling
-from kluster_integrations.response import ToolCall, collect, read
-from kluster_integrations.streaming import ChatStream, Delta
-from kluster_integrations.transport import CHAT_PATH, Transport
 
 __all__ = ["KlusterLLM", "ToolUse", "kluster_llm"]
 

@@ -9,8 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, Valid
 
 from kluster_integrations.catalog import Plan
 from kluster_integrations.config import Headers, KlusterConfig, Unsupported, scrubbed
+from kluster_integrations.core.transport import Transport
 from kluster_integrations.langchain._errors import LANGCHAIN_ERRORS
-from kluster_integrations.transport import Transport
 
 __all__ = ["Connected"]
 

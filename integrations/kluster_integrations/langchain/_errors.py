@@ -25,7 +25,7 @@ from langchain_core.exceptions import (
 )
 
 from kluster_integrations import errors
-from kluster_integrations.transport import HTTPX
+from kluster_integrations.core.transport import HTTPX
 
 __all__ = [
     "LANGCHAIN_ERRORS",

@@ -21,7 +21,7 @@ from pydantic.v1 import BaseModel as BaseModelV1
 from pydantic.v1 import ValidationError as ValidationErrorV1
 from typing_extensions import is_typeddict
 
-from kluster_integrations import prompting
+from kluster_integrations.core import prompting
 from kluster_integrations.langchain._errors import KlusterOutputValidationError
 
 if TYPE_CHECKING:

@@ -17,15 +17,16 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 from langchain_core.utils.utils import _build_model_kwargs
 from pydantic import Field, model_validator
 
-from kluster_integrations import catalog, prompting, request, tokens
+from kluster_integrations import catalog
 from kluster_integrations._version import __version__
+from kluster_integrations.core import prompting, request, tokens
+from kluster_integrations.core.request import ChatRequest, ToolCalling
+from kluster_integrations.core.response import Completion, read
+from kluster_integrations.core.streaming import ChatStream
+from kluster_integrations.core.transport import CHAT_PATH, Answer
 from kluster_integrations.langchain._connection import Connected
 from kluster_integrations.langchain._messages import PROVIDER, ChunkMaker, to_result, to_wire
 from kluster_integrations.langchain._structured import Method, StructuredOutput, Target
-from kluster_integrations.request import ChatRequest, ToolCalling
-from kluster_integrations.response import Completion, read
-from kluster_integrations.streaming import ChatStream
-from kluster_integrations.transport import CHAT_PATH, Answer
 
 __all__ = ["ChatKluster"]
 

@@ -7,7 +7,7 @@ from typing import Any
 from langchain_core.embeddings import Embeddings
 from pydantic import ConfigDict, Field
 
-from kluster_integrations import embeddings
+from kluster_integrations.core import embeddings
 from kluster_integrations.langchain._connection import Connected
 
 __all__ = ["KlusterEmbeddings"]

@@ -9,16 +9,17 @@ from typing import Any
 import litellm
 from pydantic import ValidationError
 
-from kluster_integrations import catalog, embeddings, limits, request
+from kluster_integrations import catalog, limits
 from kluster_integrations.catalog import ModelSpec
 from kluster_integrations.config import KlusterConfig, environment
+from kluster_integrations.core import embeddings, request
+from kluster_integrations.core.request import ChatRequest
+from kluster_integrations.core.transport import Transport
 from kluster_integrations.errors import BadRequestError, KlusterError
 from kluster_integrations.limits import Limiter, Limits
 from kluster_integrations.litellm import _versions
 from kluster_integrations.litellm._errors import falling_back, to_litellm
 from kluster_integrations.litellm._models import PROVIDER, info
-from kluster_integrations.request import ChatRequest
-from kluster_integrations.transport import Transport
 
 __all__ = ["Call", "Connections"]
 

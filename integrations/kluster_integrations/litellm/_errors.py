@@ -13,8 +13,8 @@ from typing import Any
 from litellm import exceptions as lite
 
 from kluster_integrations import errors
+from kluster_integrations.core.transport import HTTPX
 from kluster_integrations.litellm._models import PROVIDER
-from kluster_integrations.transport import HTTPX
 
 __all__ = ["falling_back", "to_litellm"]
 

@@ -14,19 +14,20 @@ from litellm.types.utils import EmbeddingResponse, ImageResponse, ModelResponse
 from litellm.types.utils import Usage as LiteUsage
 from litellm.utils import custom_llm_setup
 
-from kluster_integrations import embeddings, errors, limits, prompting
+from kluster_integrations import errors, limits
 from kluster_integrations.config import KlusterConfig
+from kluster_integrations.core import embeddings, prompting
+from kluster_integrations.core.request import ChatRequest
+from kluster_integrations.core.response import Completion, read
+from kluster_integrations.core.streaming import ChatStream, Usage, read_usage
+from kluster_integrations.core.tokens import estimate
+from kluster_integrations.core.transport import CHAT_PATH, Answer
 from kluster_integrations.limits import Limits
 from kluster_integrations.litellm import _models, _versions
 from kluster_integrations.litellm._answers import ChunkMaker, as_deltas, fill, headers_of, usage_of
 from kluster_integrations.litellm._calls import Call, Connections
 from kluster_integrations.litellm._errors import to_litellm
 from kluster_integrations.litellm._models import PROVIDER
-from kluster_integrations.request import ChatRequest
-from kluster_integrations.response import Completion, read
-from kluster_integrations.streaming import ChatStream, Usage, read_usage
-from kluster_integrations.tokens import estimate
-from kluster_integrations.transport import CHAT_PATH, Answer
 
 __all__ = ["KlusterLLM", "register"]
 

@@ -11,9 +11,9 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from kluster_integrations.config import ENVIRONMENT
+from kluster_integrations.core.transport import HTTPX
 from kluster_integrations.errors import masked
 from kluster_integrations.recording._text import readable
-from kluster_integrations.transport import HTTPX
 
 __all__ = ["Secrets", "difference", "is_of_the_api", "named", "same", "tidy_request", "tidy_response"]
 

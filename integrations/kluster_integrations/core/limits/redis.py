@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from kluster_integrations.limits import Counts, Limiter, Limits, Queue, Steps, Ticket, Turn
+from kluster_integrations.core.limits.limiter import Counts, Limiter, Limits, Queue, Steps, Ticket, Turn
 
 __all__ = ["LEASE", "RedisLimiter"]
 

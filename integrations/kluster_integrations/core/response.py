@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from kluster_integrations.request import ChatRequest
-from kluster_integrations.streaming import ChatStream, Delta, Usage
+from kluster_integrations.core.request import ChatRequest
+from kluster_integrations.core.streaming import ChatStream, Delta, Usage
 
 __all__ = ["Completion", "ToolCall", "collect", "read"]
 

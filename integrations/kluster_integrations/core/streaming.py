@@ -19,18 +19,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jiter
 
-from kluster_integrations import tokens
-from kluster_integrations.errors import (
+from kluster_integrations.core import tokens
+from kluster_integrations.core.errors import (
     APIConnectionError,
     APITimeoutError,
     InternalServerError,
     TruncatedStreamError,
     from_body,
 )
-from kluster_integrations.splitters import Segment, StopMatcher, ThoughtSplitter
+from kluster_integrations.core.splitters import Segment, StopMatcher, ThoughtSplitter
 
 if TYPE_CHECKING:
-    from kluster_integrations.request import ChatRequest
+    from kluster_integrations.core.request import ChatRequest
 
 __all__ = ["ChatStream", "Delta", "EventSplitter", "ThoughtSplitter", "ToolCallDelta", "Usage"]
 

@@ -22,16 +22,16 @@ from typing import Any, NamedTuple, cast
 
 import openai
 
-from kluster_integrations import limits
 from kluster_integrations._version import __version__
-from kluster_integrations.config import KlusterConfig
-from kluster_integrations.errors import (
+from kluster_integrations.core import limits
+from kluster_integrations.core.config import KlusterConfig
+from kluster_integrations.core.errors import (
     APIConnectionError,
     InternalServerError,
     KlusterError,
     mapped,
 )
-from kluster_integrations.streaming import ChatStream, Delta, loads
+from kluster_integrations.core.streaming import ChatStream, Delta, loads
 
 __all__ = ["CHAT_PATH", "HTTPX", "Answer", "Transport", "get"]
 

@@ -13,11 +13,11 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from kluster_integrations.errors import BadRequestError, OutputValidationError
+from kluster_integrations.core.errors import BadRequestError, OutputValidationError
 
 if TYPE_CHECKING:
-    from kluster_integrations.request import ChatRequest
-    from kluster_integrations.response import Completion
+    from kluster_integrations.core.request import ChatRequest
+    from kluster_integrations.core.response import Completion
 
 __all__ = [
     "PromptedCall",

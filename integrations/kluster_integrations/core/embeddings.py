@@ -8,9 +8,9 @@ from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from kluster_integrations import catalog, tokens
-from kluster_integrations.config import KlusterConfig
-from kluster_integrations.errors import (
+from kluster_integrations.core import specs, tokens
+from kluster_integrations.core.config import KlusterConfig
+from kluster_integrations.core.errors import (
     BadRequestError,
     ContextWindowExceededError,
     InternalServerError,
@@ -42,7 +42,7 @@ def build(
     Raises:
         BadRequestError: A text is empty, or no text; `ContextWindowExceededError` if it cannot fit.
     """
-    spec = catalog.get(model, plan=config.plan)
+    spec = specs.get(model, plan=config.plan)
     if spec.known and spec.purpose != "embeddings":
         raise BadRequestError(f"model={model!r} makes no embeddings.", hint=f"use {DEFAULT_MODEL!r}.")
     if dimensions is not None and config.unsupported == "error":

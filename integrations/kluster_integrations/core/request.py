@@ -13,14 +13,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from kluster_integrations import catalog, prompting, tokens
-from kluster_integrations.catalog import ModelSpec
-from kluster_integrations.config import KlusterConfig
-from kluster_integrations.errors import (
+from kluster_integrations.core import prompting, specs, tokens
+from kluster_integrations.core.config import KlusterConfig
+from kluster_integrations.core.errors import (
     BadRequestError,
     ContextWindowExceededError,
     UnsupportedParameterError,
 )
+from kluster_integrations.core.specs import ModelSpec
 
 __all__ = ["ChatRequest", "ToolCalling", "build", "estimate_prompt"]
 
@@ -117,7 +117,7 @@ def build(
     """
     if not isinstance(model, str) or not model.strip():
         raise BadRequestError(f"model={model!r} must be a model id.", hint="`kluster models` lists them.")
-    spec = catalog.get(model, plan=config.plan)
+    spec = specs.get(model, plan=config.plan)
     if spec.purpose == "embeddings":
         raise BadRequestError(
             f"model={model!r} makes embeddings, not chat.",
@@ -341,7 +341,7 @@ def _image(image: object, where: str, spec: ModelSpec) -> dict[str, Any]:
             hint="encode a file as data:image/png;base64,…",
         )
     if spec.known and not spec.supports_vision:
-        able = ", ".join(s.id for s in catalog.all_models() if s.supports_vision)
+        able = ", ".join(s.id for s in specs.all_models() if s.supports_vision)
         raise BadRequestError(f"{where}: model={spec.id!r} takes no images.", hint=f"use one of {able}.")
     return {"type": "image_url", "image_url": {"url": url}}
 
@@ -387,7 +387,7 @@ def _add_tools(request: ChatRequest, values: dict[str, Any], tool_calling: ToolC
             hint="correct tool_calling.",
         )
     if tool_calling == "native" and tools and spec.known and not spec.supports_tools:
-        able = ", ".join(s.id for s in catalog.all_models() if s.supports_tools)
+        able = ", ".join(s.id for s in specs.all_models() if s.supports_tools)
         raise BadRequestError(
             f"tool_calling='native': model={spec.id!r} takes no tools.",
             hint=f"use tool_calling='auto', or one of {able}.",

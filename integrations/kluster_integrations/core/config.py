@@ -1,0 +1,299 @@
+"""How to reach kluster.ai: the key, the address and the few choices that hold for every call."""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+import os
+import re
+from collections.abc import Container, Iterator, Mapping
+from typing import Annotated, Any, Literal, get_args
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from kluster_integrations.core.errors import AuthenticationError
+from kluster_integrations.core.plans import Plan
+
+__all__ = ["DEFAULT_BASE_URL", "ENVIRONMENT", "Headers", "KlusterConfig", "Unsupported", "env_source", "environment"]
+
+DEFAULT_BASE_URL = "https://api.kluster.ai/v1"
+"""Source: kluster.ai's docs, 2025-07-31."""
+
+Unsupported = Literal["error", "drop"]
+
+ENVIRONMENT: Mapping[str, tuple[str, ...]] = {
+    "api_key": ("KLUSTER_API_KEY", "KLUSTERAI_API_KEY", "KLUSTER_AI_API_KEY"),
+    "base_url": ("KLUSTER_BASE_URL", "KLUSTER_AI_BASE_URL"),
+    "plan": ("KLUSTER_PLAN",),
+    "timeout": ("KLUSTER_TIMEOUT",),
+    "max_retries": ("KLUSTER_MAX_RETRIES",),
+    "unsupported": ("KLUSTER_UNSUPPORTED",),
+}
+"""The variables of each field; the first that is set wins. The aliases are those of the vendor's own forks."""
+
+
+def env_source(name: str) -> str | None:
+    """Return the environment variable that a field of `KlusterConfig` is read from, None if none is set."""
+    return next((env for env in ENVIRONMENT.get(name, ()) if os.environ.get(env)), None)
+
+
+def environment() -> tuple[str | None, ...]:
+    """Return what the variables hold now; where it is the same, `KlusterConfig()` is the same."""
+    return tuple(os.environ.get(env) for names in ENVIRONMENT.values() for env in names)
+
+
+_NOT_SHOWN = "(not shown)"
+
+
+class _Headers(Mapping[str, str]):
+    """Headers by name, as given; their values may be credentials, so that no repr shows them."""
+
+    __slots__ = ("_given",)
+
+    def __init__(self, given: Mapping[str, str]) -> None:
+        self._given = dict(given)
+
+    def __getitem__(self, name: str) -> str:
+        return self._given[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._given)
+
+    def __len__(self) -> int:
+        return len(self._given)
+
+    def __repr__(self) -> str:
+        return repr(dict.fromkeys(self._given, "**********"))  # as many as SecretStr has
+
+
+Headers = Annotated[Mapping[str, str], AfterValidator(_Headers)]
+
+
+class _Environment(PydanticBaseSettingsSource):
+    """Reads the variables of `ENVIRONMENT`: pydantic-settings' own source would read a bare `API_KEY`, too."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        name = env_source(field_name)
+        return (os.environ[name] if name else None), field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        return {field: os.environ[name] for field in ENVIRONMENT if (name := env_source(field))}
+
+
+def scrubbed(err: ValidationError, secret: Container[object] | None = None) -> ValidationError:
+    """Return the same error without input that may hold a key.
+
+    Args:
+        err: The error.
+        secret: The fields whose input is not shown; None is all. Of other fields only single values are shown, for an
+            object may hold a key further down.
+    """
+
+    def shown(line: ErrorDetails) -> object:
+        harmless = secret is not None and line["loc"] and line["loc"][0] not in secret
+        return line["input"] if harmless and isinstance(line["input"], (str, int, float)) else _NOT_SHOWN
+
+    lines = [
+        InitErrorDetails(
+            type=PydanticCustomError("config", "{reason}", {"reason": line["msg"].removeprefix("Value error, ")}),
+            loc=line["loc"],
+            input=shown(line),
+        )
+        for line in err.errors(include_url=False)
+    ]
+    return ValidationError.from_exception_data(err.title, lines, hide_input=secret is None)
+
+
+class KlusterConfig(BaseSettings):
+    """The connection to kluster.ai, or to any server of the same shape.
+
+    Each field is taken from the argument, else from the environment variables named below in their order, else from
+    the default. Variables of other companies (`OPENAI_…`) are never read: their keys must not reach this host.
+
+    Args:
+        api_key: Sent as bearer token. `KLUSTER_API_KEY`, `KLUSTERAI_API_KEY`, `KLUSTER_AI_API_KEY`.
+        base_url: Where the API is: `https://…`, or `http://…` on a loopback address (a key never travels unencrypted).
+            Trailing slashes are cut, and an address without a path gets `/v1`; any other path stays as it is.
+            `KLUSTER_BASE_URL`, `KLUSTER_AI_BASE_URL`; default `https://api.kluster.ai/v1`.
+        plan: `trial`, `core`, `scale` or `enterprise`; decides windows and limits. Default None: unknown, no limits
+            here. `KLUSTER_PLAN`.
+        timeout: Seconds to wait for the server between bytes; default 600, as in the openai SDK. `KLUSTER_TIMEOUT`.
+        max_retries: Further tries after 408, 409, 429, 5xx and broken connections, with growing, jittered waits or
+            what `Retry-After` says; default 2. `KLUSTER_MAX_RETRIES`.
+        default_headers: Sent with every request; they may hold credentials, and are shown nowhere.
+        unsupported: What to do with a parameter that kluster.ai does not take and that cannot be done here: `error`
+            (default) raises before any request, `drop` leaves it out with one warning. `KLUSTER_UNSUPPORTED`.
+
+    Raises:
+        pydantic.ValidationError: A `ValueError`, if a value is not acceptable; it never shows the key.
+    """
+
+    model_config = SettingsConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    api_key: SecretStr | None = None
+    base_url: str = DEFAULT_BASE_URL
+    plan: Plan | None = None
+    timeout: float = 600.0
+    max_retries: int = 2
+    default_headers: Headers = Field(default_factory=dict, repr=False, exclude=True)
+    unsupported: Unsupported = "error"
+
+    def __init__(self, **values: Any) -> None:
+        refusal = None
+        try:
+            super().__init__(**values)
+        except ValidationError as err:
+            refusal = scrubbed(err)
+        if refusal is not None:  # outside of `except`, and with nothing in the frame, so that no traceback has the key
+            values.clear()
+            raise refusal
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        refusal = None
+        try:
+            super().__setattr__(name, value)
+        except ValidationError as err:
+            refusal = scrubbed(err)
+        if refusal is not None:
+            del value
+            raise refusal
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Read arguments and the environment, no files."""
+        return init_settings, _Environment(settings_cls)
+
+    @field_validator("api_key")
+    @classmethod
+    def _check_key(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is None:
+            return None
+        key = value.get_secret_value().strip()  # a file or a shell adds line ends
+        if not key.isascii() or not key.isprintable() or " " in key:
+            raise ValueError(
+                "api_key (not shown) holds white space or characters that no header can carry; copy it again."
+            )
+        return SecretStr(key) if key else None
+
+    @field_validator("base_url")
+    @classmethod
+    def _check_base_url(cls, value: str) -> str:
+        return normalize_base_url(value)
+
+    @field_validator("plan", "unsupported", mode="before")
+    @classmethod
+    def _check_choice(cls, value: object, info: Any) -> object:
+        allowed = get_args(Plan if info.field_name == "plan" else Unsupported)
+        if isinstance(value, str):
+            value = value.strip().lower()
+        if value in allowed or (value is None and info.field_name == "plan"):
+            return value
+        raise ValueError(f"{info.field_name}={value!r} must be one of {', '.join(allowed)}.")
+
+    @field_validator("timeout", mode="before")
+    @classmethod
+    def _check_timeout(cls, value: object) -> float:
+        number = _number(value)
+        if number is None or not 0 < number < float("inf"):
+            raise ValueError(f"timeout={value!r} must be a number of seconds above 0, such as 60.")
+        return number
+
+    @field_validator("max_retries", mode="before")
+    @classmethod
+    def _check_retries(cls, value: object) -> int:
+        number = _number(value)
+        if number is None or not math.isfinite(number) or number < 0 or number != int(number):
+            raise ValueError(f"max_retries={value!r} must be a whole number, 0 or more.")
+        return int(number)
+
+    def __getstate__(self) -> dict[Any, Any]:
+        """Leave out what may be secret; a restored config takes its key from the environment."""
+        state = super().__getstate__()
+        state["__dict__"] = {**state["__dict__"], "api_key": None, "default_headers": {}}
+        return state
+
+    def __setstate__(self, state: dict[Any, Any]) -> None:
+        if name := env_source("api_key"):
+            state["__dict__"]["api_key"] = self._check_key(SecretStr(os.environ[name]))
+        super().__setstate__(state)
+
+    def require_key(self) -> str:
+        """Return the key itself, for the one place that sends it.
+
+        Raises:
+            AuthenticationError: If there is none; nothing has been sent.
+        """
+        if self.api_key is None:
+            raise AuthenticationError(
+                "No kluster.ai API key: neither api_key nor " + ", ".join(ENVIRONMENT["api_key"]) + " is set."
+            )
+        return self.api_key.get_secret_value()
+
+
+def _number(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return None
+    try:
+        return float(value)
+    except ValueError:
+        return None
+
+
+# urlsplit takes the host of `http://[::1]example.com` for the loopback address.
+_NETLOC = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^\[\]:@]+)(:\d+)?")
+
+
+def normalize_base_url(value: str) -> str:
+    """Return an address in the one form that is used: no trailing slash, `/v1` where there was no path.
+
+    Raises:
+        ValueError: If it is no http(s) URL, holds credentials, a query or an endpoint's path, or would send the key
+            unencrypted to another machine.
+    """
+    text = value.strip()
+    try:
+        url = urlsplit(text)
+        host, _ = url.hostname, url.port
+    except ValueError:  # a port or a bracket out of place
+        url, host = urlsplit(""), None
+    if not _NETLOC.fullmatch(url.netloc.rpartition("@")[2]):
+        host = None
+    if url.scheme not in ("http", "https") or not host or not text.isprintable() or " " in text:
+        shown = text if "@" not in text else "(with credentials)"
+        raise ValueError(f"base_url={shown!r} must be an address such as {DEFAULT_BASE_URL!r}.")
+    if url.username is not None or url.password is not None:
+        raise ValueError("base_url (not shown) holds credentials; pass api_key or default_headers instead.")
+    if url.query or url.fragment:
+        raise ValueError(f"base_url={text.split('?')[0].split('#')[0]!r} must not have a query or fragment.")
+    path = url.path.rstrip("/")
+    for endpoint in ("/chat/completions", "/embeddings", "/models", "/completions"):
+        if path.endswith(endpoint):
+            raise ValueError(
+                f"base_url={text!r} names an endpoint; leave {endpoint!r} off, as in {DEFAULT_BASE_URL!r}."
+            )
+    if url.scheme == "http" and not _is_loopback(host):
+        raise ValueError(
+            f"base_url={text!r} would send the key unencrypted; use https://, or http:// on a loopback address "
+            "(localhost, 127.0.0.1, [::1])."
+        )
+    return f"{url.scheme}://{url.netloc}{path or '/v1'}"
+
+
+def _is_loopback(host: str) -> bool:
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

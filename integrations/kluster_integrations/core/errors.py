@@ -1,0 +1,415 @@
+"""What can go wrong, by cause, and the one place that maps everything else into it.
+
+    KlusterError
+    ├── AuthenticationError          401, or no key at all
+    ├── PermissionDeniedError        403
+    ├── NotFoundError                404
+    ├── BadRequestError              400, 422 and other 4xx; also what is refused before a request
+    │   ├── UnsupportedParameterError    kluster.ai has no such parameter
+    │   └── ContextWindowExceededError   the prompt does not fit
+    ├── RateLimitError               429
+    ├── InternalServerError          5xx, and answers that are none
+    ├── APIConnectionError           no connection, or it broke
+    │   ├── APITimeoutError              nothing came in time
+    │   └── TruncatedStreamError         the stream stopped before the answer was complete
+    └── OutputValidationError        the model's text is not what was asked for
+
+An HTTP error is judged by its status alone: kluster.ai has answered a 500 with `"type": "invalid_request_error"` and
+`errorCode` in place of `code` (reference/kluster-api.md, Errors). Keys never enter: the SDK's exceptions, which hold
+the request, are replaced, and a key that a server echoes is masked.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import json
+import math
+import re
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Self
+
+__all__ = [
+    "APIConnectionError",
+    "APITimeoutError",
+    "AuthenticationError",
+    "BadRequestError",
+    "ContextWindowExceededError",
+    "InternalServerError",
+    "KlusterError",
+    "NotFoundError",
+    "OutputValidationError",
+    "PermissionDeniedError",
+    "RateLimitError",
+    "TruncatedStreamError",
+    "UnsupportedParameterError",
+    "from_body",
+    "mapped",
+    "masked",
+]
+
+# vLLM (old and new), SGLang, OpenAI and llama.cpp say it in these words.
+_OVERFLOW = re.compile(
+    r"maximum context length|model's context length|context_length_exceeded|maximum model length"
+    r"|exceeds? the (?:model's |available )?(?:maximum )?context|exceeds the maximum allowed length"
+    r"|too long to fit into the model|max(?:imum)? (?:allowed )?input length",
+    re.IGNORECASE,
+)
+# The json module's words, whoever calls it.
+_NOT_JSON = re.compile(r"not JSON (?:serializable|compliant)|^Circular reference")
+_MAX_MESSAGE = 2_000
+_SHORTEST_KEY = 8  # a shorter one is a stand-in for a local server; masking "k" would garble every message
+
+
+class KlusterError(Exception):
+    """Base of every error of this package.
+
+    Args:
+        message: What happened.
+        status_code: The HTTP status, None where there was no answer.
+        code: The server's error code (`code`, or the vendor's `errorCode`), as text.
+        request_id: The server's id of the request.
+        retry_after: Seconds to wait, where the server said so.
+        hint: What to do; each class has a default.
+        body: The decoded error body, for programs.
+        headers: The answer's headers, names in lower case, without cookies.
+    """
+
+    default_hint: str | None = None
+    status_code: Any  # int | None: adapters mix in openai's classes, which declare a Literal
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status_code: int | None = None,
+        code: str | None = None,
+        request_id: str | None = None,
+        retry_after: float | None = None,
+        hint: str | None = None,
+        body: object = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        Exception.__init__(self, message)
+        self.message = message
+        self.status_code = status_code
+        self.code = code
+        self.request_id = request_id
+        self.retry_after = retry_after
+        self.hint = hint if hint is not None else self.default_hint
+        self.body = body
+        self.headers = {k.lower(): v for k, v in (headers or {}).items() if k.lower() != "set-cookie"}
+
+    def __str__(self) -> str:
+        status = f" (HTTP {self.status_code})" if self.status_code else ""
+        return f"{self.message}{status}" + (f" Hint: {self.hint}" if self.hint else "")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Exception's own would call the class with `args` alone and lose the rest.
+        return (_rebuild, (type(self), self.message, self.__dict__.copy()))
+
+    def mask(self, secret: str) -> None:
+        """Replace a key in everything that the error says, should a server have echoed it."""
+        self.__dict__.update({name: masked(value, secret) for name, value in self.__dict__.items()})
+        self.args = (self.message,)
+
+    @classmethod
+    def like(cls, other: KlusterError) -> Self:
+        """Return an error of this class with everything that `other` says; for adapters' own classes."""
+        error = cls(other.message)
+        error.__dict__.update(other.__dict__)
+        return error
+
+
+def _rebuild(cls: type[KlusterError], message: str, state: dict[str, Any]) -> KlusterError:
+    error = cls(message)
+    error.__dict__.update(state)
+    return error
+
+
+class AuthenticationError(KlusterError):
+    """The key is missing or not accepted."""
+
+    default_hint = "set KLUSTER_API_KEY, or pass api_key=…; `kluster doctor` shows what is found."
+
+
+class PermissionDeniedError(KlusterError):
+    """The key is valid, but not for this."""
+
+    default_hint = "the key's account may not use this model or endpoint."
+
+
+class NotFoundError(KlusterError):
+    """No such model, file, job or path."""
+
+    default_hint = "`kluster models --refresh` lists what the server has; check base_url too."
+
+
+class BadRequestError(KlusterError):
+    """The request is not acceptable; sending it again will not help."""
+
+
+class UnsupportedParameterError(BadRequestError):
+    """A parameter that kluster.ai does not take and that cannot be done on this side."""
+
+
+class ContextWindowExceededError(BadRequestError):
+    """The prompt, or prompt and answer together, are longer than the model's context window."""
+
+    default_hint = "shorten the messages, lower max_completion_tokens, or take a model with a longer window."
+
+
+class RateLimitError(KlusterError):
+    """Too many requests a minute, or at the same time."""
+
+    default_hint = "wait, send less at once, or raise max_retries; limits are by plan."
+
+
+class InternalServerError(KlusterError):
+    """The server failed, or its answer cannot be read."""
+
+
+class APIConnectionError(KlusterError):
+    """There was no connection to the server, or it broke before the answer was complete."""
+
+    default_hint = "check base_url and the network; `kluster doctor` tries them."
+
+
+class APITimeoutError(APIConnectionError):
+    """The server did not answer within `timeout`."""
+
+    default_hint = "raise timeout=… (seconds), or stream the answer."
+
+
+class TruncatedStreamError(APIConnectionError):
+    """A stream ended without a finish reason; what had come is in `partial`."""
+
+    default_hint = "send the request again; the text so far is in .partial."
+    partial: str = ""
+
+
+class OutputValidationError(KlusterError):
+    """The model's answer is not what the schema or the tools ask for; its text is in `raw_text`."""
+
+    raw_text: str = ""
+
+
+_BY_STATUS: Mapping[int, type[KlusterError]] = {
+    401: AuthenticationError,
+    403: PermissionDeniedError,
+    404: NotFoundError,
+    408: APITimeoutError,
+    429: RateLimitError,
+}
+
+
+# OpenAI's words, for errors inside a 200, which have no status.
+_STATUS_OF_CODE: Mapping[str, int] = {
+    "invalid_api_key": 401,
+    "model_not_found": 404,
+    "rate_limit_exceeded": 429,
+    "insufficient_quota": 429,
+}
+
+
+def _class_for(status: int | None, text: str) -> type[KlusterError]:
+    if status is not None and status in _BY_STATUS:
+        return _BY_STATUS[status]
+    if (
+        status is None or 300 <= status < 500
+    ):  # some gateways answer an overflow with 413; inside a 200 there is no status
+        if _OVERFLOW.search(text):
+            return ContextWindowExceededError
+        return InternalServerError if status is None else BadRequestError
+    return InternalServerError
+
+
+def _int_or_none(value: object) -> int | None:
+    try:
+        return int(value) if isinstance(value, (int, str)) else None
+    except ValueError:
+        return None
+
+
+def from_body(
+    body: object,
+    *,
+    status_code: int | None = None,
+    headers: Mapping[str, str] | None = None,
+    secret: str | None = None,
+) -> KlusterError:
+    """Return the error that an error body stands for: of an HTTP error, or inside a 200.
+
+    Args:
+        body: The decoded JSON, or text; `{"error": {…}}`, the inner object alone, and vLLM's flat
+            `{"object": "error", …}` are all read.
+        status_code: The HTTP status; inside a 200 leave it out, and a numeric `code` of the body stands in.
+        headers: The answer's headers, for the request id and `Retry-After`.
+        secret: A key to mask, should the server echo it.
+    """
+    body = masked(body, secret)
+    said = {k.lower(): masked(v, secret) for k, v in (headers or {}).items()}
+    inner = (body.get("error") or body) if isinstance(body, dict) else body
+    detail: Mapping[Any, Any] = inner if isinstance(inner, dict) else {"message": inner}
+    code = detail.get("code")
+    if code is None:
+        code = detail.get("errorCode")
+    message = detail.get("message") or detail.get("detail")
+    text = "" if message is None else _plain(message)
+    if not text or text in ("null", "{}", "[]"):
+        text = f"HTTP {status_code} without a message." if status_code else "An error without a message."
+    if status_code is None:
+        found = _STATUS_OF_CODE.get(str(code)) or _int_or_none(code)
+        status_code = found if found is not None and 400 <= found < 600 else None
+    cls = _class_for(status_code, f"{text} {code}")
+    return cls(
+        text,
+        status_code=status_code,
+        code=None if code is None else str(code),
+        request_id=said.get("x-request-id"),
+        retry_after=_retry_after(said),
+        body=body,
+        headers=said,
+    )
+
+
+def _plain(message: object) -> str:
+    """Return a message in one line: of a gateway's HTML page its title, else its text."""
+    if isinstance(message, (bytes, bytearray)):
+        message = message.decode("utf-8", "replace")
+    text = message if isinstance(message, str) else str(message)
+    if text.lstrip()[:1] == "<":
+        title = re.search(r"<title[^>]*>(.*?)</title>", text, re.IGNORECASE | re.DOTALL)
+        text = title.group(1) if title else re.sub(r"<[^>]+>", " ", text)
+    text = " ".join(text.split())
+    return text if len(text) <= _MAX_MESSAGE else text[:_MAX_MESSAGE] + "…"
+
+
+def masked(value: Any, secret: str | None) -> Any:
+    """Return text, bytes, or what is made of them, with `***` for the key; one of less than 8 characters is none."""
+    if not secret or len(secret) < _SHORTEST_KEY:
+        return value
+    if isinstance(value, str):
+        return value.replace(secret, "***")
+    if isinstance(value, (bytes, bytearray)):
+        return bytes(value).replace(secret.encode(), b"***")
+    if isinstance(value, dict):
+        return {masked(k, secret): masked(v, secret) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [masked(v, secret) for v in value]
+    return value
+
+
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds to wait: `retry-after-ms`, or `Retry-After` as seconds or as a date (RFC 9110, 10.2.3)."""
+    for name, divisor in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
+        if (value := headers.get(name)) is None:
+            continue
+        try:
+            seconds = float(value) / divisor
+        except ValueError:
+            seconds = _seconds_until(value)
+        if math.isfinite(seconds):
+            return max(0.0, seconds)
+    return None
+
+
+def _seconds_until(date: str) -> float:
+    try:
+        when = email.utils.parsedate_tz(date)
+        return math.nan if when is None else email.utils.mktime_tz(when) - time.time()
+    except (ValueError, OverflowError, TypeError):
+        return math.nan
+
+
+def _is_from(err: BaseException, name: str) -> bool:
+    """Whether an exception is of this kind of httpx's or httpx2's: openai 2.x lets them out of a broken stream."""
+    return any(
+        cls.__name__ == name and cls.__module__.split(".")[0] in ("httpx", "httpx2") for cls in type(err).__mro__
+    )
+
+
+def _translate(err: Exception, secret: str | None) -> KlusterError | None:
+    import openai
+
+    if isinstance(err, openai.APIStatusError):
+        response = err.response
+        body: object = err.body if err.body is not None else response.text
+        if location := response.headers.get("location"):
+            body = f"The server redirects to {location}; set base_url to where the API is."
+        return from_body(body, status_code=err.status_code, headers=response.headers, secret=secret)
+    if isinstance(err, openai.APIResponseValidationError):
+        return InternalServerError(f"The answer cannot be read: {_plain(err)}", status_code=err.status_code)
+    if isinstance(err, (openai.APIConnectionError, OSError)) or _is_from(err, "RequestError"):
+        chain = _causes(err)
+        # By the cause: through aiohttp, httpx calls a server that hangs up a timeout, too.
+        if any(isinstance(e, TimeoutError) for e in chain) or "Timeout" in type(chain[-1]).__name__:
+            return APITimeoutError("The server did not answer in time.")
+        said = _plain(f"{type(chain[-1]).__name__}: {chain[-1]}").rstrip(".: ")
+        return APIConnectionError(f"The connection failed: {said}.")
+    if isinstance(err, UnicodeEncodeError):
+        return BadRequestError(f"The messages hold text that is not valid Unicode ({err.reason}).")
+    if isinstance(err, (json.JSONDecodeError, UnicodeDecodeError)):
+        return InternalServerError(f"The answer cannot be read: {_plain(err)}")
+    if isinstance(err, (TypeError, ValueError)) and _NOT_JSON.search(str(err)):
+        return BadRequestError(
+            f"The request holds what JSON cannot say ({_plain(err).rstrip('.')}).",
+            hint="look at tool arguments, schemas and metadata.",
+        )
+    return None
+
+
+def _causes(err: BaseException) -> list[BaseException]:
+    """Return an exception and its causes. Not `__context__`: that may be what the caller was handling."""
+    chain = [err]
+    while (cause := chain[-1].__cause__) is not None and cause not in chain:
+        chain.append(cause)
+    return chain
+
+
+class mapped:  # noqa: N801
+    """A context manager that turns whatever goes wrong inside into a `KlusterError`. It may be used again and again.
+
+    Args:
+        secret: The key in use, masked wherever a server echoes it.
+        adapt: An adapter's own class for each class of this module (they inherit from it), so that a framework finds
+            what it knows.
+    """
+
+    __slots__ = ("_adapt", "_secret")
+
+    def __init__(
+        self,
+        *,
+        secret: str | None = None,
+        adapt: Mapping[type[KlusterError], type[KlusterError]] | None = None,
+    ) -> None:
+        self._secret = secret
+        self._adapt = adapt or {}
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, err: BaseException | None, _: TracebackType | None) -> None:
+        if not isinstance(err, Exception):
+            if err is not None:
+                err.__traceback__ = None  # a cancelled call's frames hold the headers, with the key
+            return
+        known = err if isinstance(err, KlusterError) else _translate(err, self._secret)
+        if known is not None and self._secret:
+            known.mask(self._secret)
+        if known is not None and (adapted := self._adapt.get(type(known))):
+            known = adapted.like(known)
+        if known is None:
+            return
+        if known is err:
+            if known.__suppress_context__:
+                known.__context__ = None  # what could not be read may hold an echoed key
+            return
+        try:
+            raise known from None
+        finally:
+            # The SDK's exception holds the request, and its frames the headers, with the key: nothing leads there.
+            known.__context__ = None
+            del err

@@ -1,0 +1,389 @@
+"""The account's limits, kept on this side: requests a minute and concurrent requests of one key, whoever sends them.
+
+In one process, threads and event loops share a limiter. Over processes and machines they share it through Redis, which
+holds a hash of the key, never the key.
+
+A request first gets a slot (concurrent requests), first come first served, and then, for each try of it, a start: the
+earliest moment at which no window of a minute holds more than the limit. Starts are booked ahead, so that waiting takes
+no polling, order is kept over processes, and whoever will not wait so long knows it at once. The transport books them
+(`paid`), at the last moment before it sends. The slot of a process that died is free again after half a minute.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import bisect
+import contextlib
+import math
+import os
+import threading
+import time
+import uuid
+from collections import deque
+from collections.abc import AsyncIterator, Generator, Iterator
+from concurrent import futures
+from contextvars import ContextVar, Token
+from dataclasses import dataclass
+from typing import Any, Self
+
+from kluster_integrations.core.errors import KlusterError, RateLimitError
+from kluster_integrations.core.plans import PLANS, Plan
+
+__all__ = ["Counts", "Limiter", "Limits", "Queue", "Steps", "Ticket", "Turn", "aadmitted", "admitted", "apaid", "paid"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What a key may do, and how that is kept.
+
+    Args:
+        requests: Requests in a `period`, None for no limit.
+        concurrent: Requests at the same time, None for no limit.
+        period: Seconds.
+        slack: Seconds by which starts are further apart than `period`: how unevenly long requests may take to reach
+            the server.
+        max_wait: Seconds that a request waits at the most, before it ends with `RateLimitError`; 0 does not wait, None
+            waits as long as it takes.
+        redis_url: `redis://…`, `rediss://…` or `unix://…` of the Redis that several processes share; None is this
+            process alone.
+
+    Raises:
+        ValueError: If a number is not acceptable.
+    """
+
+    requests: int | None = None
+    concurrent: int | None = None
+    period: float = 60.0
+    slack: float = 1.0
+    max_wait: float | None = None
+    redis_url: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("requests", "concurrent"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+                raise ValueError(f"{name}={value!r} must be a whole number, 1 or more, or None for no limit.")
+        if not (self.period > 0 and self.slack >= 0 and (self.max_wait is None or self.max_wait >= 0)):
+            raise ValueError("period must be above 0, slack and max_wait must be 0 or more seconds.")
+
+    @classmethod
+    def of(cls, plan: Plan | None, *, max_wait: float | None = None, redis_url: str | None = None) -> Limits:
+        """Return a plan's limits; None for the plan is no limits.
+
+        What is not given comes from `KLUSTER_MAX_WAIT` and `KLUSTER_REDIS_URL`.
+
+        Raises:
+            ValueError: If `KLUSTER_MAX_WAIT` is no number of seconds.
+        """
+        limits = PLANS.get(plan) if plan else None
+        if max_wait is None and (seconds := os.environ.get("KLUSTER_MAX_WAIT")):
+            max_wait = _seconds(seconds)
+        return cls(
+            requests=limits.requests_per_minute if limits else None,
+            concurrent=limits.concurrent_requests if limits else None,
+            max_wait=max_wait,
+            redis_url=redis_url or os.environ.get("KLUSTER_REDIS_URL") or None,
+        )
+
+
+def _seconds(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"KLUSTER_MAX_WAIT={text!r} must be a number of seconds, such as 5.") from None
+
+
+# A request's way in as a generator, for threads and event loops alike: it yields what is to be waited for. A future is
+# answered with whether it came true in time, seconds are slept, and a function is called (off the event loop).
+Steps = Generator[Any, Any, None]
+
+
+def _run(steps: Steps) -> None:
+    value: Any = None
+    try:
+        while True:
+            step = steps.send(value)
+            if isinstance(step, Turn):
+                value = bool(futures.wait([step.future], step.seconds()).done)
+            elif callable(step):
+                value = step()
+            else:
+                value = None
+                time.sleep(step)
+    except StopIteration:
+        return
+    finally:
+        steps.close()
+
+
+async def _arun(steps: Steps) -> None:
+    value: Any = None
+    try:
+        while True:
+            step = steps.send(value)
+            if isinstance(step, Turn):
+                done, _ = await asyncio.wait([asyncio.wrap_future(step.future)], timeout=step.seconds())
+                value = bool(done)
+            elif callable(step):
+                value = await asyncio.to_thread(step)
+            else:
+                value = None
+                await asyncio.sleep(step)
+    except StopIteration:
+        return
+    finally:
+        steps.close()
+
+
+@dataclass(slots=True)
+class Turn:
+    """A place in a queue, and until when it is worth waiting for."""
+
+    future: futures.Future[None]
+    deadline: float | None
+
+    def seconds(self) -> float | None:
+        """Return how long that is from now on, None for as long as it takes."""
+        return None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
+
+
+class Queue:
+    """A semaphore, first come first served, for threads and tasks of any event loop."""
+
+    def __init__(self, free: int) -> None:
+        self._lock = threading.Lock()
+        self._free = free
+        self._waiting: deque[futures.Future[None]] = deque()
+
+    def join(self) -> futures.Future[None]:
+        """Return what comes true when it is one's turn; `leave` must follow."""
+        turn: futures.Future[None] = futures.Future()
+        with self._lock:
+            if self._free:
+                self._free -= 1
+                turn.set_result(None)
+            else:
+                self._waiting.append(turn)
+        return turn
+
+    def leave(self, turn: futures.Future[None]) -> None:
+        """Give the turn, had or only waited for, to the next."""
+        with self._lock:
+            if not turn.done():
+                self._waiting.remove(turn)
+            elif self._waiting:
+                self._waiting.popleft().set_result(None)
+            else:
+                self._free += 1
+
+
+class Ticket:
+    """A request that was let in. Entered as a context manager while it is being sent; then `leave`.
+
+    Attributes:
+        id: Of the slot.
+        start_id: Of the present try's start.
+        deadline: Until when the present try waits, None for as long as it takes.
+        turn: The slot in this process.
+        in_redis: Whether the slot is in Redis.
+    """
+
+    def __init__(self, limiter: Limiter) -> None:
+        self._limiter = limiter
+        self._tries = 0
+        self._token: Token[Ticket | None] | None = None
+        self.id = self.start_id = uuid.uuid4().hex
+        self.deadline = limiter.deadline()
+        self.turn: futures.Future[None] | None = None
+        self.in_redis = False
+
+    def pay(self) -> None:
+        """Wait for the start of a try."""
+        self._next_try()
+        _run(self._limiter.starting(self))
+
+    async def apay(self) -> None:
+        """As `pay`."""
+        self._next_try()
+        await _arun(self._limiter.starting(self))
+
+    def _next_try(self) -> None:
+        self._tries += 1
+        self.start_id = f"{self.id}:{self._tries}"
+        if self._tries > 1:
+            self.deadline = self._limiter.deadline()
+
+    def leave(self) -> None:
+        """Give the slot back."""
+        _run(self._limiter.leaving(self))
+
+    async def aleave(self) -> None:
+        """As `leave`; also when the task is being cancelled."""
+        await asyncio.shield(_arun(self._limiter.leaving(self)))
+
+    def __enter__(self) -> Self:
+        self._token = _current.set(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._token is not None:
+            _current.reset(self._token)
+
+
+_current: ContextVar[Ticket | None] = ContextVar("kluster_ticket", default=None)
+
+
+def paid() -> None:
+    """Wait until the request that is about to be sent may be; the transport calls it before each try."""
+    if ticket := _current.get():
+        ticket.pay()
+
+
+async def apaid() -> None:
+    """As `paid`."""
+    if ticket := _current.get():
+        await ticket.apay()
+
+
+class Counts:
+    """What a key has done in this process, for all limiters of it: who changes a limit has not begun a new minute.
+
+    Attributes:
+        lock: Held while `starts` changes.
+        starts: The moments of the last starts, booked ones too, in order.
+        slots: The queues for concurrent requests, by how many there may be.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.starts: list[float] = []
+        self.slots: dict[int, Queue] = {}
+
+
+class Limiter:
+    """Lets requests in under the limits of one key, in this process.
+
+    Args:
+        limits: The limits.
+        counts: What the key has done so far; default: nothing.
+    """
+
+    def __init__(self, limits: Limits, counts: Counts | None = None) -> None:
+        counts = counts or Counts()
+        self.limits = limits
+        self.span = limits.period + limits.slack
+        most = limits.concurrent
+        self._slots = counts.slots.setdefault(most, Queue(most)) if most else None
+        self._lock = counts.lock
+        self._starts = counts.starts
+
+    def enter(self) -> Ticket:
+        """Wait for a slot.
+
+        Raises:
+            RateLimitError: If that takes more than `max_wait`.
+        """
+        ticket = Ticket(self)
+        _run(self.entering(ticket))
+        return ticket
+
+    async def aenter(self) -> Ticket:
+        """As `enter`."""
+        ticket = Ticket(self)
+        await _arun(self.entering(ticket))
+        return ticket
+
+    def entering(self, ticket: Ticket) -> Steps:
+        """Yield what a request waits for, to get a slot."""
+        if self._slots is None:
+            return
+        turn = self._slots.join()
+        try:
+            if not turn.done() and not (yield Turn(turn, ticket.deadline)):
+                raise self.too_many_at_once()
+        except BaseException:
+            self._slots.leave(turn)
+            raise
+        ticket.turn = turn
+
+    def starting(self, ticket: Ticket) -> Steps:
+        """Yield what a try waits for, to be sent."""
+        if self.limits.requests is None:
+            return
+        start = self._book(ticket.deadline)
+        try:
+            yield max(0.0, start - time.monotonic())
+        except BaseException:
+            with self._lock, contextlib.suppress(ValueError):  # it may be so long ago that it is gone
+                self._starts.remove(start)
+            raise
+
+    def leaving(self, ticket: Ticket) -> Steps:
+        """Yield what is to be done when a request is over."""
+        turn, ticket.turn = ticket.turn, None
+        if turn is not None and self._slots is not None:
+            self._slots.leave(turn)
+        yield from ()
+
+    def _book(self, deadline: float | None) -> float:
+        most = self.limits.requests or 0
+        with self._lock:
+            now = time.monotonic()
+            del self._starts[: bisect.bisect_right(self._starts, now - self.span)]
+            start = now if len(self._starts) < most else max(now, self._starts[-most] + self.span)
+            if deadline is not None and start > max(now, deadline):
+                raise self.too_many(start - now)
+            bisect.insort(self._starts, start)
+        return start
+
+    def deadline(self) -> float | None:
+        """Return until when a request that comes now will wait."""
+        return None if self.limits.max_wait is None else time.monotonic() + self.limits.max_wait
+
+    def too_many(self, wait: float) -> KlusterError:
+        """Return the error where a start is too far away."""
+        of = f"{self.limits.requests} requests in {self.limits.period:g} s"
+        return refused(f"This key's limit of {of} is reached; the next is free in {wait:.1f} s.", wait)
+
+    def too_many_at_once(self) -> KlusterError:
+        """Return the error where no slot is free."""
+        return refused(f"This key's limit of {self.limits.concurrent} concurrent requests is reached.", 1.0)
+
+
+def refused(message: str, wait: float) -> KlusterError:
+    """Return the error of a request that is not let in."""
+    return RateLimitError(
+        f"{message} Nothing was sent.",
+        status_code=429,
+        retry_after=wait,
+        headers={"retry-after": str(math.ceil(wait))},
+        hint="wait, raise max_wait, or take a higher plan.",
+    )
+
+
+@contextlib.contextmanager
+def admitted(limiter: Limiter | None) -> Iterator[None]:
+    """Hold a request back until it may be sent, and its slot until it is over."""
+    if limiter is None:
+        yield
+        return
+    ticket = limiter.enter()
+    try:
+        with ticket:
+            yield
+    finally:
+        ticket.leave()
+
+
+@contextlib.asynccontextmanager
+async def aadmitted(limiter: Limiter | None) -> AsyncIterator[None]:
+    """As `admitted`."""
+    if limiter is None:
+        yield
+        return
+    ticket = await limiter.aenter()
+    try:
+        with ticket:
+            yield
+    finally:
+        await ticket.aleave()

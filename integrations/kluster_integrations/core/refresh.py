@@ -1,0 +1,113 @@
+"""The catalog from the server: `GET /v1/models?extended=true`, and a file that keeps its answer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from kluster_integrations.core import specs, transport
+from kluster_integrations.core.config import KlusterConfig
+from kluster_integrations.core.errors import InternalServerError
+from kluster_integrations.core.specs import ModelSpec, Status
+
+__all__ = ["load", "refresh"]
+
+
+def refresh(config: KlusterConfig | None = None, *, cache: Path | str | None = None) -> list[ModelSpec]:
+    """Read `GET /v1/models?extended=true` and take its limits and capabilities into the catalog.
+
+    Prices, and what the endpoint does not say, stay as they were. The endpoint needs no key.
+
+    Args:
+        config: Where to ask; default: from the environment.
+        cache: A file to write the answer to, for `load`.
+
+    Returns:
+        The specs of the models that the server lists.
+
+    Raises:
+        KlusterError: If the server does not answer, or not with a list of models.
+    """
+    answer = transport.get(config or KlusterConfig(), "/models", query={"extended": "true"}).data
+    rows = answer.get("data") if isinstance(answer, dict) else None
+    try:
+        found = _read_rows(rows)
+    except ValueError as err:
+        raise InternalServerError(f"GET /models did not answer with a list of models: {err}") from None
+    if cache is not None:
+        path = Path(cache)
+        partial = path.with_suffix(path.suffix + ".partial")
+        partial.write_text(json.dumps(rows), "utf-8")
+        partial.replace(path)
+    return specs.take(found)
+
+
+def load(cache: Path | str) -> list[ModelSpec]:
+    """Take what `refresh(cache=…)` has written into the catalog, without a request.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is not what `refresh` writes.
+    """
+    try:
+        found = _read_rows(json.loads(Path(cache).read_bytes()))
+    except ValueError as err:  # also what is no JSON, or no UTF-8
+        raise ValueError(
+            f"cache={str(cache)!r} is not a list of models ({err}); write it with catalog.refresh(cache=…)."
+        ) from None
+    return specs.take(found)
+
+
+def _read_rows(rows: object) -> list[ModelSpec]:
+    """Return a spec a row; all of them are checked before any is taken."""
+    if not isinstance(rows, list):
+        raise ValueError("it is no list.")
+    return [_merge(row, f"row {i}") for i, row in enumerate(rows)]
+
+
+_KINDS: Mapping[str, tuple[type | tuple[type, ...], str]] = {
+    "id": (str, "a text"),
+    "context_length": (int, "a number of tokens"),
+    "output_length": (int, "a number of tokens"),
+    "tools_supported": (bool, "true or false"),
+    "tags": (list, "a list"),
+    "limits": (dict, "an object"),
+}
+
+
+def _check_row(row: object, where: str) -> Mapping[str, Any]:
+    if not isinstance(row, dict):
+        raise ValueError(f"{where} is no object.")
+    for name, (kind, words) in _KINDS.items():
+        value = row.get(name)
+        wrong = value is not None and (not isinstance(value, kind) or (kind is int and isinstance(value, bool)))
+        if wrong or (name == "id" and not (value or "").strip()):
+            raise ValueError(f"{where}: {name}={value!r} must be {words}.")
+    return row
+
+
+def _merge(row_: object, where: str) -> ModelSpec:
+    """Lay one row of the extended model list over what the catalog has."""
+    row = _check_row(row_, where)
+    old = specs.find(row["id"]) or ModelSpec(id=row["id"], status="unknown")
+    tags = row.get("tags") or []
+    limits = row.get("limits") or {}
+    said: dict[str, Any] = {
+        "context_window": row.get("context_length"),
+        "max_output_tokens": row.get("output_length"),
+        "supports_tools": row.get("tools_supported"),
+        "concurrent_requests": limits.get("concurrent_requests"),
+    }
+    if row.get("tags") is not None or row.get("model_purpose"):
+        said["supports_vision"] = "vision" in tags or row.get("model_purpose") == "multimodal"
+        said["fine_tunable"] = "fine-tunable" in tags
+    if row.get("model_purpose") == "embeddings":
+        said["purpose"] = "embeddings"
+    changes = {k: v for k, v in said.items() if v is not None}
+    # Where the server says neither windows nor kind, the defaults stay what they are: nobody's word.
+    known = old.status != "unknown" or {"context_window", "supports_vision"} <= changes.keys()
+    status: Status = "current" if known else "unknown"
+    return replace(old, **changes, status=status, sources={**old.sources, "refreshed": "server"})

@@ -1,0 +1,212 @@
+"""What each kluster.ai model can do, how much it takes and what it costs.
+
+The data is in `catalog.toml`, each figure with its source and date. Ids that are not in it are legal (a fine-tuned
+model, a dedicated deployment) and get the conservative defaults of `ModelSpec`, until `add` or `refresh` says more.
+"""
+
+from __future__ import annotations
+
+import difflib
+import threading
+import tomllib
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from importlib import resources
+from typing import Any, Literal, get_args
+
+from kluster_integrations.core.plans import PLANS, Plan
+
+__all__ = ["ModelSpec", "Prices", "add", "all_models", "find", "get", "suggest", "take"]
+
+Purpose = Literal["chat", "embeddings", "verification"]
+Status = Literal["current", "retired", "unknown"]
+
+_MILLION = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Prices:
+    """US$ per million tokens, in real time."""
+
+    input: float
+    output: float
+
+    def cost(self, prompt_tokens: int, completion_tokens: int) -> float:
+        """Return the cost in US$ of one request with these numbers of tokens."""
+        # In this order, which is LiteLLM's: so both say the same, to the last digit.
+        return prompt_tokens * (self.input / _MILLION) + completion_tokens * (self.output / _MILLION)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSpec:
+    """One model's limits, capabilities and prices.
+
+    The defaults are what an unknown id gets: the smallest window and output that any plan documents (Trial's), no
+    native tools (they are prompted), and no price. Images are sent to an unknown model, since only the server knows.
+
+    Args:
+        id: The id as it is sent; `klusterai/` is part of some ids.
+        purpose: `chat`, `embeddings` or `verification`.
+        context_window: Tokens of prompt and answer together.
+        max_output_tokens: Tokens of the answer.
+        supports_tools: Whether `tools` and `tool_choice` may be sent.
+        supports_vision: Whether `image_url` parts may be sent.
+        reasoning: Whether the model thinks before it answers.
+        opens_in_thought: Whether the model's chat template already holds the opening `<think>`, so that an answer
+            without the tag begins inside the thought (the R1 family).
+        fine_tunable: Whether the service fine-tunes it.
+        embedding_dimensions: Length of a vector, for `purpose="embeddings"`.
+        prices: Real-time prices, None if unknown.
+        batch_prices: US$ per million tokens (input and output alike) by completion window (`24h`, `48h`, `72h`).
+        status: `current`, `retired` (the docs give an end), or `unknown` (not in the catalog).
+        since: When it appeared in the docs (`YYYY`, `YYYY-MM` or `YYYY-MM-DD`).
+        until: When it left.
+        note: Where sources disagree.
+        concurrent_requests: The server's own limit for this model, known after `refresh`.
+        sources: Where the figures are from, by group.
+
+    Raises:
+        ValueError: If `id` is empty or a window is negative.
+    """
+
+    id: str
+    purpose: Purpose = "chat"
+    context_window: int = 32_768
+    max_output_tokens: int = 4_096
+    supports_tools: bool = False
+    supports_vision: bool = False
+    reasoning: bool = False
+    opens_in_thought: bool = False
+    fine_tunable: bool = False
+    embedding_dimensions: int | None = None
+    prices: Prices | None = None
+    batch_prices: Mapping[str, float] = field(default_factory=dict, hash=False)
+    status: Status = "current"
+    since: str | None = None
+    until: str | None = None
+    note: str | None = None
+    concurrent_requests: int | None = None
+    sources: Mapping[str, str] = field(default_factory=dict, hash=False)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.id, str) or not self.id.strip():
+            raise ValueError(f"ModelSpec: id={self.id!r} must be a model id; see `kluster models`.")
+        for name in ("context_window", "max_output_tokens"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 0:
+                raise ValueError(f"ModelSpec: {name}={value!r} must be a number of tokens, 0 or more.")
+
+    @property
+    def known(self) -> bool:
+        """Whether the figures are somebody's word and not the defaults for an unknown id."""
+        return self.status != "unknown"
+
+    def for_plan(self, plan: Plan | None) -> ModelSpec:
+        """Return this spec with the windows that the plan allows (Trial: 32k and 4k tokens); None changes nothing."""
+        if plan is None:
+            return self
+        if plan not in get_args(Plan):
+            raise ValueError(f"plan={plan!r} must be one of {', '.join(get_args(Plan))}.")
+        limits = PLANS[plan]
+        if limits.context_window is None or limits.max_output_tokens is None:
+            return self
+        return replace(
+            self,
+            context_window=min(self.context_window, limits.context_window),
+            max_output_tokens=min(self.max_output_tokens, limits.max_output_tokens),
+        )
+
+    def cost(self, prompt_tokens: int, completion_tokens: int) -> float | None:
+        """Return the real-time cost in US$ of one request, None where the price is unknown."""
+        return self.prices.cost(prompt_tokens, completion_tokens) if self.prices else None
+
+
+def _read_data() -> dict[str, Any]:
+    text = resources.files(__package__).joinpath("catalog.toml").read_text("utf-8")
+    return tomllib.loads(text)
+
+
+def _spec_from(row: Mapping[str, Any]) -> ModelSpec:
+    values = dict(row)
+    if prices := values.get("prices"):
+        values["prices"] = Prices(**prices)
+    return ModelSpec(**values)
+
+
+_DATA = _read_data()
+_lock = threading.Lock()
+_models: dict[str, ModelSpec] = {row["id"]: _spec_from(row) for row in _DATA["models"]}
+del _DATA
+
+
+def all_models() -> list[ModelSpec]:
+    """Return every spec of the catalog, in the catalog's order, added and refreshed ones last."""
+    return list(_models.values())
+
+
+def get(model: str, *, plan: Plan | None = None) -> ModelSpec:
+    """Return the spec of a model id.
+
+    An id that is not in the catalog is legal and gets the defaults of `ModelSpec` with `status="unknown"`; if it is
+    close to a known id, a warning asks "did you mean".
+
+    Args:
+        model: The id, as it is sent.
+        plan: The account's plan, which may cap the windows; None is no cap.
+
+    Raises:
+        ValueError: If `model` is not a non-empty string.
+    """
+    if not isinstance(model, str):
+        raise ValueError(f"id={model!r} must be a model id, as text; see `kluster models`.")
+    spec = _models.get(model)
+    if spec is None:
+        spec = _unknown(model)
+    return spec if plan is None else spec.for_plan(plan)
+
+
+@lru_cache(maxsize=1_000)
+def _unknown(model: str) -> ModelSpec:
+    """Return the spec of an id that is not in the catalog; cached, so that the warning comes once."""
+    spec = ModelSpec(id=model, status="unknown")
+    if near := suggest(model):
+        warnings.warn(
+            f"model={model!r} is not in the catalog; did you mean {near!r}? It is sent as it is, with the defaults "
+            "for unknown ids; in Python, catalog.add(ModelSpec(...)) says what it can do.",
+            stacklevel=3,
+        )
+    return spec
+
+
+def find(model: str) -> ModelSpec | None:
+    """Return the catalog's own spec of an id, None where it has none."""
+    return _models.get(model)
+
+
+def suggest(model: str) -> str | None:
+    """Return the catalog's id that an unknown id is likely a slip for, or None."""
+    ids = list(_models)  # a copy in one step: other threads may add
+    by_name = {id_.lower(): id_ for id_ in ids}
+    by_name |= {id_.lower().rsplit("/", 1)[-1]: id_ for id_ in ids}
+    wanted = model.lower().removeprefix("kluster/")
+    near = difflib.get_close_matches(wanted, by_name, n=1, cutoff=0.9)
+    return by_name[near[0]] if near and by_name[near[0]] != model else None
+
+
+def add(spec: ModelSpec) -> None:
+    """Add a model (a fine-tuned one, a dedicated deployment), or replace what the catalog says of its id."""
+    if not isinstance(spec, ModelSpec):
+        raise TypeError(f"catalog.add takes a ModelSpec, not {type(spec).__name__}.")
+    with _lock:
+        _models[spec.id] = spec
+        _unknown.cache_clear()
+
+
+def take(specs: list[ModelSpec]) -> list[ModelSpec]:
+    """Replace what the catalog says of these models."""
+    with _lock:
+        _models.update({spec.id: spec for spec in specs})
+        _unknown.cache_clear()
+    return specs
