@@ -56,6 +56,8 @@ class ModelSpec:
         reasoning: Whether the model thinks before it answers.
         opens_in_thought: Whether the model's chat template already holds the opening `<think>`, so that an answer
             without the tag begins inside the thought (the R1 family).
+        strict_roles: Whether the model's chat template takes one system message at most, at the beginning, and raises
+            unless the messages behind it alternate between user and assistant, the user first (Gemma, the Mistrals).
         fine_tunable: Whether the service fine-tunes it.
         embedding_dimensions: Length of a vector, for `purpose="embeddings"`.
         prices: Real-time prices, None if unknown.
@@ -79,6 +81,7 @@ class ModelSpec:
     supports_vision: bool = False
     reasoning: bool = False
     opens_in_thought: bool = False
+    strict_roles: bool = False
     fine_tunable: bool = False
     embedding_dimensions: int | None = None
     prices: Prices | None = None
