@@ -7,9 +7,9 @@ from typing import Any
 
 from kluster_integrations.config import KlusterConfig
 from kluster_integrations.core import request
-from kluster_integrations.core.request import ChatRequest
-from kluster_integrations.core.response import Completion, collect, read
-from kluster_integrations.core.streaming import ChatStream, Delta
+from kluster_integrations.core.response import read
+from kluster_integrations.core.streaming import ChatStream
+from kluster_integrations.core.types import ChatRequest, Completion, Delta, collect
 
 from .raw_server import one_by_one, sse
 

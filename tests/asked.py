@@ -13,7 +13,8 @@ from openai.types.chat import completion_create_params
 
 from kluster_integrations.catalog import ModelSpec
 from kluster_integrations.config import KlusterConfig
-from kluster_integrations.core.request import ChatRequest, build
+from kluster_integrations.core.request import build
+from kluster_integrations.core.types import ChatRequest
 from kluster_integrations.errors import (
     BadRequestError,
     KlusterError,

@@ -18,9 +18,9 @@ from kluster_integrations import catalog
 from kluster_integrations.catalog import ModelSpec
 from kluster_integrations.config import KlusterConfig
 from kluster_integrations.core import request, specs
-from kluster_integrations.core.response import collect
 from kluster_integrations.core.streaming import ChatStream
 from kluster_integrations.core.transport import CHAT_PATH, Transport
+from kluster_integrations.core.types import collect
 from kluster_integrations.emulator import Emulator, Fault
 from kluster_integrations.limits import Limits, admitted, paid, shared
 from kluster_integrations.litellm import _versions

@@ -9,7 +9,8 @@ import pytest
 from kluster_integrations import catalog
 from kluster_integrations.catalog import ModelSpec
 from kluster_integrations.config import KlusterConfig
-from kluster_integrations.core.request import build, estimate_prompt
+from kluster_integrations.core.request import build
+from kluster_integrations.core.tokens import estimate_prompt
 from kluster_integrations.errors import (
     BadRequestError,
     ContextWindowExceededError,

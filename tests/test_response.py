@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from kluster_integrations.core.response import collect, read
-from kluster_integrations.core.streaming import ChatStream, Usage
+from kluster_integrations.core.response import read
+from kluster_integrations.core.streaming import ChatStream
+from kluster_integrations.core.types import Usage, collect
 from kluster_integrations.errors import (
     ContextWindowExceededError,
     InternalServerError,

@@ -11,7 +11,9 @@ import pytest
 
 from kluster_integrations.config import KlusterConfig
 from kluster_integrations.core import request
-from kluster_integrations.core.streaming import ChatStream, Delta, EventSplitter
+from kluster_integrations.core.sse import EventSplitter
+from kluster_integrations.core.streaming import ChatStream
+from kluster_integrations.core.types import Delta
 from kluster_integrations.errors import (
     APIConnectionError,
     APITimeoutError,

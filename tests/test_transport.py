@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from kluster_integrations.core.response import collect
-from kluster_integrations.core.streaming import Delta
+from kluster_integrations.core.types import Delta, collect
 from kluster_integrations.errors import (
     APIConnectionError,
     APITimeoutError,

@@ -9,10 +9,11 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from kluster_integrations.config import KlusterConfig
-from kluster_integrations.core import request, transport
+from kluster_integrations.core import request, transport, types
 from kluster_integrations.core.response import read
-from kluster_integrations.core.streaming import ChatStream, Delta
+from kluster_integrations.core.streaming import ChatStream
 from kluster_integrations.core.transport import CHAT_PATH, Transport
+from kluster_integrations.core.types import Delta
 
 from .raw_server import RawServer, Reply, sse
 
@@ -27,7 +28,7 @@ def config(server: RawServer, **fields: Any) -> KlusterConfig:
     return KlusterConfig(**{"api_key": KEY, "base_url": server.base_url, "max_retries": 0, "timeout": 20, **fields})
 
 
-def asked(settings: KlusterConfig, *, stream: bool, **params: Any) -> request.ChatRequest:
+def asked(settings: KlusterConfig, *, stream: bool, **params: Any) -> types.ChatRequest:
     model = params.pop("model", LLAMA)
     return request.build(model, [{"role": "user", "content": "hi"}], params, config=settings, stream=stream)
 

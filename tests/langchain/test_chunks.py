@@ -5,7 +5,7 @@ from langchain_core.messages import AIMessageChunk
 from langchain_core.messages.tool import tool_call_chunk
 from langchain_core.outputs import ChatGenerationChunk
 
-from kluster_integrations.core.streaming import Delta, ToolCallDelta
+from kluster_integrations.core.types import Delta, ToolCallDelta
 from kluster_integrations.langchain._messages import _unvalidated
 
 ARGUMENTS = ['"city"', ": ", "Paris", "}", "]", " 3", "null", "true", '"', "\n x", "[1]", '["a"', "-", "ü", "\\u00"]

@@ -18,9 +18,10 @@ from pydantic import BaseModel
 
 from kluster_integrations.config import KlusterConfig
 from kluster_integrations.core import embeddings, prompting, request, transport
-from kluster_integrations.core.response import collect, read
+from kluster_integrations.core.response import read
 from kluster_integrations.core.streaming import ChatStream
 from kluster_integrations.core.transport import CHAT_PATH, Transport
+from kluster_integrations.core.types import collect
 from kluster_integrations.errors import KlusterError
 
 from ..features.adapters import heard, sum_up

@@ -21,8 +21,8 @@ from kluster_integrations.errors import AuthenticationError, KlusterError
 
 if TYPE_CHECKING:
     from kluster_integrations.config import KlusterConfig
-    from kluster_integrations.core.response import Completion
-    from kluster_integrations.core.streaming import Delta
+    from kluster_integrations.core.types import Completion
+    from kluster_integrations.core.types import Delta
 
 __all__ = ["run"]
 
@@ -69,7 +69,7 @@ def run(
         raise UsageError("PROMPT is empty.")
     chat.add_question(text, images)
     if as_json:
-        from kluster_integrations.core.response import collect
+        from kluster_integrations.core.types import collect
 
         print(json.dumps(_as_dict(collect(chat.deltas()), chat.spec), ensure_ascii=False))
     else:
@@ -131,7 +131,7 @@ def _from_stdin() -> str:
 
 def _show(chat: Chat) -> Completion:
     """Print the answer as it comes, and return it."""
-    from kluster_integrations.core.response import collect
+    from kluster_integrations.core.types import collect
 
     printer = AnswerPrinter(console(), console(stderr=True))
 

@@ -190,9 +190,15 @@ class TruncatedStreamError(APIConnectionError):
 
 
 class OutputValidationError(KlusterError):
-    """The model's answer is not what the schema or the tools ask for; its text is in `raw_text`."""
+    """The model's answer is not what the schema or the tools ask for.
+
+    Attributes:
+        raw_text: What the model wrote.
+        completion: The whole of its last answer (`core.types.Completion`), with the tokens of all attempts.
+    """
 
     raw_text: str = ""
+    completion: Any = None
 
 
 _BY_STATUS: Mapping[int, type[KlusterError]] = {

@@ -1,42 +1,35 @@
-"""Tool calls and JSON answers from models and servers that have neither: asked for in the prompt, read from the text.
+"""Tools and JSON answers for models and servers that have neither: asked for in the prompt, read from the text.
 
 The wording of tools is Hermes', which many open-weight models were trained on: a `<tools>` block in the system message,
-calls as `<tool_call>{"name": …, "arguments": …}</tool_call>`, results as `<tool_response>…</tool_response>`.
+calls as `<tool_call>{"name": …, "arguments": …}</tool_call>`, results as `<tool_response>…</tool_response>`. A model
+with native tools may write a call as text, too, in the form of its training, where its server does not read it.
 """
 
 from __future__ import annotations
 
-import functools
 import json
 import re
-from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
-from kluster_integrations.core.errors import BadRequestError, OutputValidationError
-
-if TYPE_CHECKING:
-    from kluster_integrations.core.request import ChatRequest
-    from kluster_integrations.core.response import Completion
+from kluster_integrations.core.json_text import compact, find_json, is_json_object, read_arguments
+from kluster_integrations.core.types import Message
 
 __all__ = [
+    "CALL_OPEN",
+    "RESULT_OPEN",
     "PromptedCall",
     "ToolCallSplitter",
-    "answer_error",
+    "alternate",
     "ask_for_json",
-    "attempts",
+    "begins_like_call",
     "calls_in",
-    "check_schema",
-    "find_json",
     "render",
-    "repair_text",
-    "schema_error",
+    "wire_arguments",
 ]
 
-Message = dict[str, Any]
-
-_OPEN, _CLOSE = "<tool_call>", "</tool_call>"
-_RESULT = "<tool_response>"
+CALL_OPEN, _CLOSE = "<tool_call>", "</tool_call>"
+RESULT_OPEN = "<tool_response>"
 
 _TOOLS = """You can call tools. These are the tools, one JSON object a line:
 <tools>
@@ -59,17 +52,14 @@ _JSON_SCHEMA = """Answer with one JSON value that is valid against this JSON sch
 {schema}
 </schema>"""
 _JSON_OBJECT = "Answer with one JSON object and with nothing else."
+_ASSISTANT_BEGINS = "(The conversation begins with the assistant.)"
 
 
 class PromptedCall(NamedTuple):
-    """A tool call that was read from text; `arguments` is JSON."""
+    """A tool call that was read from text; `arguments` is JSON, usually of an object."""
 
     name: str
     arguments: str
-
-
-def _compact(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False)
 
 
 def _with_system(messages: Sequence[Message], text: str) -> list[Message]:
@@ -105,7 +95,7 @@ def render(
             rendered.append(message)
     if not tools or choice == "none":
         return rendered
-    lines = "\n".join(_compact(tool) for tool in tools)
+    lines = "\n".join(compact(tool) for tool in tools)
     text = _TOOLS.format(tools=lines, parallel=_PARALLEL if parallel else _SINGLE)
     if choice == "required":
         text += f"\n{_REQUIRED}"
@@ -119,13 +109,13 @@ def _calls_as_text(message: Message) -> str:
     for call in message["tool_calls"]:
         function = call["function"]
         arguments = function["arguments"] or "{}"
-        parts.append(f'{_OPEN}\n{{"name": {_compact(function["name"])}, "arguments": {arguments}}}\n{_CLOSE}')
+        parts.append(f'{CALL_OPEN}\n{{"name": {compact(function["name"])}, "arguments": {arguments}}}\n{_CLOSE}')
     return "\n".join(parts)
 
 
 def _append_result(rendered: list[Message], message: Message) -> None:
     """Put a result into a user message; parallel ones share it, since templates want roles to alternate."""
-    text = f"<tool_response>\n{message['content']}\n</tool_response>"
+    text = f"{RESULT_OPEN}\n{message['content']}\n</tool_response>"
     last = rendered[-1] if rendered else None
     if last is not None and last["role"] == "user" and str(last["content"]).endswith("</tool_response>"):
         rendered[-1] = {"role": "user", "content": f"{last['content']}\n{text}"}
@@ -133,258 +123,242 @@ def _append_result(rendered: list[Message], message: Message) -> None:
         rendered.append({"role": "user", "content": text})
 
 
-class ToolCallSplitter:
-    """Takes `<tool_call>` blocks out of a text that comes in pieces. What is no call stays text.
+def ask_for_json(messages: Sequence[Message], schema: Mapping[str, Any]) -> list[Message]:
+    """Return the messages with the wish for JSON in the system message; an empty schema is any object."""
+    text = _JSON_SCHEMA.format(schema=compact(schema)) if schema else _JSON_OBJECT
+    return _with_system(messages, text)
 
-    A call of a tool that does not exist is a call, too: who runs the tools tells the model so. White space behind a
-    call goes with it.
+
+def alternate(messages: Sequence[Message]) -> list[Message]:
+    """Return the messages as a strict chat template takes them (`ModelSpec.strict_roles`), with all of their text.
+
+    One system message at the beginning, then user and assistant in turn, the user first. Neighbors of one role become
+    one message; a system message further down stays in its place, as the user's.
+    """
+    merged: list[Message] = []
+    for message in messages:
+        if message["role"] == "system" and any(m["role"] != "system" for m in merged):
+            message = {**message, "role": "user"}
+        if merged and merged[-1]["role"] == message["role"]:
+            merged[-1] = {**merged[-1], "content": _joined(merged[-1]["content"], message["content"])}
+            continue
+        if message["role"] == "assistant" and (not merged or merged[-1]["role"] == "system"):
+            merged.append({"role": "user", "content": _ASSISTANT_BEGINS})
+        merged.append(message)
+    return merged
+
+
+def _joined(first: Any, second: Any) -> Any:
+    if isinstance(first, str) and isinstance(second, str):
+        return f"{first}\n\n{second}" if first and second else first or second
+    parts = [[{"type": "text", "text": c}] if isinstance(c, str) else c for c in (first, second) if c]
+    return [part for content in parts for part in content]
+
+
+def wire_arguments(arguments: object) -> str:
+    """Return the arguments of an earlier call as the text of a JSON object.
+
+    Servers decode it for the chat template, and answer 400 where they cannot.
+    """
+    text = arguments if isinstance(arguments, str) else json.dumps(arguments or {}, ensure_ascii=False)
+    text = text.strip() or "{}"
+    return text if is_json_object(text) else json.dumps({"invalid_arguments": text}, ensure_ascii=False)
+
+
+# The forms in which models write calls as text (vLLM names its tool parsers after them: hermes, llama3_json, mistral):
+#   <tool_call>{"name": …, "arguments": …}</tool_call>
+#   <|python_tag|>{"name": …, "parameters": …}; {…}      and the same without the tag, at the beginning of an answer
+#   [TOOL_CALLS][{"name": …, "arguments": …}, …]         [TOOL_CALLS]name{…}         [TOOL_CALLS]name[ARGS]{…}
+_PYTHON_TAG, _MISTRAL = "<|python_tag|>", "[TOOL_CALLS]"
+_BARE = re.compile(r'\s*\[?\s*\{\s*"(\w*)(")?')
+_MAYBE_BARE = re.compile(r"\s*\[?\s*\{?\s*\Z")
+_CALL_KEYS = frozenset({"name", "type", "function", "parameters", "arguments"})
+_NAMED_CALL = re.compile(r"\s*([\w.-]+)\s*(?:\[CALL_ID\][\w-]*)?(?:\[ARGS\])?\s*(?=\{)")
+_MAX_CLOSES = 32  # closing tags within one argument; each costs a pass over the block
+_BETWEEN_CALLS = re.compile(r"[\s;,]*")
+
+
+def begins_like_call(text: str) -> bool:
+    """Whether a text begins with a tag that only calls have."""
+    return text.lstrip().startswith((CALL_OPEN, _PYTHON_TAG, _MISTRAL))
+
+
+class ToolCallSplitter:
+    """Takes tool calls out of a text that comes in pieces. What is not a call stays text.
+
+    Args:
+        names: The tools that may be called. Only their calls are taken out of the forms that are not `<tool_call>`.
+        prompted: Whether `<tool_call>` was asked for. Then a call of a tool that does not exist is a call, too: whoever
+            runs the tools tells the model so.
 
     Attributes:
-        found: Whether there was a call.
+        found: Whether there was a call. White space behind a call goes with it.
     """
 
-    __slots__ = ("_behind_call", "_held", "found")
+    __slots__ = (
+        "_begun",
+        "_behind_call",
+        "_held",
+        "_marks",
+        "_names",
+        "_prompted",
+        "_searched",
+        "_tail",
+        "_tries",
+        "found",
+    )
 
-    def __init__(self) -> None:
+    def __init__(self, names: frozenset[str] = frozenset(), *, prompted: bool = True) -> None:
+        self._names = names
+        self._prompted = prompted
+        self._marks = (CALL_OPEN, _PYTHON_TAG, _MISTRAL) if names else (CALL_OPEN,)
         self._held = ""
+        self._searched = 0  # of an open block, up to where no closing tag ends it
+        self._tries = 0
+        self._tail: list[str] | None = None  # from a mark on whose end only the end of the answer tells
+        self._begun = False
         self._behind_call = False
         self.found = False
 
+    @property
+    def idle(self) -> bool:
+        """Whether text without `<` and `[` passes unchanged."""
+        return self._begun and not self._held and self._tail is None and not self._behind_call
+
     def feed(self, text: str) -> tuple[str, list[PromptedCall]]:
         """Return text that is certain, and the calls that this piece completes."""
+        if self._tail is not None:
+            self._tail.append(text)
+            return "", []
         text = self._held + text
+        self._held = ""
+        if not self._begun and self._names and self._may_be_bare(text):
+            return "", []
         out: list[str] = []
         calls: list[PromptedCall] = []
         while text:
-            at = _find_open(text)
+            at, mark = _next_mark(text, self._marks)
             out.append(self._text(text[:at]))
             text = text[at:]
-            size = self._block(text, out, calls) if text.startswith(_OPEN) else 0
+            if mark and mark is not CALL_OPEN:
+                self._tail = [text]
+                break
+            size = self._block(text, out, calls) if mark else 0
             if not size:
+                self._held = text
                 break
             text = text[size:]
-        self._held = text
         return "".join(out), calls
 
     def close(self) -> tuple[str, list[PromptedCall]]:
-        """Return what was held: a call whose closing tag the model left out (or a stop cut off), or text."""
-        held, self._held = self._held, ""
-        call = _read_call(held[len(_OPEN) :]) if held.startswith(_OPEN) else None
-        if call is None:
+        """Return what was held: calls whose end the model (or a stop) left out, or text."""
+        held = "".join(self._tail) if self._tail is not None else self._held
+        self._held, tail, self._tail = "", self._tail is not None, None
+        calls: list[PromptedCall] = []
+        if held.startswith(CALL_OPEN):
+            calls = [*filter(None, [self._read(held[len(CALL_OPEN) :])])]
+        elif tail or _BARE.match(held):
+            calls = self._read_tail(held)
+        if not calls:
             return self._text(held), []
         self.found = True
-        return "", [call]
+        return "", calls
+
+    def _may_be_bare(self, text: str) -> bool:
+        """Hold an answer that begins as a bare call does, until it is known."""
+        found = _BARE.match(text)
+        if found and found[2] and found[1] in _CALL_KEYS:
+            self._tail = [text]
+            return True
+        if _MAYBE_BARE.match(text) or (found and not found[2] and found.end() == len(text)):
+            self._held = text
+            return True
+        return False
 
     def _block(self, text: str, out: list[str], calls: list[PromptedCall]) -> int:
         """Return the length of the block at the beginning of a text, 0 where more must come to know."""
-        first = end = text.find(_CLOSE)
-        while end >= 0:
-            if call := _read_call(text[len(_OPEN) : end]):
+        while (end := text.find(_CLOSE, self._searched)) >= 0 and self._tries < _MAX_CLOSES:
+            if call := self._read(text[len(CALL_OPEN) : end]):
                 calls.append(call)
                 self.found = self._behind_call = True
+                self._searched = self._tries = 0
                 return end + len(_CLOSE)
-            end = text.find(_CLOSE, end + 1)  # the tag may stand in an argument
-        again = text.find(_OPEN, first) if first >= 0 else -1
+            self._searched, self._tries = end + 1, self._tries + 1  # the tag may stand in an argument
+        again = text.find(CALL_OPEN, text.find(_CLOSE)) if self._tries else -1
         if again < 0:
+            self._searched = max(self._searched, len(text) - len(_CLOSE))
             return 0
         out.append(self._text(text[:again]))
+        self._searched = self._tries = 0
         return again
 
     def _text(self, text: str) -> str:
         if self._behind_call and text:
             text = text.lstrip()
             self._behind_call = not text
+        self._begun = self._begun or bool(text.strip())
         return text
+
+    def _read(self, block: str) -> PromptedCall | None:
+        """Return the call that stands in a `<tool_call>` block, also in a fence or with words around it."""
+        try:
+            value = json.loads(block, strict=False) if CALL_OPEN in block else find_json(block)
+        except (ValueError, RecursionError):
+            return None
+        call = _call_from(value)
+        return call if call and (self._prompted or call.name in self._names) else None
+
+    def _read_tail(self, text: str) -> list[PromptedCall]:
+        """Return the calls that a text is from its mark on; none unless all of it is calls of known tools."""
+        calls: list[PromptedCall] = []
+        decoder = json.JSONDecoder(strict=False)
+        parts = text.split(_MISTRAL) if text.startswith(_MISTRAL) else [text.removeprefix(_PYTHON_TAG)]
+        for part in parts:
+            at = 0
+            while at < len(part):
+                named = _NAMED_CALL.match(part, at) if text.startswith(_MISTRAL) else None
+                at = _BETWEEN_CALLS.match(part, named.end() if named else at).end()  # type: ignore[union-attr]
+                if at == len(part):
+                    break
+                try:
+                    value, at = decoder.raw_decode(part, at)
+                except (ValueError, RecursionError):
+                    return []
+                values = value if isinstance(value, list) else [value]
+                for item in [{"name": named[1], "arguments": value}] if named else values:
+                    call = _call_from(item)
+                    if call is None or call.name not in self._names:
+                        return []
+                    calls.append(call)
+        return calls
 
 
 def calls_in(text: str) -> tuple[str, list[PromptedCall]]:
-    """Return a whole text without its calls, and the calls."""
+    """Return a whole text without its `<tool_call>` blocks, and their calls."""
     splitter = ToolCallSplitter()
     (before, calls), (rest, last) = splitter.feed(text), splitter.close()
     return before + rest, [*calls, *last]
 
 
-def _read_call(text: str) -> PromptedCall | None:
-    """Return the call that stands in a block, also in a fence or with words around it."""
-    try:
-        value = json.loads(text, strict=False) if _OPEN in text else find_json(text)
-    except (ValueError, RecursionError):
-        return None
+def _call_from(value: object) -> PromptedCall | None:
+    """Return the call that a decoded value is: with `arguments` or `parameters`, maybe in a `function` object."""
+    if isinstance(value, dict) and isinstance(value.get("function"), dict):
+        value = value["function"]
     if not isinstance(value, dict) or not isinstance(value.get("name"), str):
         return None
     arguments = value.get("arguments", value.get("parameters"))
     if isinstance(arguments, str):
-        arguments = find_json(arguments)
-    return PromptedCall(value["name"], _compact(arguments if isinstance(arguments, dict) else {}))
+        return PromptedCall(value["name"], read_arguments(arguments)[0])
+    return PromptedCall(value["name"], compact({} if arguments is None else arguments))
 
 
-def _find_open(text: str) -> int:
-    """Return where `<tool_call>` begins, or may be beginning at the end; else the length."""
-    at = text.find(_OPEN)
-    if at >= 0:
-        return at
-    for size in range(min(len(text), len(_OPEN) - 1), 0, -1):
-        if _OPEN.startswith(text[-size:]):
-            return len(text) - size
-    return len(text)
-
-
-def ask_for_json(messages: Sequence[Message], schema: Mapping[str, Any]) -> list[Message]:
-    """Return the messages with the wish for JSON in the system message; an empty schema is any object."""
-    text = _JSON_SCHEMA.format(schema=_compact(schema)) if schema else _JSON_OBJECT
-    return _with_system(messages, text)
-
-
-_FENCE = re.compile(r"```[a-zA-Z]*\s*\n(.*?)```", re.DOTALL)
-_MAX_SAID = 1_000
-_MAX_STARTS = 500  # a model that repeats itself may open a hundred thousand braces; each costs a pass over the text
-_START = re.compile(r"[{\[]")
-
-
-def find_json(text: str) -> Any:
-    """Return the JSON value in a text: the text itself, in a fence, or the longest object or array in prose.
-
-    Returns:
-        The decoded value, or None where there is none (`null` counts as none).
-    """
-    for candidate in (text, *_FENCE.findall(text)):
-        try:
-            return json.loads(candidate, strict=False)  # models write line breaks into strings
-        except (ValueError, RecursionError):
-            continue
-    best: Any = None
-    size = at = 0
-    decoder = json.JSONDecoder(strict=False)
-    for _ in range(_MAX_STARTS):
-        if not (found := _START.search(text, at)):
-            break
-        try:
-            value, at = decoder.raw_decode(text, found.start())
-        except ValueError:
-            at = found.end()
-            continue
-        except RecursionError:  # a model that repeats itself: nothing in there is meant
-            break
-        if at - found.start() > size:
-            best, size = value, at - found.start()
-    return best
-
-
-def schema_error(value: Any, schema: Mapping[str, Any]) -> str | None:
-    """Return what is wrong with a value under a JSON schema (an empty one: any object), None if nothing is.
-
-    References to other documents are not followed: nothing is fetched.
-
-    Raises:
-        BadRequestError: If the schema itself cannot be used.
-    """
-    if not schema:
-        return None if isinstance(value, dict) else "The answer is not a JSON object."
-    import jsonschema
-    from referencing import Registry
-    from referencing.exceptions import Unresolvable
-
-    check_schema(schema)
-    validator = jsonschema.validators.validator_for(schema, default=jsonschema.Draft202012Validator)
-    try:
-        worst = jsonschema.exceptions.best_match(validator(schema, registry=Registry()).iter_errors(value))
-    except (Unresolvable, re.error) as err:
-        raise _unusable(str(err)) from None
-    return f"{worst.json_path}: {worst.message[:_MAX_SAID]}" if worst else None
-
-
-def check_schema(schema: Mapping[str, Any]) -> None:
-    """Refuse what is no JSON schema. References in it are followed only when there is a value.
-
-    Raises:
-        BadRequestError: If the schema cannot be used.
-    """
-    if wrong := _wrong_with(json.dumps(dict(schema))):
-        raise _unusable(wrong)
-
-
-@functools.lru_cache(maxsize=256)  # a check takes milliseconds, and a schema is asked for again and again
-def _wrong_with(schema: str) -> str | None:
-    import jsonschema
-
-    loaded = json.loads(schema)
-    try:
-        jsonschema.validators.validator_for(loaded, default=jsonschema.Draft202012Validator).check_schema(loaded)
-    except jsonschema.SchemaError as err:
-        return str(err.message)
-    return None
-
-
-def _unusable(why: str) -> BadRequestError:
-    said = why.splitlines()[0][:_MAX_SAID]
-    return BadRequestError(f"The JSON schema cannot be used: {said}", hint="correct the schema.")
-
-
-def answer_error(request: ChatRequest, answer: Completion) -> str | None:
-    """Return what an answer lacks of what was asked for in the prompt, None if nothing."""
-    if isinstance(request.must_call, str) and request.must_call not in {c.name for c in answer.tool_calls}:
-        return f"The answer must call the tool `{request.must_call}`, in a <tool_call> block."
-    if request.tools and not answer.tool_calls:
-        if _OPEN in answer.text:
-            return 'A <tool_call> block must hold one JSON object with "name" and "arguments".'
-        if _RESULT in answer.text:
-            return f"No tool was called, so there is no {_RESULT}: call the tool, or answer without."
-        if request.must_call:
-            return "The answer must call a tool, in a <tool_call> block."
-    if request.schema is None or answer.tool_calls:
-        return None
-    value = find_json(answer.text)
-    if value is None:
-        return "The answer holds no JSON."
-    return schema_error(value, request.schema)
-
-
-def attempts(
-    request: ChatRequest,
-    max_repairs: int,
-    check: Callable[[ChatRequest, Completion], str | None] = answer_error,
-) -> Generator[ChatRequest, Completion, Completion]:
-    """Yield requests, take their answers, and return the first that is what was asked for.
-
-    What is wrong with an answer goes back to the model, at most `max_repairs` times; a negative number takes the first
-    answer as it is. `check` says what is wrong. The answer that is returned has the tokens of all, and where JSON was
-    asked for its text is JSON alone.
-
-    Raises:
-        OutputValidationError: If the last answer is wrong, too; it carries the raw text.
-    """
-    answer = yield request
-    if max_repairs < 0:
-        return answer
-    spent = answer.usage
-    for _ in range(max_repairs):
-        problem = check(request, answer)
-        if problem is None:
-            break
-        request = replace(request, body={**request.body, "messages": _ask_again(request, answer, problem)})
-        answer = yield request
-        spent = spent.plus(answer.usage)
-    answer.usage = spent
-    if problem := check(request, answer):
-        error = OutputValidationError(
-            f"The model's answer is not what was asked for: {problem}",
-            hint="see .raw_text; ask more simply, raise max_completion_tokens or max_repairs, or take a larger model.",
-        )
-        error.raw_text = answer.text
-        raise error
-    if request.schema is not None and not answer.tool_calls:
-        answer.text = _compact(find_json(answer.text))
-    return answer
-
-
-def _ask_again(request: ChatRequest, answer: Completion, problem: str) -> list[Message]:
-    return [
-        *request.body["messages"],
-        {"role": "assistant", "content": answer.text},
-        {"role": "user", "content": repair_text(problem)},
-    ]
-
-
-def repair_text(problem: str) -> str:
-    """Return what the model is told of an answer that is wrong."""
-    return f"That is not what was asked for. {problem} Answer again, correctly and completely."
+def _next_mark(text: str, marks: tuple[str, ...]) -> tuple[int, str]:
+    """Return where the next mark begins and the mark; with "" for the mark, where one may be beginning at the end."""
+    found = [(at, mark) for mark in marks if (at := text.find(mark)) >= 0]
+    if found:
+        return min(found)
+    longest = max(map(len, marks)) - 1
+    for size in range(min(len(text), longest), 0, -1):
+        if any(mark.startswith(text[-size:]) for mark in marks):
+            return len(text) - size, ""
+    return len(text), ""

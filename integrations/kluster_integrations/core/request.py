@@ -6,12 +6,13 @@ done on this side where that can be, and refused (or dropped) where it cannot. N
 
 from __future__ import annotations
 
+import functools
 import json
+import logging
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from kluster_integrations.core import prompting, specs, tokens
 from kluster_integrations.core.config import KlusterConfig
@@ -20,12 +21,13 @@ from kluster_integrations.core.errors import (
     ContextWindowExceededError,
     UnsupportedParameterError,
 )
+from kluster_integrations.core.schemas import check_schema
 from kluster_integrations.core.specs import ModelSpec
+from kluster_integrations.core.types import ChatRequest, Message, ToolCalling
 
-__all__ = ["ChatRequest", "ToolCalling", "build", "estimate_prompt"]
+__all__ = ["build"]
 
-ToolCalling = Literal["auto", "native", "prompted"]
-Message = dict[str, Any]
+_logger = logging.getLogger(__name__)
 
 MAX_SERVER_STOPS = 4
 
@@ -46,45 +48,6 @@ _INSTEAD: Mapping[str, str] = {
 }
 _ROLES = ("system", "user", "assistant", "tool")
 _RENAMED_ROLES = {"developer": "system"}
-
-
-@dataclass(slots=True)
-class ChatRequest:
-    """A request that is ready to send, and what this side has taken over from the server.
-
-    Attributes:
-        body: The JSON body.
-        spec: The model's spec under the account's plan.
-        client_stops: Stop sequences beyond the four that the server takes.
-        tools: The tools, where they are prompted and calls must be read out of the text.
-        must_call: Whether the answer is to hold a prompted call: of any tool (True), or of the named one.
-        schema: The JSON schema (`{}` for any object) that the answer is to follow, where `response_format` asked.
-    """
-
-    body: dict[str, Any]
-    spec: ModelSpec
-    client_stops: tuple[str, ...] = ()
-    tools: Sequence[Mapping[str, Any]] = ()
-    must_call: bool | str = False
-    schema: Mapping[str, Any] | None = None
-
-    def tool_splitter(self) -> prompting.ToolCallSplitter | None:
-        """Return what reads prompted tool calls out of the text, None where calls are native."""
-        return prompting.ToolCallSplitter() if self.tools else None
-
-    def estimate_prompt(self) -> int:
-        """Return about how many tokens the messages and tools have."""
-        return estimate_prompt(self.body["messages"], self.body.get("tools") or ())
-
-
-def estimate_prompt(
-    messages: Sequence[Mapping[str, Any]],
-    tools: Sequence[Mapping[str, Any]] = (),
-    count: Callable[[str], int] = tokens.estimate,
-) -> int:
-    """Return about how many tokens messages and tools have: `count` of their texts, and four a message beside."""
-    text = sum(count(t) + 4 for t in map(_text_of, messages))
-    return text + (count(json.dumps(tools, ensure_ascii=False)) if tools else 0)
 
 
 def build(
@@ -131,15 +94,27 @@ def build(
     _add_tools(request, values, tool_calling)
     _add_schema(request, values.pop("response_format", None))
     body = request.body
+    if spec.strict_roles or (not spec.known and request.tools):
+        body["messages"] = prompting.alternate(body["messages"])
     body.update(values)
-    if stops:
-        body["stop"] = list(stops[:MAX_SERVER_STOPS])
-        request.client_stops = stops[MAX_SERVER_STOPS:]
+    if (most := body.get("max_completion_tokens")) and spec.known and most > spec.max_output_tokens:
+        body["max_completion_tokens"] = spec.max_output_tokens
+        _log_lowered(spec.id, spec.max_output_tokens)
+    # A server ends the answer of a model that thinks at a stop sequence inside the thought.
+    most_stops = 0 if spec.reasoning else MAX_SERVER_STOPS
+    if stops[:most_stops]:
+        body["stop"] = list(stops[:most_stops])
+    request.client_stops = stops[most_stops:]
     if stream:
         body["stream"] = True
     body.update(extra)
     _check_window(request)
     return request
+
+
+@functools.lru_cache(maxsize=1_000)  # once per model and limit
+def _log_lowered(model: str, most: int) -> None:
+    _logger.warning("max_completion_tokens is lowered to %d, the most that %r writes.", most, model)
 
 
 def _split_extra(
@@ -167,6 +142,7 @@ def _known_values(params: Mapping[str, Any], config: KlusterConfig) -> dict[str,
             values[name] = value
         elif not any(value == harmless and type(value) is type(harmless) for harmless in _HARMLESS.get(name, ())):
             refused[name] = value
+    _refuse_async(values.get("metadata"))
     if values.get("top_logprobs") is not None and not values.get("logprobs"):
         raise BadRequestError(
             f"top_logprobs={values['top_logprobs']!r} needs logprobs=True.",
@@ -175,6 +151,16 @@ def _known_values(params: Mapping[str, Any], config: KlusterConfig) -> dict[str,
     if refused:
         _refuse(refused, config)
     return values
+
+
+def _refuse_async(metadata: Mapping[str, Any] | None) -> None:
+    """Refuse an asynchronous request: its answer is a notice that it is queued, which nothing tells from an answer."""
+    ours = (metadata or {}).get("@kluster.ai")
+    if isinstance(ours, Mapping) and ours.get("async"):
+        raise UnsupportedParameterError(
+            "metadata['@kluster.ai']['async']=True makes an asynchronous request: its answer is only a notice.",
+            hint="leave it out of calls that wait for their answer.",
+        )
 
 
 def _refuse(refused: Mapping[str, Any], config: KlusterConfig) -> None:
@@ -254,10 +240,19 @@ def _stops(stop: object) -> tuple[str, ...]:
 
 
 def _messages(messages: Sequence[Mapping[str, Any]], spec: ModelSpec) -> list[Message]:
+    """Return the messages as the wire has them, with the images of tool results in a user message behind them."""
     _check_list(messages, "messages", "message objects")
     if not messages:
         raise BadRequestError("messages=[] must hold at least one message.", hint="add a user message.")
-    return [_message(message, f"messages[{i}]", spec) for i, message in enumerate(messages)]
+    wire: list[Message] = []
+    images: list[dict[str, Any]] = []
+    for i, message in enumerate(messages):
+        made = _message(message, f"messages[{i}]", spec, images)
+        if images and made["role"] != "tool":
+            wire.append({"role": "user", "content": images})
+            images = []
+        wire.append(made)
+    return [*wire, {"role": "user", "content": images}] if images else wire
 
 
 def _check_list(value: object, name: str, what: str) -> None:
@@ -265,7 +260,7 @@ def _check_list(value: object, name: str, what: str) -> None:
         raise BadRequestError(f"{name}={_short(value)} must be a list of {what}.", hint=f"correct {name}.")
 
 
-def _message(message: object, where: str, spec: ModelSpec) -> Message:
+def _message(message: object, where: str, spec: ModelSpec, images: list[dict[str, Any]]) -> Message:
     if not isinstance(message, Mapping):
         raise BadRequestError(f"{where}={_short(message)} must be a message object.", hint="give it role and content.")
     role = message.get("role")
@@ -277,7 +272,9 @@ def _message(message: object, where: str, spec: ModelSpec) -> Message:
             if role == "function"
             else "correct the role.",
         )
-    wire: Message = {"role": role, "content": _content(message.get("content"), role, where, spec)}
+    content = message.get("content")
+    made = _past_content(content, spec, images if role == "tool" else None) if role in _PAST else None
+    wire: Message = {"role": role, "content": _content(content, role, where, spec) if made is None else made}
     if role == "assistant" and (calls := message.get("tool_calls")):
         _check_list(calls, f"{where}.tool_calls", "calls")
         wire["tool_calls"] = [_tool_call(c, f"{where}.tool_calls[{i}]") for i, c in enumerate(calls)]
@@ -291,12 +288,59 @@ def _message(message: object, where: str, spec: ModelSpec) -> Message:
     return wire
 
 
+_PAST = ("assistant", "tool")
+_IMAGE_FOLLOWS = "The image is in the next message."
+
+
+def _past_content(content: object, spec: ModelSpec, images: list[dict[str, Any]] | None) -> str:
+    """Return the text of an answer or a tool result. Nobody can correct those: what is not text becomes a note.
+
+    Args:
+        content: A text, a list of parts, or what a tool returned in place of them.
+        spec: The model's spec.
+        images: Takes the images of a tool result, which go into a user message; None for an answer.
+    """
+    if not isinstance(content, list | tuple):
+        return content if isinstance(content, str) else "" if content is None else json.dumps(content, default=str)
+    texts: list[str] = []
+    seen = len(images or ())
+    for part in content:
+        if isinstance(part, str) or not isinstance(part, Mapping):
+            texts.append(part if isinstance(part, str) else json.dumps(part, default=str))
+        elif (kind := part.get("type")) in _THOUGHTS:
+            continue
+        elif kind in _IMAGES and images is not None and (spec.supports_vision or not spec.known):
+            if url := _image_url(part.get("image_url")):
+                images.append({"type": "image_url", "image_url": {"url": url}})
+            else:
+                texts.append("[image: its address is not usable]")
+        else:
+            texts.append(_text_or_note(part))
+    if images is not None and not texts and len(images) > seen:
+        return _IMAGE_FOLLOWS
+    return ("" if images is None else "\n").join(texts)
+
+
+def _text_or_note(part: Mapping[str, Any]) -> str:
+    """Return the text of a part, or what stands in its place: MCP's links and resources, files, tool references."""
+    kind = part.get("type")
+    inner = part.get("resource") if isinstance(part.get("resource"), Mapping) else part.get("file")
+    for source in (part, inner if isinstance(inner, Mapping) else {}):
+        if isinstance(text := source.get("text") or source.get("refusal"), str):
+            return text
+    named = {**(inner if isinstance(inner, Mapping) else {}), **part}
+    names = [named[k] for k in ("title", "name", "tool_name", "filename", "uri", "url", "file_id") if named.get(k)]
+    what = " ".join(dict.fromkeys(name for name in names if isinstance(name, str) and not name.startswith("data:")))
+    if kind in _IMAGES:
+        return "[image: the model takes no images]"
+    return f"[{kind or 'part'}{': ' if what else ''}{what[:500]}]" if kind != "text" else ""
+
+
 def _content(content: object, role: str, where: str, spec: ModelSpec) -> str | list[dict[str, Any]]:
+    """Return the content of a user's or system's message, which whoever wrote it can correct."""
     if isinstance(content, str):
         return content
     if content is None:
-        if role in ("assistant", "tool"):
-            return ""
         raise BadRequestError(f"{where}.content is missing.", hint="give it a text.")
     if not isinstance(content, Sequence):
         raise BadRequestError(
@@ -311,7 +355,11 @@ def _content(content: object, role: str, where: str, spec: ModelSpec) -> str | l
             f"{where}: images are allowed in user messages only, not in role {role}.",
             hint="move the image to a user message.",
         )
-    return ("" if role == "assistant" else "\n").join(p["text"] for p in parts)
+    return "\n".join(p["text"] for p in parts)
+
+
+_THOUGHTS = ("reasoning", "thinking", "redacted_thinking")  # never sent back
+_IMAGES = ("image_url", "input_image")
 
 
 def _part(part: object, where: str, spec: ModelSpec) -> dict[str, Any] | None:
@@ -323,9 +371,9 @@ def _part(part: object, where: str, spec: ModelSpec) -> dict[str, Any] | None:
             return {"type": "text", "text": str(part.get("text") or "")}
         if kind == "refusal":
             return {"type": "text", "text": str(part.get("refusal") or "")}
-        if kind in ("reasoning", "thinking", "redacted_thinking"):
-            return None  # thoughts are never sent back
-        if kind in ("image_url", "input_image"):
+        if kind in _THOUGHTS:
+            return None
+        if kind in _IMAGES:
             return _image(part.get("image_url"), where, spec)
     raise BadRequestError(
         f"{where}.type={kind!r} must be text or image_url.",
@@ -333,24 +381,22 @@ def _part(part: object, where: str, spec: ModelSpec) -> dict[str, Any] | None:
     )
 
 
-def _image(image: object, where: str, spec: ModelSpec) -> dict[str, Any]:
+def _image_url(image: object) -> str | None:
     url = image.get("url") if isinstance(image, Mapping) else image
-    if not isinstance(url, str) or not url.lower().startswith(("https://", "http://", "data:image/")):
+    return url if isinstance(url, str) and url.lower().startswith(("https://", "http://", "data:image/")) else None
+
+
+def _image(image: object, where: str, spec: ModelSpec) -> dict[str, Any]:
+    url = _image_url(image)
+    if url is None:
         raise BadRequestError(
-            f"{where}.image_url={_short(url)} must be an http(s) address or a data URL of an image.",
+            f"{where}.image_url={_short(image)} must be an http(s) address or a data URL of an image.",
             hint="encode a file as data:image/png;base64,…",
         )
     if spec.known and not spec.supports_vision:
         able = ", ".join(s.id for s in specs.all_models() if s.supports_vision)
         raise BadRequestError(f"{where}: model={spec.id!r} takes no images.", hint=f"use one of {able}.")
     return {"type": "image_url", "image_url": {"url": url}}
-
-
-def _is_json_object(text: str) -> bool:
-    try:
-        return isinstance(json.loads(text), dict)
-    except (ValueError, RecursionError):
-        return False
 
 
 def _tool_call(call: object, where: str) -> dict[str, Any]:
@@ -361,17 +407,8 @@ def _tool_call(call: object, where: str) -> dict[str, Any]:
         raise BadRequestError(
             f"{where}.id={_short(id_)} must be the id of the call.", hint="its result refers to it by tool_call_id."
         )
-    arguments = function.get("arguments")
-    if not isinstance(arguments, str):
-        arguments = json.dumps(arguments or {}, ensure_ascii=False)
-    arguments = arguments.strip() or "{}"
-    if not _is_json_object(arguments):  # servers decode it for the chat template, and answer 400 where they cannot
-        arguments = json.dumps({"invalid_arguments": arguments}, ensure_ascii=False)
-    return {
-        "id": id_,
-        "type": "function",
-        "function": {"name": function["name"], "arguments": arguments},
-    }
+    arguments = prompting.wire_arguments(function.get("arguments"))
+    return {"id": id_, "type": "function", "function": {"name": function["name"], "arguments": arguments}}
 
 
 def _add_tools(request: ChatRequest, values: dict[str, Any], tool_calling: ToolCalling) -> None:
@@ -392,11 +429,13 @@ def _add_tools(request: ChatRequest, values: dict[str, Any], tool_calling: ToolC
             f"tool_calling='native': model={spec.id!r} takes no tools.",
             hint=f"use tool_calling='auto', or one of {able}.",
         )
+    if choice != "none":
+        request.tool_names = frozenset(tool["function"]["name"] for tool in tools)
+        request.must_call = choice["function"]["name"] if isinstance(choice, dict) else choice == "required"
     native = tool_calling == "native" or (tool_calling == "auto" and spec.supports_tools)
     if not native:
         body["messages"] = prompting.render(body["messages"], tools, choice, parallel=parallel is not False)
         request.tools = tools if choice != "none" else []
-        request.must_call = choice["function"]["name"] if isinstance(choice, dict) else choice == "required"
     elif tools:
         body["tools"] = tools
         if choice is not None:
@@ -470,19 +509,10 @@ def _add_schema(request: ChatRequest, response_format: object) -> None:
                 "response_format.json_schema.schema is missing; it must be a JSON schema.",
                 hint="add the schema.",
             )
-        prompting.check_schema(found)  # not after the answer, which costs
+        check_schema(found)  # not after the answer, which costs
         schema = found
     request.schema = schema
     request.body["messages"] = prompting.ask_for_json(request.body["messages"], schema)
-
-
-def _text_of(message: Mapping[str, Any]) -> str:
-    content = message.get("content") or ""
-    if not isinstance(content, str):
-        content = "".join(p if isinstance(p, str) else p.get("text") or "" for p in content)
-    if calls := message.get("tool_calls"):
-        content += json.dumps(calls, ensure_ascii=False)
-    return content
 
 
 def _check_window(request: ChatRequest) -> None:
@@ -490,7 +520,7 @@ def _check_window(request: ChatRequest) -> None:
     spec = request.spec
     if not spec.known:
         return
-    texts = [_text_of(m) for m in request.body["messages"]]
+    texts = [tokens.text_of(m) for m in request.body["messages"]]
     if sum(map(len, texts)) <= spec.context_window:
         return  # no token is shorter than a character
     least = sum(map(tokens.at_least, texts))

@@ -31,9 +31,9 @@ class ThoughtSplitter:
         "_fresh",
         "_held",
         "_space",
-        "_stray",
         "_thinking",
         "_thinks",
+        "_unclosed",
         "before",
     )
 
@@ -45,7 +45,7 @@ class ThoughtSplitter:
         self._after_thought = False
         self._held = ""  # may be the beginning of a tag
         self._space = ""  # goes, if a thought begins or ends here
-        self._stray: list[str] | None = [] if opens_in_thought else None  # what comes back if nothing closes it
+        self._unclosed: list[str] | None = [] if opens_in_thought else None  # what comes back if nothing closes it
 
     @property
     def idle(self) -> bool:
@@ -54,7 +54,7 @@ class ThoughtSplitter:
 
     def take_reasoning(self, text: str) -> list[Segment]:
         """Take text that the server itself calls reasoning; content after it is not inside a thought."""
-        if not self._thinking or self._stray is not None:
+        if not self._thinking or self._unclosed is not None:
             self._enter(thinking=True)
         return self._out(text)
 
@@ -80,12 +80,17 @@ class ThoughtSplitter:
             text = text[at + len(tag) :]
         return segments
 
-    def close(self) -> list[Segment]:
-        """Return what was held, and as content what turned out not to be a thought."""
+    def close(self, *, is_cut: bool = False) -> list[Segment]:
+        """Return what was held, and as content what turned out not to be a thought.
+
+        Args:
+            is_cut: Whether the answer was cut: at a limit of tokens, or at a stop sequence. A thought that is open then
+                stays a thought.
+        """
         segments = self._out(self._held)
         self._held = ""
-        if self._thinking and self._stray is not None:
-            if text := "".join(self._stray):
+        if self._thinking and self._unclosed is not None and not is_cut:
+            if text := "".join(self._unclosed):
                 segments.append((False, text))
         elif not self._thinking and self._space and not self._after_thought:
             segments.append((False, self._space))
@@ -95,24 +100,24 @@ class ThoughtSplitter:
         if tag == _CLOSE and self._thinking:
             self._enter(thinking=False)
         elif tag == _OPEN and self._thinking and self._fresh:
-            self._stray = None  # not opened by the template after all: the model did it
+            self._unclosed = None  # not opened by the template after all: the model did it
         elif tag == _OPEN and not self._thinking and not self.before.endswith("`"):
             stray = None if self._fresh else [tag]
             self._enter(thinking=True)
-            self._stray = stray
+            self._unclosed = stray
         elif self._thinking or not self._thinks or self.before.endswith("`"):
             return self._out(tag)
         return []
 
     def _enter(self, *, thinking: bool) -> None:
         self._after_thought = self._after_thought or not thinking
-        self._thinking, self._fresh, self._space, self._stray = thinking, True, "", None
+        self._thinking, self._fresh, self._space, self._unclosed = thinking, True, "", None
 
     def _out(self, text: str) -> list[Segment]:
         if not text:
             return []
-        if self._stray is not None:
-            self._stray.append(text)
+        if self._unclosed is not None:
+            self._unclosed.append(text)
         if not self._thinking:
             self.before = text
             if not self._fresh:

@@ -13,11 +13,8 @@ import contextlib
 import json
 import math
 import uuid
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
-
-import jiter
+from collections.abc import Mapping
+from typing import Any
 
 from kluster_integrations.core import tokens
 from kluster_integrations.core.errors import (
@@ -27,134 +24,12 @@ from kluster_integrations.core.errors import (
     TruncatedStreamError,
     from_body,
 )
+from kluster_integrations.core.prompting import ToolCallSplitter
 from kluster_integrations.core.splitters import Segment, StopMatcher, ThoughtSplitter
+from kluster_integrations.core.sse import EventSplitter, loads
+from kluster_integrations.core.types import ChatRequest, Delta, ToolCallDelta, Usage
 
-if TYPE_CHECKING:
-    from kluster_integrations.core.request import ChatRequest
-
-__all__ = ["ChatStream", "Delta", "EventSplitter", "ThoughtSplitter", "ToolCallDelta", "Usage"]
-
-
-class Usage(NamedTuple):
-    """Tokens of one request. `estimated` marks numbers that this package made up for a stream without usage."""
-
-    prompt_tokens: int
-    completion_tokens: int
-    total_tokens: int
-    reasoning_tokens: int | None = None
-    cached_tokens: int | None = None
-    estimated: bool = False
-
-    def plus(self, other: Usage) -> Usage:
-        """Return the tokens of both requests."""
-        return Usage(
-            self.prompt_tokens + other.prompt_tokens,
-            self.completion_tokens + other.completion_tokens,
-            self.total_tokens + other.total_tokens,
-            _sum(self.reasoning_tokens, other.reasoning_tokens),
-            _sum(self.cached_tokens, other.cached_tokens),
-            self.estimated or other.estimated,
-        )
-
-
-def _sum(a: int | None, b: int | None) -> int | None:
-    return None if a is None and b is None else (a or 0) + (b or 0)
-
-
-@dataclass(slots=True)
-class ToolCallDelta:
-    """A fragment of a tool call. The first of a call has `id` and `name`; `index` counts calls from 0."""
-
-    index: int
-    id: str | None
-    name: str | None
-    arguments: str
-
-
-class Delta(NamedTuple):
-    """What one event adds. `meta` (id, model, …) comes once, with the first; `usage` once, with the last."""
-
-    content: str = ""
-    reasoning: str = ""
-    tool_calls: tuple[ToolCallDelta, ...] = ()
-    finish_reason: str | None = None
-    usage: Usage | None = None
-    logprobs: Mapping[str, Any] | None = None
-    meta: Mapping[str, Any] | None = None
-
-
-def loads(data: bytes | str) -> Any:
-    """Decode JSON: jiter is several times as fast as json, which takes what jiter does not (lone surrogates)."""
-    raw = data if isinstance(data, bytes) else data.encode("utf-8", "surrogatepass")
-    try:
-        return jiter.from_json(raw)
-    except ValueError:
-        pass
-    try:
-        return json.loads(raw)
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
-
-
-class EventSplitter:
-    """Cuts a byte stream into the `data` of its server-sent events.
-
-    WHATWG's rules, as far as a chat stream can use them: LF, CRLF or CR end a line, a blank line ends an event, several
-    `data` lines join with LF, lines with other fields and comments are passed over. `failed` is set once an event is
-    named `error`.
-    """
-
-    __slots__ = ("_after_cr", "_rest", "failed")
-
-    def __init__(self) -> None:
-        self._rest: list[bytes] = []  # of an event that is not complete: joined once, however many reads it takes
-        self._after_cr = False
-        self.failed = False
-
-    def feed(self, data: bytes) -> Iterator[bytes]:
-        """Yield the data of each event that these bytes complete."""
-        if self._after_cr and data:
-            data = data.removeprefix(b"\n")  # the other half of a CRLF
-            self._after_cr = False
-        if not data:
-            return
-        if b"\r" in data:
-            self._after_cr = data.endswith(b"\r")
-            data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-        if self._rest:
-            if b"\n\n" not in data and not (data[:1] == b"\n" and self._rest[-1][-1:] == b"\n"):
-                self._rest.append(data)
-                return
-            data = b"".join((*self._rest, data))
-        *events, rest = data.split(b"\n\n")
-        self._rest = [rest] if rest else []
-        for event in events:
-            if event[:6] == b"data: " and b"\n" not in event:
-                if len(event) > 6:
-                    yield event[6:]
-            elif payload := self._join(event):
-                yield payload
-
-    def rest(self) -> bytes:
-        """Return what no event has been made of."""
-        return b"".join(self._rest)
-
-    def close(self) -> Iterator[bytes]:
-        """Yield what a last event without its blank line holds."""
-        rest, self._rest = self.rest(), []
-        if payload := self._join(rest):
-            yield payload
-
-    def _join(self, event: bytes) -> bytes:
-        lines = []
-        for line in event.removeprefix(b"\xef\xbb\xbf").split(b"\n"):
-            name, _, value = line.partition(b":")
-            value = value.removeprefix(b" ")
-            if name == b"data":
-                lines.append(value)
-            elif name == b"event" and value == b"error":
-                self.failed = True
-        return b"\n".join(lines)
+__all__ = ["ChatStream", "EventSplitter", "loads", "read_usage"]
 
 
 class ToolCallAssembler:
@@ -238,9 +113,12 @@ class ChatStream:
             opens_in_thought=spec.opens_in_thought, thinks=spec.reasoning or not spec.known
         )
         self._calls = ToolCallAssembler()
-        self._tools = request.tool_splitter()
+        self._tools = (
+            ToolCallSplitter(request.tool_names, prompted=bool(request.tools))
+            if request.tools or request.tool_names
+            else None
+        )
         self._stops = StopMatcher(request.client_stops) if request.client_stops else None
-        self._direct = self._tools is None and self._stops is None
         self._own_field = False  # the server separates reasoning itself
         self._content: list[str] = []
         self._reasoning: list[str] = []
@@ -294,7 +172,7 @@ class ChatStream:
         """
         if self._finish is None:
             raise self._truncated("The stream ended before the answer was complete.")
-        return [Delta(usage=self._final_usage())]
+        return [Delta(usage=self.usage())]
 
     def whole(self, data: object) -> list[Delta]:
         """Return the deltas of a whole answer: the decoded JSON of one.
@@ -337,6 +215,8 @@ class ChatStream:
             self._usage = usage
         choices = chunk.get("choices")
         if not choices:
+            if choices is None and (chunk.get("message") or chunk.get("detail")):  # FastAPI's errors, and gateways'
+                raise from_body(chunk)
             return None
         choice = choices[0]
         part = choice.get("delta") or choice.get("message") or {}
@@ -347,7 +227,8 @@ class ChatStream:
             and content
             and type(content) is str
             and "<" not in content
-            and self._direct
+            and self._stops is None
+            and (self._tools is None or (self._tools.idle and "[" not in content))
             and len(part) <= 2
             and not finish
             and not choice.get("logprobs")
@@ -359,9 +240,9 @@ class ChatStream:
             self._thoughts.before = content
             self._content.append(content)
             return Delta(content)
-        return self._take_slowly(chunk, choice, part, content, finish)
+        return self._parse_chunk(chunk, choice, part, content, finish)
 
-    def _take_slowly(
+    def _parse_chunk(
         self,
         chunk: Mapping[str, Any],
         choice: Mapping[str, Any],
@@ -380,8 +261,11 @@ class ChatStream:
         calls = self._calls.feed(part.get("tool_calls"), whole="message" in choice)
         if self._finish is not None:
             finish = None  # some servers say it twice
+        stop = choice.get("matched_stop", choice.get("stop_reason"))
+        if finish in _FAILED:
+            raise InternalServerError(f"The server ended the answer with finish_reason {finish!r}: it is not complete.")
         if finish:
-            segments += self._thoughts.close()
+            segments += self._thoughts.close(is_cut=finish == "length" or isinstance(stop, str))
         content_out, prompted = self._filter("".join(t for is_thought, t in segments if not is_thought), finish)
         calls += prompted
         reasoning_out = "".join(t for is_thought, t in segments if is_thought)
@@ -391,13 +275,14 @@ class ChatStream:
             finish, self.done = "stop", True
         elif finish and self._tools is not None and self._tools.found:
             finish = "tool_calls"
-        meta = self._take_meta(chunk, choice, finish)
+        headers = self.headers if self._meta is None else None
+        meta = self._take_meta(chunk, finish, stop)
         if finish:
             self._finish = finish
         logprobs = choice.get("logprobs")
-        if not (content_out or reasoning_out or calls or finish or meta or logprobs):
+        if not (content_out or reasoning_out or calls or finish or meta or logprobs or headers):
             return None
-        return Delta(content_out, reasoning_out, tuple(calls), finish, None, logprobs, meta)
+        return Delta(content_out, reasoning_out, tuple(calls), finish, None, logprobs, meta, headers or None)
 
     def _filter(self, text: str, finish: str | None) -> tuple[str, list[ToolCallDelta]]:
         """Take tool calls out of the text of a prompted model, and cut the text at this side's stops."""
@@ -414,15 +299,12 @@ class ChatStream:
                 text += self._stops.close()
         return text, calls
 
-    def _take_meta(
-        self, chunk: Mapping[str, Any], choice: Mapping[str, Any], finish: str | None
-    ) -> Mapping[str, Any] | None:
+    def _take_meta(self, chunk: Mapping[str, Any], finish: str | None, stop: object) -> Mapping[str, Any] | None:
         meta: dict[str, Any] = {}
         if self._meta is None:
             meta = {k: chunk[k] for k in _META if chunk.get(k) is not None}
             self._meta = meta
         if finish:
-            stop = choice.get("matched_stop", choice.get("stop_reason"))
             if self._stops and self._stops.hit is not None:
                 stop = self._stops.hit
             if stop is not None:
@@ -438,14 +320,27 @@ class ChatStream:
                 raise from_body(text) from None
             raise InternalServerError(f"An event of the stream is not JSON ({err}): {text!r}.") from None
 
-    def _final_usage(self) -> Usage:
-        if self._usage is not None and (usage := read_usage(self._usage)):
-            return usage
-        prompt = self._request.estimate_prompt()
-        completion = tokens.estimate("".join([*self._content, *self._reasoning, *self._calls.parts]))
-        return Usage(prompt, completion, prompt + completion, estimated=True)
+    def usage(self) -> Usage:
+        """Return the server's usage, or an estimate; the reasoning's share is estimated where the server is silent."""
+        request = self._request
+        reasoning = "".join(self._reasoning)
+        rest = tokens.estimate("".join([*self._content, *self._calls.parts]))
+        thought = tokens.estimate(reasoning)
+        usage = read_usage(self._usage) if self._usage is not None else None
+        if usage is None:
+            prompt = tokens.estimate_prompt(request.body["messages"], request.body.get("tools") or ())
+            completion = thought + rest
+            if isinstance(most := request.body.get("max_completion_tokens"), int):
+                completion = min(completion, most)
+            usage = Usage(prompt, completion, prompt + completion, estimated=True)
+        if thought and usage.reasoning_tokens is None and usage.completion_tokens:
+            share = max(1, round(usage.completion_tokens * thought / (thought + rest)))
+            usage = usage._replace(reasoning_tokens=min(share, usage.completion_tokens))
+        return usage
 
 
+# vLLM and SGLang end a request so that was aborted or failed on their side.
+_FAILED = ("abort", "error")
 _META = ("id", "model", "created", "system_fingerprint")
 
 

@@ -5,9 +5,15 @@ Kluster.ai serves models with five different vocabularies, none of which can be 
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
-__all__ = ["at_least", "estimate"]
+__all__ = ["IMAGE_TOKENS", "at_least", "estimate", "estimate_prompt", "text_of"]
+
+IMAGE_TOKENS = 256
+"""About what an image costs: Gemma 3 reads each as 256 tokens (its technical report, 2025-03)."""
 
 _LONGEST = 48  # characters; vocabularies hold few longer words
 _LETTER = re.compile(r"[\w\u2e80-\U0010ffff]")
@@ -25,3 +31,27 @@ def at_least(text: str) -> int:
     it must not refuse one that does, so it counts low.
     """
     return sum(-(-len(word) // _LONGEST) for word in text.split() if _LETTER.search(word))
+
+
+def text_of(message: Mapping[str, Any]) -> str:
+    """Return all text of a message, its tool calls included."""
+    content = message.get("content") or ""
+    if not isinstance(content, str):
+        content = "".join(p if isinstance(p, str) else p.get("text") or "" for p in content)
+    if calls := message.get("tool_calls"):
+        content += json.dumps(calls, ensure_ascii=False)
+    return content
+
+
+def estimate_prompt(
+    messages: Sequence[Mapping[str, Any]],
+    tools: Sequence[Mapping[str, Any]] = (),
+    count: Callable[[str], int] = estimate,
+) -> int:
+    """Return about how many tokens a prompt has: `count` of its texts, four more per message, and those of images."""
+    total = count(json.dumps(tools, ensure_ascii=False, default=str)) if tools else 0
+    for message in messages:
+        total += count(text_of(message)) + 4
+        if isinstance(content := message.get("content"), list):
+            total += IMAGE_TOKENS * sum(isinstance(p, Mapping) and p.get("type") == "image_url" for p in content)
+    return total

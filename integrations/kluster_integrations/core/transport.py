@@ -31,7 +31,9 @@ from kluster_integrations.core.errors import (
     KlusterError,
     mapped,
 )
-from kluster_integrations.core.streaming import ChatStream, Delta, loads
+from kluster_integrations.core.sse import loads
+from kluster_integrations.core.streaming import ChatStream
+from kluster_integrations.core.types import Delta
 
 __all__ = ["CHAT_PATH", "HTTPX", "Answer", "Transport", "get"]
 

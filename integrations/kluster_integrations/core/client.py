@@ -1,0 +1,374 @@
+"""The one door to kluster.ai: a request goes in, and what was asked for comes out.
+
+    build -> limits -> transport -> streaming, response -> repair -> Completion, Delta
+
+All that is true of the service or of a model happens behind it; an adapter in front, or the command line, only
+translates. The sync and the async methods differ in nothing but how they wait.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import AsyncIterator, Generator, Iterator, Mapping, Sequence
+from contextlib import aclosing, closing, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+from kluster_integrations.core import embeddings, prompting, repair, request, tokens
+from kluster_integrations.core.config import KlusterConfig
+from kluster_integrations.core.errors import KlusterError
+from kluster_integrations.core.limits import Limiter, Limits, aadmitted, admitted, shared
+from kluster_integrations.core.response import read
+from kluster_integrations.core.streaming import ChatStream, read_usage
+from kluster_integrations.core.transport import CHAT_PATH, Answer, Transport
+from kluster_integrations.core.types import (
+    ChatRequest,
+    Check,
+    Completion,
+    Delta,
+    ToolCallDelta,
+    ToolCalling,
+    Usage,
+    collect,
+)
+
+__all__ = ["Client", "Vectors"]
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Vectors:
+    """The vectors of some texts, in their order, and what they took.
+
+    Attributes:
+        rows: One vector per text.
+        usage: Tokens of all requests.
+        headers: The HTTP headers of the last answer.
+    """
+
+    rows: list[list[float]]
+    usage: Usage
+    headers: Mapping[str, str]
+
+
+class Client:
+    """Sends requests for one configuration. Making one costs nothing; connections come with the first request.
+
+    Args:
+        config: Where to, with which key and plan.
+        limits: The account's limits; default: those of the plan. All clients of a key share them.
+        http_client: An `httpx.Client` (or httpx2's) of the caller's own, in place of the shared connections.
+        http_async_client: The same for async calls.
+        adapt: An adapter's error class for each of `errors`.
+
+    Attributes:
+        config: The configuration.
+        errors: A context manager that turns whatever goes wrong inside into the adapter's errors.
+    """
+
+    def __init__(
+        self,
+        config: KlusterConfig,
+        *,
+        limits: Limits | None = None,
+        http_client: Any = None,
+        http_async_client: Any = None,
+        adapt: Mapping[type[KlusterError], type[KlusterError]] | None = None,
+    ) -> None:
+        self.config = config
+        self._transport = Transport(config, http_client=http_client, http_async_client=http_async_client, adapt=adapt)
+        self.errors = self._transport.errors
+        self.limits = limits or Limits.of(config.plan)
+        self._known_limiter: tuple[int, Limiter | None] = (0, None)
+
+    @property
+    def limiter(self) -> Limiter | None:
+        """What keeps the account's limits, None where there are none."""
+        process, limiter = self._known_limiter
+        if process != os.getpid():  # a child process has limiters of its own
+            limiter = shared(self.limits, self.config)
+            self._known_limiter = (os.getpid(), limiter)
+        return limiter
+
+    def build(
+        self,
+        model: str,
+        messages: Sequence[Mapping[str, Any]],
+        params: Mapping[str, Any],
+        *,
+        stream: bool = False,
+        tool_calling: ToolCalling = "auto",
+        extra_body: Mapping[str, Any] | None = None,
+        max_repairs: int = 2,
+        check: Check | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> ChatRequest:
+        """Build a request from OpenAI-shaped messages and parameters.
+
+        Args:
+            model: The model's id, sent as it is.
+            messages: OpenAI's message objects.
+            params: OpenAI's parameters by name; None values are left out.
+            stream: Whether it is for `stream` and `astream`.
+            tool_calling: How `tools` are handled.
+            extra_body: Sent as it is, for fields that OpenAI's API does not know.
+            max_repairs: How often a wrong answer is asked for again; below zero answers are not checked.
+            check: What else must be true of the answer.
+            options: `timeout` (seconds), `headers` and `max_retries` of this request.
+
+        Raises:
+            UnsupportedParameterError: A parameter cannot be had here, and `config.unsupported` is `error`.
+            ContextWindowExceededError: The messages cannot fit the model's window.
+            BadRequestError: Any other input that the server would refuse.
+        """
+        with self.errors:
+            made = request.build(
+                model,
+                messages,
+                params,
+                config=self.config,
+                stream=stream,
+                tool_calling=tool_calling,
+                extra_body=extra_body,
+            )
+            made.max_repairs, made.check, made.options = max_repairs, check, options or {}
+            return made
+
+    def complete(self, request: ChatRequest) -> Completion:
+        """Return the answer to a request.
+
+        Raises:
+            OutputValidationError: If the answer is not what was asked for, after `request.max_repairs` repairs.
+            KlusterError: Whatever else goes wrong.
+        """
+        done: Completion = self._drive(self._completing(request))
+        return done
+
+    async def acomplete(self, request: ChatRequest) -> Completion:
+        """As `complete`."""
+        done: Completion = await self._adrive(self._completing(request))
+        return done
+
+    def stream(self, request: ChatRequest) -> Iterator[Delta]:
+        """Yield the answer to a request as it comes.
+
+        What has to be checked (JSON, tool calls) comes in one piece, when it is right; put together, the deltas are
+        what `complete` returns.
+
+        Raises:
+            OutputValidationError: If the answer is not what was asked for, after `request.max_repairs` repairs.
+            KlusterError: Whatever else goes wrong, also in the middle.
+        """
+        with self.errors:
+            outlet = _Outlet(request)
+            while (current := outlet.request) is not None:
+                ticket = self.limiter.enter() if self.limiter else None
+                try:
+                    reader = ChatStream(current)
+                    sent: Any = self._transport.stream(current.body, reader, **current.options)
+                    with closing(sent) as deltas:
+                        with ticket or nullcontext():  # while the request is sent; the slot is kept until the end
+                            delta = next(deltas, None)
+                        while delta is not None:
+                            if (shown := outlet.take(delta)) is not None:
+                                yield shown
+                            delta = next(deltas, None)
+                finally:
+                    if ticket is not None:
+                        ticket.leave()
+                yield from outlet.end()
+
+    async def astream(self, request: ChatRequest) -> AsyncIterator[Delta]:
+        """As `stream`."""
+        with self.errors:
+            outlet = _Outlet(request)
+            while (current := outlet.request) is not None:
+                ticket = await self.limiter.aenter() if self.limiter else None
+                try:
+                    reader = ChatStream(current)
+                    sent: Any = self._transport.astream(current.body, reader, **current.options)
+                    async with aclosing(sent) as deltas:
+                        with ticket or nullcontext():
+                            delta = await anext(deltas, None)
+                        while delta is not None:
+                            if (shown := outlet.take(delta)) is not None:
+                                yield shown
+                            delta = await anext(deltas, None)
+                finally:
+                    if ticket is not None:
+                        await ticket.aleave()
+                for delta in outlet.end():
+                    yield delta
+
+    def embed(self, model: str, texts: Sequence[str], **options: Any) -> Vectors:
+        """Return the vectors of some texts.
+
+        Args:
+            model: The model's id.
+            texts: What to embed; not empty.
+            options: `chunk_size` (texts per request), `dimensions` (refused), and the transport's `timeout`, `headers`
+                and `max_retries`.
+
+        Raises:
+            BadRequestError: A text is empty or too long.
+            KlusterError: Whatever else goes wrong.
+        """
+        done: Vectors = self._drive(self._embedding(model, texts, **options))
+        return done
+
+    async def aembed(self, model: str, texts: Sequence[str], **options: Any) -> Vectors:
+        """As `embed`."""
+        done: Vectors = await self._adrive(self._embedding(model, texts, **options))
+        return done
+
+    def get(self, path: str, *, query: Mapping[str, object] | None = None) -> Answer:
+        """Get a path below the base URL; the key goes along if there is one.
+
+        Raises:
+            KlusterError: Whatever goes wrong.
+        """
+        return self._transport.get(path, query=query)
+
+    def close(self) -> None:
+        """Close the connections of this base URL, in this process; a later request opens new ones."""
+        self._transport.close()
+
+    async def aclose(self) -> None:
+        """Close the async connections of this base URL, in this event loop."""
+        await self._transport.aclose()
+
+    def estimate_prompt(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()) -> int:
+        """Return about how many tokens messages and tools have."""
+        return tokens.estimate_prompt(messages, tools)
+
+    def _drive(self, steps: _Steps) -> Any:
+        """Send what the steps yield, until they return."""
+        with self.errors:
+            try:
+                path, body, options = next(steps)
+                while True:
+                    with admitted(self.limiter):
+                        answer = self._transport.post(path, body, **options)
+                    path, body, options = steps.send(answer)
+            except StopIteration as done:
+                return done.value
+
+    async def _adrive(self, steps: _Steps) -> Any:
+        with self.errors:
+            try:
+                path, body, options = next(steps)
+                while True:
+                    async with aadmitted(self.limiter):
+                        answer = await self._transport.apost(path, body, **options)
+                    path, body, options = steps.send(answer)
+            except StopIteration as done:
+                return done.value
+
+    def _completing(self, request: ChatRequest) -> _Steps:
+        tries = repair.attempts(request)
+        current = next(tries)
+        while True:
+            answer = yield CHAT_PATH, current.body, current.options
+            try:
+                current = tries.send(read(answer.data, current, answer.headers))
+            except StopIteration as done:
+                completion: Completion = done.value
+                has_answer = bool(completion.text or completion.tool_calls)
+                _note_empty(completion.finish_reason, has_answer=has_answer)
+                return completion
+
+    def _embedding(
+        self, model: str, texts: Sequence[str], *, chunk_size: int = 256, dimensions: int | None = None, **options: Any
+    ) -> _Steps:
+        rows: list[list[float]] = []
+        used, estimated = 0, False
+        headers: Mapping[str, str] = {}
+        bodies = embeddings.build(model, texts, config=self.config, chunk_size=chunk_size, dimensions=dimensions)
+        for body in bodies:
+            answer = yield embeddings.EMBEDDINGS_PATH, body, options
+            rows += embeddings.read(answer.data, body)
+            usage = read_usage(answer.data.get("usage") or {})
+            used += usage.prompt_tokens if usage else sum(map(tokens.estimate, body["input"]))
+            estimated, headers = estimated or usage is None, answer.headers
+        return Vectors(rows, Usage(used, 0, used, estimated=estimated), headers)
+
+
+_Steps = Generator[tuple[str, Mapping[str, Any], Mapping[str, Any]], Answer, Any]
+
+
+class _Outlet:
+    """What a caller may see of a streamed answer, and when.
+
+    Reasoning and plain text pass at once. Text that has to be checked as a whole, and tool calls, which must be whole
+    before anybody may run them, wait for the end of the answer, and come from a later answer where this one is wrong.
+
+    Attributes:
+        request: The request to send next, None once the answer is complete.
+    """
+
+    def __init__(self, request: ChatRequest) -> None:
+        self._tries = repair.attempts(request)
+        self.request: ChatRequest | None = next(self._tries)
+        self._prompted = bool(request.tools)
+        self._holds_text = self._holding = request.is_checked
+        self._holds = self._holds_text or (request.max_repairs >= 0 and bool(request.tool_names))
+        self._deltas: list[Delta] = []
+        self._held_text: list[str] = []
+        self._attempt = 1
+        self._has_text = self._has_reasoning = False
+
+    def take(self, delta: Delta) -> Delta | None:
+        """Return what may be seen of a delta at once."""
+        if not self._holds:
+            self._has_text = self._has_text or bool(delta.content or delta.tool_calls)
+            if delta.finish_reason:
+                _note_empty(delta.finish_reason, has_answer=self._has_text)
+            return delta
+        self._deltas.append(delta)
+        content, reasoning, meta = delta.content, delta.reasoning, delta.meta
+        if self._holding or (self._prompted and prompting.CALL_OPEN in content):
+            self._holding = True
+            self._held_text.append(content)
+            content = ""
+        if self._attempt > 1:
+            meta = None
+            if reasoning and self._has_reasoning and not any(d.reasoning for d in self._deltas[:-1]):
+                reasoning = f"\n\n{reasoning}"
+        elif meta and "matched_stop" in meta:  # of an answer that may not be the last
+            meta = {k: v for k, v in meta.items() if k != "matched_stop"}
+        self._has_reasoning = self._has_reasoning or bool(reasoning)
+        if not (content or reasoning or meta):
+            return None
+        return Delta(content, reasoning, (), None, None, None if self._holding else delta.logprobs, meta, delta.headers)
+
+    def end(self) -> Iterator[Delta]:
+        """Yield what was held, if the answer is right; else set the next `request`."""
+        if not self._holds:
+            self.request = None
+            return
+        try:
+            self.request = self._tries.send(collect(self._deltas))
+        except StopIteration as done:
+            self.request = None
+            yield from self._rest(done.value)
+        self._attempt += 1
+        self._deltas, self._held_text, self._holding = [], [], self._holds_text
+
+    def _rest(self, completion: Completion) -> Iterator[Delta]:
+        text = completion.text if self._holds_text else "".join(self._held_text)
+        calls = tuple(ToolCallDelta(i, c.id, c.name, c.arguments) for i, c in enumerate(completion.tool_calls))
+        _note_empty(completion.finish_reason, has_answer=bool(completion.text or calls))
+        meta = {"matched_stop": completion.meta["matched_stop"]} if "matched_stop" in completion.meta else None
+        logprobs = completion.logprobs if self._holding else None
+        yield Delta(text, "", calls, completion.finish_reason, None, logprobs, meta)
+        yield Delta(usage=completion.usage)
+
+
+def _note_empty(finish_reason: str, *, has_answer: bool) -> None:
+    if finish_reason == "length" and not has_answer:
+        _logger.warning(
+            "The answer is empty: its limit of tokens was reached while the model was reasoning. Raise "
+            "max_completion_tokens."
+        )

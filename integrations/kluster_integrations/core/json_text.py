@@ -1,0 +1,143 @@
+"""JSON in what a model wrote: the outermost value of a text, and the arguments of a tool call.
+
+A value is never taken out of one that began and failed: of `{"name": "Oslo", "twin": {"name": "Bergen"}, }` the answer
+is not Bergen. What is plainly meant (Python's `None` and single quotes, a comma too many) is read, if the value is
+complete; everything else is for the model to write again.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from typing import Any
+
+__all__ = ["compact", "find_json", "is_json_object", "read_arguments"]
+
+_MAX_LENIENT = 100_000  # characters; Python's own parser takes seconds and gigabytes for more
+_ONE_FENCE = re.compile(r"```[a-zA-Z0-9]*[ \t]*\n(.*)```", re.DOTALL)
+_FENCE_BEFORE = re.compile(r"```[a-zA-Z0-9]*\s*\Z")
+_BRACKET = re.compile(r"[{\[]")
+# What tells JSON that failed from a bracket in prose, such as [note] or {placeholder}.
+_LIKE_JSON = re.compile(
+    r"""\{\s*(?:["'{\[}/\#]|\w+\s*:)
+    |\[\s*(?:["'{\[\]/\#\d-]|(?:true|false|null|None|True|False)\b|\w+\s*,)""",
+    re.VERBOSE,
+)
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*"|' + r"'(?:[^'\\]|\\.)*'", re.DOTALL)
+_BEHIND_STRING = re.compile(r"[^\W\d]|\s*[\"']")
+_NEXT = re.compile(r"[\"'{}\[\]]")
+_ALIEN_ESCAPE = re.compile(r"\\[^'\"\\nrtbf]")  # Python and JSON do not read the same in it
+_decoder = json.JSONDecoder(strict=False)  # models write line breaks into strings
+
+
+def compact(value: object) -> str:
+    """Return a value as JSON text."""
+    return json.dumps(value, ensure_ascii=False)
+
+
+def is_json_object(text: str) -> bool:
+    """Whether a text is one JSON object, by the letter."""
+    try:
+        return isinstance(json.loads(text), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def find_json(text: str, *, is_cut: bool = False) -> Any:
+    """Return the outermost JSON value of a text: the text itself, the first in a fence, or the longest in prose.
+
+    Args:
+        text: What the model wrote.
+        is_cut: Whether the text ends before the model was done; then nothing is read leniently.
+
+    Returns:
+        The decoded value, None where there is none (`null` counts as none).
+    """
+    fenced = _ONE_FENCE.fullmatch(text.strip())
+    for candidate in (text, fenced[1]) if fenced else (text,):
+        try:
+            return json.loads(candidate, strict=False)
+        except (ValueError, RecursionError):
+            continue
+    best: Any = None
+    size = at = 0
+    while found := _BRACKET.search(text, at):
+        start = found.start()
+        value, at = _value_at(text, start, is_cut=is_cut)
+        if at < 0:
+            break
+        if value is not None and _FENCE_BEFORE.search(text, max(0, start - 40), start):
+            return value
+        if value is not None and at - start > size:
+            best, size = value, at - start
+    return best
+
+
+def _value_at(text: str, start: int, *, is_cut: bool) -> tuple[Any, int]:
+    """Return the value that begins at a bracket, and where it ends; -1 for the end where one began and failed."""
+    try:
+        return _decoder.raw_decode(text, start)
+    except RecursionError:  # a model that repeats itself: nothing in there is meant
+        return None, -1
+    except ValueError:
+        pass
+    if not _LIKE_JSON.match(text, start):
+        return None, start + 1
+    end = -1 if is_cut else _end_of(text, start)
+    value = _lenient(text[start:end]) if end > 0 else None
+    return (value, end) if value is not None else (None, -1)
+
+
+def _end_of(text: str, start: int) -> int:
+    """Return where the brackets that open at `start` are closed, -1 if they are not, or not plainly."""
+    depth, at = 0, start
+    while found := _NEXT.search(text, at, start + _MAX_LENIENT):
+        sign, at = found.group(), found.end()
+        if sign in "\"'":
+            string = _STRING.match(text, found.start())
+            if string is None:
+                return -1
+            at = string.end()
+            # Python joins neighboring strings and knows prefixes; in JSON both are a quote that was not escaped.
+            if text[found.start() - 1].isalpha() or _BEHIND_STRING.match(text, at):
+                return -1
+        else:
+            depth += 1 if sign in "{[" else -1
+            if not depth:
+                return at
+    return -1
+
+
+def _lenient(text: str) -> Any:
+    """Return what a complete value that is not JSON plainly means as a Python literal, None if that is nothing."""
+    if _ALIEN_ESCAPE.search(text):
+        return None
+    try:
+        value = json.loads(json.dumps(ast.literal_eval(text), allow_nan=False))
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+        return None
+    return value if isinstance(value, dict | list) else None
+
+
+def read_arguments(text: str, *, is_cut: bool = False) -> tuple[str, str | None]:
+    """Return the arguments of a tool call as the text of one JSON object, and None; else the text and what is wrong.
+
+    What is JSON by the letter stays as the model wrote it. Nothing, or `null`, is an empty object.
+    """
+    stripped = text.strip()
+    if stripped in ("", "null"):
+        return "{}", None
+    if is_json_object(stripped):
+        return text, None
+    try:
+        value = json.loads(stripped, strict=False)
+        if isinstance(value, str):  # encoded twice
+            value = json.loads(value, strict=False)
+    except (ValueError, RecursionError) as err:
+        value = None
+        if not is_cut and stripped[:1] == "{" and _end_of(stripped, 0) == len(stripped):
+            value = _lenient(stripped)
+        if value is None:
+            return text, f"Arguments are not valid JSON: {err}"
+    return (compact(value), None) if isinstance(value, dict) else (text, "Arguments are not a JSON object.")

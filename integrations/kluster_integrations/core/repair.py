@@ -1,0 +1,128 @@
+"""What a completion lacks of what was asked for, and asking the model again."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import replace
+
+from kluster_integrations.core import prompting
+from kluster_integrations.core.errors import OutputValidationError
+from kluster_integrations.core.json_text import compact, find_json, read_arguments
+from kluster_integrations.core.schemas import schema_error
+from kluster_integrations.core.types import ChatRequest, Completion, Message
+
+__all__ = ["attempts", "find_problem", "repair_text"]
+
+_NOT_RUN = "Not run, for another call of the same answer is wrong."
+
+
+def attempts(request: ChatRequest) -> Generator[ChatRequest, Completion, Completion]:
+    """Yield requests, take their completions, and return the first that is what was asked for.
+
+    What is wrong goes back to the model, at most `request.max_repairs` times; not where the answer was cut at its limit
+    of tokens, which would cut it again. The completion that is returned has the tokens and the reasoning of all
+    attempts, and where JSON was asked for its text is JSON alone.
+
+    Raises:
+        OutputValidationError: If the last answer is wrong, too; it carries the raw text and the completion.
+    """
+    completion = yield request
+    check_calls(completion)
+    if request.max_repairs < 0:
+        return completion
+    usage, reasoning, left = completion.usage, [completion.reasoning], request.max_repairs
+    while (problem := find_problem(request, completion)) and left and not completion.is_cut:
+        left -= 1
+        request = replace(request, body={**request.body, "messages": _ask_again(request, completion, problem)})
+        completion = yield request
+        check_calls(completion)
+        usage = usage.plus(completion.usage)
+        reasoning.append(completion.reasoning)
+    completion.usage, completion.reasoning = usage, "\n\n".join(filter(None, reasoning))
+    if problem and not (request.returns_invalid_calls and _invalid_call(completion)):
+        raise _failure(request, completion, problem)
+    if request.schema is not None and not completion.tool_calls:
+        completion.text = compact(find_json(completion.text, is_cut=completion.is_cut))
+    return completion
+
+
+def check_calls(completion: Completion) -> None:
+    """Give each call its arguments as one JSON object, or its error."""
+    for call in completion.tool_calls:
+        call.arguments, call.error = read_arguments(call.arguments, is_cut=completion.is_cut)
+
+
+def find_problem(request: ChatRequest, completion: Completion) -> str | None:
+    """Return what is wrong with a completion, in words for the model; None if nothing is."""
+    if request.tool_names and (problem := _invalid_call(completion)):
+        return problem
+    calls, text = completion.tool_calls, completion.text
+    if isinstance(request.must_call, str) and request.must_call not in {c.name for c in calls}:
+        return f"The answer must call the tool `{request.must_call}`{_how(request)}."
+    if request.tool_names and not calls:
+        if prompting.CALL_OPEN in text if request.tools else prompting.begins_like_call(text):
+            return 'A tool call must be one JSON object with "name" and "arguments"' + _how(request) + "."
+        if request.tools and prompting.RESULT_OPEN in text:
+            return f"No tool was called, so there is no {prompting.RESULT_OPEN}: call the tool, or answer without."
+        if request.must_call:
+            return f"The answer must call a tool{_how(request)}."
+    if request.schema is not None and not calls:
+        value = find_json(text, is_cut=completion.is_cut)
+        if value is None:
+            return "The answer holds no JSON."
+        if problem := schema_error(value, request.schema):
+            return problem
+    return request.check(completion) if request.check is not None else None
+
+
+def _how(request: ChatRequest) -> str:
+    return ", in a <tool_call> block" if request.tools else ""
+
+
+def _invalid_call(completion: Completion) -> str | None:
+    broken = next((call for call in completion.tool_calls if call.error), None)
+    return None if broken is None else f"The call of `{broken.name}` cannot be run: {broken.error}"
+
+
+def _failure(request: ChatRequest, completion: Completion, problem: str) -> OutputValidationError:
+    limit = request.body.get("max_completion_tokens")
+    if completion.is_cut:
+        where = "while the model was reasoning, " if completion.reasoning and not completion.text else ""
+        limit = f"max_completion_tokens={limit}" if limit else "the server's limit of tokens"
+        problem = f"it was cut, {where}at {limit}. {problem}"
+        hint = "raise max_completion_tokens; the text so far is in .raw_text."
+    else:
+        hint = "see .raw_text; ask more simply, raise max_completion_tokens or max_repairs, or take a larger model."
+    error = OutputValidationError(f"The model's answer is not what was asked for: {problem}", hint=hint)
+    error.raw_text = completion.text or "\n".join(call.arguments for call in completion.tool_calls)
+    error.completion = completion
+    return error
+
+
+def _ask_again(request: ChatRequest, completion: Completion, problem: str) -> list[Message]:
+    """Return the messages with the answer and what is wrong with it, in an order that chat templates take."""
+    said = repair_text(problem)
+    answer: Message = {"role": "assistant", "content": completion.text}
+    more: list[Message] = [{"role": "user", "content": said}]
+    calls = completion.tool_calls if request.tool_names else []
+    if calls:
+        answer["tool_calls"] = [
+            {
+                "id": call.id,
+                "type": "function",
+                "function": {"name": call.name, "arguments": prompting.wire_arguments(call.arguments)},
+            }
+            for call in calls
+        ]
+        if request.tools:
+            [answer] = prompting.render([answer], [], None)
+        else:
+            broken = any(call.error for call in calls)
+            results = [(call.id, said if call.error or not broken else _NOT_RUN) for call in calls]
+            more = [{"role": "tool", "tool_call_id": id_, "content": content} for id_, content in results]
+    return [*request.body["messages"], answer, *more]
+
+
+def repair_text(problem: str) -> str:
+    """Return what the model is told of an answer that is wrong."""
+    return f"That is not what was asked for. {problem} Answer again, correctly and completely."

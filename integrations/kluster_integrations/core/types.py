@@ -1,0 +1,217 @@
+"""What goes into the core and what comes out of it: a request, the deltas of its answer, and the whole completion."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+from kluster_integrations.core.specs import ModelSpec
+
+__all__ = [
+    "ChatRequest",
+    "Check",
+    "Completion",
+    "Delta",
+    "Message",
+    "ToolCall",
+    "ToolCallDelta",
+    "ToolCalling",
+    "Usage",
+    "collect",
+]
+
+Message = dict[str, Any]
+"""A message in OpenAI's shape, as it is sent."""
+
+ToolCalling = Literal["auto", "native", "prompted"]
+"""`native` sends tools, `prompted` describes them in the prompt, `auto` prefers native where the model has it."""
+
+
+class Usage(NamedTuple):
+    """Tokens of a request and its repairs. `estimated` marks numbers that the server did not give."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    reasoning_tokens: int | None = None
+    cached_tokens: int | None = None
+    estimated: bool = False
+
+    def plus(self, other: Usage) -> Usage:
+        """Return the tokens of both requests."""
+        return Usage(
+            self.prompt_tokens + other.prompt_tokens,
+            self.completion_tokens + other.completion_tokens,
+            self.total_tokens + other.total_tokens,
+            _sum(self.reasoning_tokens, other.reasoning_tokens),
+            _sum(self.cached_tokens, other.cached_tokens),
+            self.estimated or other.estimated,
+        )
+
+
+def _sum(a: int | None, b: int | None) -> int | None:
+    return None if a is None and b is None else (a or 0) + (b or 0)
+
+
+@dataclass(slots=True)
+class ToolCall:
+    """A tool call.
+
+    Attributes:
+        id: The server's id, or one that this package made.
+        name: The tool's name.
+        arguments: The text of one JSON object, `{}` where the model wrote nothing; what the model wrote where `error`
+            is set.
+        error: Why the arguments are not one JSON object: such a call must not be run. None if they are.
+    """
+
+    id: str
+    name: str
+    arguments: str
+    error: str | None = None
+
+
+@dataclass(slots=True)
+class ToolCallDelta:
+    """A fragment of a tool call. The first of a call has `id` and `name`; `index` counts calls from 0."""
+
+    index: int
+    id: str | None
+    name: str | None
+    arguments: str
+
+
+class Delta(NamedTuple):
+    """What one event adds. `meta` (id, model, …) and `headers` come with the first only, `usage` with the last."""
+
+    content: str = ""
+    reasoning: str = ""
+    tool_calls: tuple[ToolCallDelta, ...] = ()
+    finish_reason: str | None = None
+    usage: Usage | None = None
+    logprobs: Mapping[str, Any] | None = None
+    meta: Mapping[str, Any] | None = None
+    headers: Mapping[str, str] | None = None
+
+
+@dataclass(slots=True)
+class Completion:
+    """A whole answer.
+
+    Attributes:
+        text: The answer, without reasoning.
+        reasoning: The model's reasoning, "" where there is none; of an answer that was repaired, of all attempts.
+        tool_calls: In the model's order.
+        usage: Tokens of all attempts.
+        finish_reason: `stop`, `length`, `tool_calls` or what else the server says.
+        id: The server's id of the answer.
+        model: The model that the server names.
+        meta: What else it says: `created`, `system_fingerprint`, `matched_stop`.
+        logprobs: OpenAI's structure, where asked for.
+        headers: The HTTP headers of the answer.
+    """
+
+    text: str
+    reasoning: str
+    tool_calls: list[ToolCall]
+    usage: Usage
+    finish_reason: str
+    id: str | None = None
+    model: str | None = None
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    logprobs: Mapping[str, Any] | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether the server stopped the answer at its limit of tokens."""
+        return self.finish_reason == "length"
+
+
+Check = Callable[[Completion], str | None]
+"""Says what is wrong with a completion, in words for the model; None if nothing is."""
+
+
+@dataclass(slots=True)
+class ChatRequest:
+    """A request that is ready to be sent, and what this side has taken over from the server.
+
+    Attributes:
+        body: The JSON body.
+        spec: The model's spec under the account's plan.
+        client_stops: Stop sequences that are applied on this side.
+        tools: The tools, where they are prompted and calls must be read out of the text.
+        tool_names: The names of all tools that the model may call, native or prompted.
+        must_call: Whether the answer is to hold a call: of any tool (True), or of the named one.
+        schema: The JSON schema (`{}` for any object) that the answer is to follow, where `response_format` asked.
+        check: What else must be true of the answer.
+        max_repairs: How often a wrong answer is asked for again; below zero nothing is checked.
+        returns_invalid_calls: Whether a call whose arguments are still not JSON after the last repair is returned with
+            its `error`, and not raised as `OutputValidationError`.
+        options: The transport's options of this request: `timeout` (seconds), `headers`, `max_retries`.
+    """
+
+    body: dict[str, Any]
+    spec: ModelSpec
+    client_stops: tuple[str, ...] = ()
+    tools: Sequence[Mapping[str, Any]] = ()
+    tool_names: frozenset[str] = frozenset()
+    must_call: bool | str = False
+    schema: Mapping[str, Any] | None = None
+    check: Check | None = None
+    max_repairs: int = 2
+    returns_invalid_calls: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_checked(self) -> bool:
+        """Whether the text of the answer is checked before anybody may see it."""
+        return self.max_repairs >= 0 and (self.schema is not None or bool(self.must_call) or self.check is not None)
+
+
+def collect(deltas: Iterable[Delta]) -> Completion:
+    """Put the deltas of one answer together."""
+    text: list[str] = []
+    reasoning: list[str] = []
+    calls: list[ToolCall] = []
+    arguments: list[list[str]] = []
+    finish, usage = "", Usage(0, 0, 0, estimated=True)
+    meta: dict[str, Any] = {}
+    headers: Mapping[str, str] = {}
+    logprobs: Mapping[str, Any] | None = None
+    for delta in deltas:
+        text.append(delta.content)
+        reasoning.append(delta.reasoning)
+        for fragment in delta.tool_calls:
+            if fragment.id is not None:
+                calls.append(ToolCall(fragment.id, "", ""))
+                arguments.append([])
+            calls[fragment.index].name += fragment.name or ""
+            arguments[fragment.index].append(fragment.arguments)
+        finish = delta.finish_reason or finish
+        usage = delta.usage or usage
+        meta.update(delta.meta or {})
+        headers = delta.headers or headers
+        logprobs = _join(logprobs, delta.logprobs)
+    for call, parts in zip(calls, arguments, strict=True):
+        call.arguments = "".join(parts) or "{}"
+    return Completion(
+        text="".join(text),
+        reasoning="".join(reasoning),
+        tool_calls=calls,
+        usage=usage,
+        finish_reason=finish,
+        id=meta.pop("id", None),
+        model=meta.pop("model", None),
+        meta=meta,
+        logprobs=logprobs,
+        headers=headers,
+    )
+
+
+def _join(before: Mapping[str, Any] | None, more: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """Append the logprobs of one event: a mapping of lists (`content`, `refusal`), any of which may be null."""
+    if not before or not more:
+        return more or before
+    return {key: [*(before.get(key) or []), *(more.get(key) or [])] or None for key in dict.fromkeys([*before, *more])}
