@@ -199,7 +199,7 @@ GOOD = {
     "logprobs": (True, False),
     "max_completion_tokens": (1, 100_000),
     "seed": (0, -1, 42, 2**40),
-    "metadata": ({}, {"a": "b"}, {"@kluster.ai": {"async": True, "completion_window": "24h"}}),
+    "metadata": ({}, {"a": "b"}, {"@kluster.ai": {"async": False, "completion_window": "24h"}}),
 }
 
 

@@ -357,7 +357,7 @@ class TestAttempts:
         assert caught.value.hint
 
     def test_a_forced_call_that_is_missing_is_asked_for_again(self) -> None:
-        request = asking(tools=[WEATHER], must_call=True)
+        request = asking(tools=[WEATHER], tool_names=frozenset({"get_weather"}), must_call=True)
         answer, sent = run(request, [saying("It is cold."), saying("", [CALL])])
         assert answer.tool_calls == [CALL]
         assert "tool" in sent[1][2]["content"]

@@ -9,8 +9,10 @@ import pytest
 from kluster_integrations import catalog
 from kluster_integrations.catalog import ModelSpec
 from kluster_integrations.config import KlusterConfig
+from kluster_integrations.core import request as request_module
 from kluster_integrations.core.request import build
-from kluster_integrations.core.tokens import estimate_prompt
+from kluster_integrations.core.tokens import IMAGE_TOKENS, estimate_prompt
+from kluster_integrations.core.types import ChatRequest
 from kluster_integrations.errors import (
     BadRequestError,
     ContextWindowExceededError,
@@ -68,6 +70,42 @@ class TestSent:
     )
     def test_out_of_range_says_what_is_allowed(self, name: str, allowed: str) -> None:
         assert allowed in refusal(params={name: "bad"})
+
+    @pytest.mark.parametrize("model", [LLAMA, UNKNOWN])
+    def test_an_asynchronous_request_is_refused(self, model: str) -> None:
+        metadata = {"@kluster.ai": {"async": True, "completion_window": "24h"}}
+        for config in (ERROR, DROP):
+            text = refusal(params={"metadata": metadata}, model=model, config=config, kind=UnsupportedParameterError)
+            assert "metadata['@kluster.ai']['async']=True" in text
+        with pytest.raises(UnsupportedParameterError):
+            make(extra_body={"metadata": metadata}, model=model)
+
+    @pytest.mark.parametrize(
+        ("model", "plan", "asked", "sent"),
+        [
+            (GEMMA, None, 32_000, 8_192),
+            (GEMMA, None, 8_192, 8_192),
+            (GEMMA, "trial", 8_192, 4_096),
+            (LLAMA, "trial", 32_000, 4_096),
+            (LLAMA, None, 32_000, 32_000),
+            (UNKNOWN, None, 32_000, 32_000),  # only the server knows
+        ],
+    )
+    @pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
+    def test_the_limit_of_tokens_is_a_ceiling(
+        self, name: str, model: str, plan: Any, asked: int, sent: int, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        request_module._log_lowered.cache_clear()
+        config = KlusterConfig(api_key="kk-test", plan=plan)
+        for _ in range(2):
+            assert make(params={name: asked}, model=model, config=config).body["max_completion_tokens"] == sent
+        assert len(caplog.records) == (asked != sent)  # said once
+
+    @pytest.mark.parametrize("model", ["deepseek-ai/DeepSeek-R1", QWEN, "mistralai/Magistral-Small-2506"])
+    def test_stops_of_a_model_that_thinks_stay_here(self, model: str) -> None:
+        made = make(params={"stop": ["a", "b"]}, model=model)
+        assert "stop" not in made.body
+        assert made.client_stops == ("a", "b")
 
     @pytest.mark.parametrize("top", [0, 1, 20])
     def test_top_logprobs(self, top: int) -> None:
@@ -350,11 +388,18 @@ class TestOtherModels:
 
 class TestEstimate:
     def test_grows_with_messages_and_tools(self) -> None:
-        one = make().estimate_prompt()
+        def estimated(request: ChatRequest) -> int:
+            return estimate_prompt(request.body["messages"], request.body.get("tools") or ())
+
+        one = estimated(make())
         assert one >= 2
-        assert make([*HELLO, *HELLO]).estimate_prompt() > one
-        assert make(params={"tools": [WEATHER]}).estimate_prompt() > one + 20
-        assert make(params={"tools": [WEATHER]}, model=NEMO).estimate_prompt() > one + 20
+        assert estimated(make([*HELLO, *HELLO])) > one
+        assert estimated(make(params={"tools": [WEATHER]})) > one + 20
+        assert estimated(make(params={"tools": [WEATHER]}, model=NEMO)) > one + 20
+
+    def test_an_image_costs_what_an_image_costs(self) -> None:
+        text = estimate_prompt([{"role": "user", "content": "What is it?"}])
+        assert estimate_prompt(picture(image(f"data:image/png;base64,{'A' * 9_000}"))) == text + IMAGE_TOKENS
 
     def test_can_be_counted_by_another_tokenizer(self) -> None:
         assert estimate_prompt([{"role": "user", "content": "hello"}], count=len) == len("hello") + 4

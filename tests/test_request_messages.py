@@ -180,13 +180,13 @@ class TestImages:
             assert spec.id in text
             assert GEMMA in text  # what to take instead
 
-    @pytest.mark.parametrize("role", ["system", "assistant", "developer"])
+    @pytest.mark.parametrize("role", ["system", "developer"])
     def test_only_users_show_images(self, role: str) -> None:
         assert "messages[0]" in refusal(picture(image(), role), model=GEMMA)
 
-    def test_tools_show_no_images(self) -> None:
-        messages = [*ROUND_TRIP[:2], {"role": "tool", "tool_call_id": "chatcmpl-tool-1", "content": [image()]}]
-        assert "messages[2]" in refusal(messages, model=UNKNOWN)
+    def test_an_image_in_an_earlier_answer_becomes_a_note(self) -> None:
+        sent = make([*HELLO, *picture(image(), "assistant")], model=GEMMA).body["messages"]
+        assert sent[1] == {"role": "assistant", "content": "What is it?[image: the model takes no images]"}
 
     @pytest.mark.parametrize(
         "url",
@@ -201,6 +201,137 @@ class TestImages:
 
     def test_a_large_image_does_not_count_as_text(self) -> None:
         make(picture(image("data:image/png;base64," + "A" * 3_000_000)), model="Qwen/Qwen2.5-VL-7B-Instruct")
+
+
+def results(*contents: Any) -> list[dict[str, Any]]:
+    """Return a history whose last messages are the results of parallel calls."""
+    calls = [{**CALL, "id": f"c{i}"} for i in range(len(contents))]
+    tools = [{"role": "tool", "tool_call_id": f"c{i}", "content": content} for i, content in enumerate(contents)]
+    return [*HELLO, {"role": "assistant", "content": None, "tool_calls": calls}, *tools]
+
+
+NATIVE_SEEING = "acme/sees"
+TEXT = {"type": "text", "text": "a chart"}
+
+
+@pytest.mark.usefixtures("own_catalog")
+class TestToolResults:
+    """Nobody can correct what a tool returns: it is never an error."""
+
+    def sent(self, messages: list[dict[str, Any]], model: str) -> list[dict[str, Any]]:
+        catalog.add(ModelSpec(id=NATIVE_SEEING, supports_tools=True, supports_vision=True))
+        sent: list[dict[str, Any]] = make(messages, {"tools": [WEATHER]}, model=model).body["messages"]
+        return sent
+
+    def test_images_follow_the_results_where_the_model_sees(self) -> None:
+        sent = self.sent([*results([TEXT, image()], "3", [image(), image()]), *HELLO], NATIVE_SEEING)
+        assert [m["role"] for m in sent] == ["user", "assistant", "tool", "tool", "tool", "user", "user"]
+        assert [m["content"] for m in sent[2:5]] == ["a chart", "3", "The image is in the next message."]
+        assert sent[5]["content"] == [image()] * 3
+
+    def test_images_at_the_end(self) -> None:
+        sent = self.sent(results([image()]), NATIVE_SEEING)
+        assert sent[-1] == {"role": "user", "content": [image()]}
+
+    def test_images_of_prompted_tools_share_the_message_of_the_results(self) -> None:
+        sent = self.sent(results([TEXT, image()]), GEMMA)
+        assert [m["role"] for m in sent] == ["system", "user", "assistant", "user"]
+        assert [part["type"] for part in sent[-1]["content"]] == ["text", "image_url"]
+        assert "a chart" in sent[-1]["content"][0]["text"]
+
+    @pytest.mark.parametrize("model", [LLAMA, NEMO])
+    def test_a_note_stands_in_their_place_where_it_does_not(self, model: str) -> None:
+        last = self.sent(results([TEXT, image()]), model)[-1]
+        assert "a chart\n[image: the model takes no images]" in last["content"]
+        assert "base64" not in str(last)
+
+    @pytest.mark.parametrize(
+        ("part", "text"),
+        [
+            (
+                {"type": "resource_link", "uri": "file:///a.csv", "name": "a.csv"},
+                "[resource_link: a.csv file:///a.csv]",
+            ),
+            ({"type": "resource", "resource": {"uri": "x://a", "text": "inside"}}, "inside"),
+            ({"type": "resource", "resource": {"uri": "x://a", "blob": "AAAA"}}, "[resource: x://a]"),
+            ({"type": "file", "file": {"file_id": "file-1"}}, "[file: file-1]"),
+            ({"type": "file", "file": {"filename": "a.pdf", "file_data": "data:x"}}, "[file: a.pdf]"),
+            ({"type": "tool_reference", "tool_name": "read_file"}, "[tool_reference: read_file]"),
+            ({"type": "input_audio", "input_audio": {"data": "AAAA"}}, "[input_audio]"),
+            ({"type": "image_url", "image_url": {"url": "file:///a.png"}}, "[image: its address is not usable]"),
+            ({"no": "type"}, "[part]"),
+            ({"type": "text"}, ""),
+            ("bare", "bare"),
+            (7, "7"),
+        ],
+    )
+    def test_other_parts_become_notes(self, part: Any, text: str) -> None:
+        assert self.sent(results([part]), NATIVE_SEEING)[-1]["content"] == text
+
+    @pytest.mark.parametrize(("content", "text"), [({"a": 1}, '{"a": 1}'), (3, "3"), (None, ""), ([], "")])
+    def test_what_is_not_text_becomes_text(self, content: Any, text: str) -> None:
+        assert self.sent(results(content), LLAMA)[-1]["content"] == text
+
+
+MISTRAL = "mistralai/Mistral-Small-24B-Instruct-2501"
+
+
+def said(role: str, content: Any) -> dict[str, Any]:
+    return {"role": role, "content": content}
+
+
+class TestStrictRoles:
+    """The chat templates of Gemma and the Mistrals raise unless roles alternate, with one system message first."""
+
+    @pytest.mark.parametrize("model", [GEMMA, NEMO, MISTRAL, "mistralai/Magistral-Small-2506"])
+    @pytest.mark.parametrize(
+        ("messages", "sent"),
+        [
+            ([said("user", "a")], [said("user", "a")]),
+            (  # Codex
+                [said("system", "s"), said("developer", "t"), said("user", "a"), said("user", "b")],
+                [said("system", "s\n\nt"), said("user", "a\n\nb")],
+            ),
+            (  # Claude Code
+                [said("system", "s"), said("user", "a"), said("user", "b")],
+                [said("system", "s"), said("user", "a\n\nb")],
+            ),
+            (
+                [said(role, role[0]) for role in ("user", "assistant", "assistant", "system", "user")],
+                [said("user", "u"), said("assistant", "a\n\na"), said("user", "s\n\nu")],
+            ),
+            (
+                [said("system", "s"), said("assistant", "a"), said("user", "b")],
+                [
+                    said("system", "s"),
+                    said("user", "(The conversation begins with the assistant.)"),
+                    said("assistant", "a"),
+                    said("user", "b"),
+                ],
+            ),
+            ([said("user", ""), said("user", "b")], [said("user", "b")]),
+        ],
+        ids=["one", "codex", "claude-code", "late-system", "assistant-first", "empty"],
+    )
+    def test_neighbors_of_one_role_become_one_message(
+        self, messages: list[dict[str, Any]], sent: list[dict[str, Any]], model: str
+    ) -> None:
+        assert make(messages, model=model).body["messages"] == sent
+
+    @pytest.mark.parametrize("model", [NEMO, UNKNOWN])
+    def test_a_user_behind_prompted_results(self, model: str) -> None:
+        sent = make([*results("3"), said("user", "And?")], {"tools": [WEATHER]}, model=model).body["messages"]
+        assert [m["role"] for m in sent] == ["system", "user", "assistant", "user"]
+        assert sent[-1]["content"].endswith("</tool_response>\n\nAnd?")
+
+    def test_images_stay(self) -> None:
+        sent = make([*HELLO, *picture(image())], model=GEMMA).body["messages"]
+        assert sent == [said("user", [{"type": "text", "text": "hello"}, *picture(image())[0]["content"]])]
+
+    @pytest.mark.parametrize("model", [LLAMA, UNKNOWN])
+    def test_other_models_get_what_was_given(self, model: str) -> None:
+        messages = [said("system", "s"), said("system", "t"), said("user", "a"), said("user", "b")]
+        assert make(messages, model=model).body["messages"] == messages
 
 
 class TestResponseFormat:

@@ -36,7 +36,7 @@ class TestTools:
         assert request.body["tools"] == [WEATHER]
         assert (request.body["tool_choice"], request.body["parallel_tool_calls"]) == ("auto", False)
         assert request.tools == ()
-        assert request.tool_splitter() is None
+        assert request.tool_names == {"get_weather"}
 
     @pytest.mark.parametrize(
         ("choice", "sent"),
@@ -120,7 +120,7 @@ class TestTools:
         request = make(params={"tools": [WEATHER], "tool_choice": "required"}, model=spec.id)
         assert ("tools" in request.body) is spec.supports_tools
         assert bool(request.tools) is not spec.supports_tools
-        assert request.must_call is not spec.supports_tools
+        assert request.must_call is True
 
 
 class TestPromptedTools:
@@ -133,7 +133,7 @@ class TestPromptedTools:
         assert [json.loads(line) for line in block.split("\n")] == [WEATHER, CLOCK]
         assert user == HELLO[0]
         assert list(request.tools) == [WEATHER, CLOCK]
-        assert request.tool_splitter() is not None
+        assert request.tool_names == {"get_weather", "get_time"}
         assert not request.must_call
         assert not TOOL_FIELDS & set(request.body)
 
