@@ -122,6 +122,7 @@ lint: $(VENV)/.lint
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports --no-logo
 	$(VENV)/bin/python -m release.secrets
 
 format: $(VENV)/.lint

@@ -92,10 +92,10 @@ def core(config: KlusterConfig, question: Question, *, stream: bool, sync: bool)
             return collect([delta async for delta in client.astream(request)])
         return await client.acomplete(request)
 
-    if sync:
-        done = collect(client.stream(request)) if stream else client.complete(request)
-    else:
-        done = asyncio.run(later())
+    def now() -> Completion:
+        return collect(client.stream(request)) if stream else client.complete(request)
+
+    done = now() if sync else asyncio.run(later())
     usage = done.usage
     return Seen(
         "" if question.city else done.text,

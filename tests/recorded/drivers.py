@@ -14,14 +14,14 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, Protocol
 
+import httpx
 from pydantic import BaseModel
 
 from kluster_integrations.config import KlusterConfig
-from kluster_integrations.core import embeddings, prompting, request, transport
-from kluster_integrations.core.response import read
-from kluster_integrations.core.streaming import ChatStream
-from kluster_integrations.core.transport import CHAT_PATH, Transport
-from kluster_integrations.core.types import collect
+from kluster_integrations.core import embeddings
+from kluster_integrations.core.client import Client
+from kluster_integrations.core.transport import Transport
+from kluster_integrations.core.types import Completion, collect
 from kluster_integrations.errors import KlusterError
 
 from ..features.adapters import heard, sum_up
@@ -87,20 +87,19 @@ class Core:
         if schema is not None:
             shape = {"name": schema.__name__, "schema": schema.model_json_schema()}
             params["response_format"] = {"type": "json_schema", "json_schema": shape}
-        sent = request.build(model, messages, {**params, "tools": tools}, config=self._config, stream=stream)
-        if stream:
-            reader = ChatStream(sent)
-            deltas = self._run("stream", sent.body, reader)
-            pieces = [[*delta[:4], *delta[5:]] for delta in deltas]
-            return {"pieces": _plain(pieces), "answer": asdict(collect(deltas)), "headers": dict(reader.headers)}
-        tries = prompting.attempts(next_request := sent, 0)
-        next(tries)
-        answer = self._run("post", CHAT_PATH, next_request.body)
-        try:
-            tries.send(read(answer.data, sent))
-        except StopIteration as done:
-            return {"answer": asdict(done.value), "headers": dict(answer.headers)}
-        raise AssertionError("the answer is not what was asked for")
+        params["tools"] = tools
+        if stream:  # each delta as the server sends it
+            deltas = self._run("stream", model, messages, params, stream=True, max_repairs=-1)
+            answer = collect(deltas)
+            pieces = [[*delta[:4], delta.logprobs, delta.meta] for delta in deltas]
+            return {"pieces": _plain(pieces), **self._told(answer)}
+        return self._told(self._run("complete", model, messages, params, max_repairs=0))
+
+    def _told(self, answer: Completion) -> Outcome:
+        told = asdict(answer)
+        for call in told["tool_calls"]:
+            assert call.pop("error") is None
+        return {"headers": dict(told.pop("headers")), "answer": told}
 
     def embed(self, texts: list[str]) -> Outcome:
         (body,) = embeddings.build(embeddings.DEFAULT_MODEL, texts, config=self._config)
@@ -108,22 +107,29 @@ class Core:
         said = {name: answer.data[name] for name in ("object", "model", "usage")}
         return {"vectors": vectors(embeddings.read(answer.data, body)), **said, "headers": dict(answer.headers)}
 
-    def _run(self, how: str, *args: Any) -> Any:
+    def _run(self, how: str, *args: Any, **options: Any) -> Any:
         if self._way == "sync":
-            found = getattr(Transport(self._config), how)(*args)
-            return list(found) if how == "stream" else found
-        return asyncio.run(self._later(how, *args))
+            if how == "post":
+                return Transport(self._config).post(*args)
+            client = Client(self._config)
+            request = client.build(*args, **options)
+            return list(client.stream(request)) if how == "stream" else client.complete(request)
+        return asyncio.run(self._later(how, *args, **options))
 
-    async def _later(self, how: str, *args: Any) -> Any:
+    async def _later(self, how: str, *args: Any, **options: Any) -> Any:
         if self._way == "async":
-            return await self._await(Transport(self._config), how, *args)
-        async with transport.HTTPX.AsyncClient(verify=False) as client:
-            return await self._await(Transport(self._config, http_async_client=client), how, *args)
+            return await self._await(None, how, *args, **options)
+        async with httpx.AsyncClient(verify=False) as own:
+            return await self._await(own, how, *args, **options)
 
-    async def _await(self, sender: Transport, how: str, *args: Any) -> Any:
+    async def _await(self, own: httpx.AsyncClient | None, how: str, *args: Any, **options: Any) -> Any:
+        if how == "post":
+            return await Transport(self._config, http_async_client=own).apost(*args)
+        client = Client(self._config, http_async_client=own)
+        request = client.build(*args, **options)
         if how == "stream":
-            return [delta async for delta in sender.astream(*args)]
-        return await sender.apost(*args)
+            return [delta async for delta in client.astream(request)]
+        return await client.acomplete(request)
 
 
 def _plain(value: Any) -> Any:
