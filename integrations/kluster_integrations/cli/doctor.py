@@ -43,7 +43,6 @@ _BROKEN = {
         (r"1\.82\.[78]$", "this release was malicious", "remove it now, and change every key this machine has held"),
     ),
 }
-_OTHERS = ("KLUSTER_MAX_WAIT", "KLUSTER_REDIS_URL", "KLUSTER_DEBUG")  # read by limits and by this command line
 _SMALL_MODEL = "klusterai/Meta-Llama-3.1-8B-Instruct-Turbo"
 _SECONDS = 15.0
 _STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red", "skip": "dim"}
@@ -150,7 +149,7 @@ def _variables() -> Iterator[Check]:
     others = sorted(name for name in os.environ if name.startswith("OPENAI_"))
     if others:
         yield Check("other variables", "ok", f"{', '.join(others)}: not used, never sent")
-    known = [*(name for names in ENVIRONMENT.values() for name in names), *_OTHERS]
+    known = [name for names in ENVIRONMENT.values() for name in names]
     for name in sorted(os.environ):
         if name.startswith("KLUSTER") and name not in known:
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
@@ -180,15 +179,16 @@ def _problem(problem: Any) -> Check:
 
 
 def _key(config: KlusterConfig) -> Check:
-    from kluster_integrations.config import ENVIRONMENT, env_source
+    from kluster_integrations.config import env_values
 
-    source = env_source("api_key")
+    keys = env_values("api_key")
+    source = next(iter(keys), None)
     if config.api_key is None or source is None:
         instead = " (OPENAI_API_KEY is another company's, and not used)" if os.environ.get("OPENAI_API_KEY") else ""
         return Check("key", "fail", f"none{instead}", "export KLUSTER_API_KEY=…")
     if config.api_key.get_secret_value() == os.environ.get("OPENAI_API_KEY", "").strip():
         return Check("key", "warn", f"found in {source}", "it is the same as OPENAI_API_KEY: is it kluster.ai's?")
-    unused = [name for name in ENVIRONMENT["api_key"] if os.environ.get(name, "") not in ("", os.environ[source])]
+    unused = [name for name, key in keys.items() if key != keys[source]]
     if unused:
         return Check("key", "warn", f"found in {source}; another one in {', '.join(unused)}", "keep one of them")
     return Check("key", "ok", f"found in {source}")
