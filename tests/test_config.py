@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ast
 import copy
 import os
 import pickle
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+import kluster_integrations
 from kluster_integrations.config import (
     DEFAULT_BASE_URL,
     ENVIRONMENT,
@@ -76,6 +78,14 @@ class TestVariables:
 
     def test_the_table_has_them_all(self) -> None:
         assert [row[0] for row in VARIABLES] == [name for names in ENVIRONMENT.values() for name in names]
+
+    def test_no_other_module_reads_one(self) -> None:
+        package = Path(kluster_integrations.__file__).parent
+        for path in package.rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+                if isinstance(node, (ast.Call, ast.Subscript)) and "environ" in ast.unparse(node):
+                    keys = [part.value for part in ast.walk(node) if isinstance(part, ast.Constant)]
+                    assert not [key for key in keys if str(key).startswith("KLUSTER")], path
 
     def test_values_come_in_order_without_empty_ones(self, monkeypatch: pytest.MonkeyPatch) -> None:
         for name, text in [("KLUSTER_AI_API_KEY", "c"), ("KLUSTERAI_API_KEY", ""), ("KLUSTER_API_KEY", "a")]:
