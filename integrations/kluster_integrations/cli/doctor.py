@@ -20,6 +20,7 @@ from kluster_integrations._version import __version__
 from kluster_integrations.cli._errors import shell_hint
 from kluster_integrations.cli._terminal import console
 from kluster_integrations.errors import KlusterError
+from kluster_integrations.litellm import _versions
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -34,14 +35,8 @@ Status = Literal["ok", "warn", "fail", "skip"]
 SUPPORTED = {
     "openai": ((2, 30), (4,)),
     "langchain-core": ((1, 7), (2,)),
-    "litellm": ((1, 90), (2,)),
+    "litellm": _versions.SUPPORTED,
     "crewai": ((1, 15, 30), (2,)),
-}
-_BROKEN = {
-    "litellm": (
-        (r"1\.106\.", "its tool calls import a module that only mcp 2 has", 'pip install "litellm>=1.90,!=1.106.*"'),
-        (r"1\.82\.[78]$", "this release was malicious", "remove it now, and change every key this machine has held"),
-    ),
 }
 _SMALL_MODEL = "klusterai/Meta-Llama-3.1-8B-Instruct-Turbo"
 _SECONDS = 15.0
@@ -121,9 +116,8 @@ def _version(package: str) -> Check:
             return Check(package, "fail", "not installed", "pip install kluster-integrations")
         extra = package.removesuffix("-core")
         return Check(package, "skip", "not installed", f'pip install "kluster-integrations[{extra}]", if you need it')
-    for pattern, why, cure in _BROKEN.get(package, ()):
-        if re.match(pattern, version):
-            return Check(package, "fail", f"{version}: {why}", cure)
+    if package == "litellm" and (why := _versions.broken(version)):
+        return Check(package, "fail", f"{version} {why}", f'pip install "{_versions.RECOMMENDED}"')
     low, high = SUPPORTED[package]
     if low <= _numbers(version) < high:
         return Check(package, "ok", version)
