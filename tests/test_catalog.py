@@ -179,7 +179,11 @@ class TestPlans:
         assert catalog.get("acme/big", plan="trial").context_window == 32768
         assert catalog.get("acme/none", plan="trial").max_output_tokens == 4096
 
-    @pytest.mark.parametrize("plan", ["gold", "Trial", 3])
+    @pytest.mark.parametrize("plan", ["Trial", " TRIAL\n"])
+    def test_case_and_spaces_of_a_plan_do_not_matter(self, plan: Any) -> None:
+        assert catalog.get(LLAMA_8B, plan=plan) == catalog.get(LLAMA_8B, plan="trial")
+
+    @pytest.mark.parametrize("plan", ["gold", "", 3])
     def test_an_unknown_plan_is_named(self, plan: Any) -> None:
         with pytest.raises(ValueError, match=r"plan=.*trial, core, scale, enterprise"):
             catalog.get(LLAMA_8B, plan=plan)

@@ -1,18 +1,30 @@
 from __future__ import annotations
 
+import ast
 import copy
 import os
 import pickle
 import re
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
-from kluster_integrations.config import DEFAULT_BASE_URL, KlusterConfig, env_source
+import kluster_integrations
+from kluster_integrations.config import (
+    DEFAULT_BASE_URL,
+    ENVIRONMENT,
+    KlusterConfig,
+    env_source,
+    env_value,
+    env_values,
+    known_plan,
+)
 from kluster_integrations.errors import AuthenticationError
+from kluster_integrations.limits import Limits
 
 KEY = "kk-the-key-of-this-test"
 
@@ -34,6 +46,107 @@ def _refusal(**values: Any) -> str:
     with pytest.raises(ValidationError) as caught:
         KlusterConfig(**values)
     return str(caught.value)
+
+
+# Each variable that the package reads, a value for it, who reads it, and what that becomes.
+VARIABLES: list[tuple[str, str, Callable[[], object], object]] = [
+    ("KLUSTER_API_KEY", f"{KEY}\n", lambda: _key(KlusterConfig()), KEY),
+    ("KLUSTERAI_API_KEY", KEY, lambda: _key(KlusterConfig()), KEY),
+    ("KLUSTER_AI_API_KEY", KEY, lambda: _key(KlusterConfig()), KEY),
+    ("KLUSTER_BASE_URL", "https://a.example", lambda: KlusterConfig().base_url, "https://a.example/v1"),
+    ("KLUSTER_AI_BASE_URL", "https://a.example", lambda: KlusterConfig().base_url, "https://a.example/v1"),
+    ("KLUSTER_PLAN", " Core ", lambda: (KlusterConfig().plan, known_plan()), ("core", "core")),
+    ("KLUSTER_TIMEOUT", "7.5", lambda: KlusterConfig().timeout, 7.5),
+    ("KLUSTER_MAX_RETRIES", "6", lambda: KlusterConfig().max_retries, 6),
+    ("KLUSTER_UNSUPPORTED", "Drop", lambda: KlusterConfig().unsupported, "drop"),
+    ("KLUSTER_MAX_WAIT", "2.5", lambda: Limits.of("core").max_wait, 2.5),
+    ("KLUSTER_REDIS_URL", "redis://a.example", lambda: Limits.of("core").redis_url, "redis://a.example"),
+    ("KLUSTER_DEBUG", "1", lambda: env_value("debug"), "1"),
+]
+
+
+class TestVariables:
+    @pytest.mark.parametrize(("name", "text", "read", "value"), VARIABLES, ids=lambda given: str(given)[:20])
+    def test_it_is_read_and_empty_counts_as_unset(
+        self, monkeypatch: pytest.MonkeyPatch, name: str, text: str, read: Callable[[], object], value: object
+    ) -> None:
+        default = read()
+        monkeypatch.setenv(name, "")
+        assert read() == default
+        monkeypatch.setenv(name, text)
+        assert read() == value != default
+
+    def test_the_table_has_them_all(self) -> None:
+        assert [row[0] for row in VARIABLES] == [name for names in ENVIRONMENT.values() for name in names]
+
+    def test_no_other_module_reads_one(self) -> None:
+        package = Path(kluster_integrations.__file__).parent
+        for path in package.rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+                if isinstance(node, (ast.Call, ast.Subscript)) and "environ" in ast.unparse(node):
+                    keys = [part.value for part in ast.walk(node) if isinstance(part, ast.Constant)]
+                    assert not [key for key in keys if str(key).startswith("KLUSTER")], path
+
+    def test_values_come_in_order_without_empty_ones(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name, text in [("KLUSTER_AI_API_KEY", "c"), ("KLUSTERAI_API_KEY", ""), ("KLUSTER_API_KEY", "a")]:
+            monkeypatch.setenv(name, text)
+        assert list(env_values("api_key").items()) == [("KLUSTER_API_KEY", "a"), ("KLUSTER_AI_API_KEY", "c")]
+
+    def test_an_argument_wins_over_the_plan_of_the_environment(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("KLUSTER_PLAN", "core")
+        assert known_plan("scale") == "scale"
+
+
+class TestMerged:
+    BASE: dict[str, Any] = {
+        "api_key": KEY,
+        "base_url": "https://base.example/v1",
+        "plan": "core",
+        "timeout": 3.0,
+        "max_retries": 0,
+        "default_headers": {"X-Team": "a"},
+        "unsupported": "drop",
+    }
+
+    def test_a_base_supplies_every_field(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name, text, _, _ in VARIABLES:
+            monkeypatch.setenv(name, text)
+        base = KlusterConfig(**self.BASE)
+        assert KlusterConfig.merged(base) == base
+        assert KlusterConfig.merged(base, **dict.fromkeys(KlusterConfig.model_fields)) == base
+
+    @pytest.mark.parametrize(("field", "argument", "environ", "value"), FIELDS)
+    def test_an_argument_wins_over_the_base(
+        self, monkeypatch: pytest.MonkeyPatch, field: str, argument: object, environ: str, value: object
+    ) -> None:
+        monkeypatch.setenv(f"KLUSTER_{field.upper()}", environ)
+        base = KlusterConfig(**self.BASE)
+        merged = KlusterConfig.merged(base, **{field: argument})
+        assert getattr(merged, field) == argument
+        assert merged.model_copy(update={field: getattr(base, field)}) == base
+
+    def test_what_the_base_leaves_out_stays_out(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        base = KlusterConfig()
+        monkeypatch.setenv("KLUSTER_PLAN", "core")
+        assert KlusterConfig.merged(base).plan is None
+
+    def test_without_a_base_the_environment_holds(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("KLUSTER_PLAN", "core")
+        merged = KlusterConfig.merged(plan=None, timeout=5)
+        assert (merged.plan, merged.timeout, merged.max_retries) == ("core", 5.0, 2)
+
+    def test_unknown_arguments_are_refused(self) -> None:
+        with pytest.raises(ValidationError, match="organization"):
+            KlusterConfig.merged(organization="org-1")
+
+    def test_the_key_is_never_in_the_traceback_of_a_refusal(self) -> None:
+        with pytest.raises(ValidationError) as caught:
+            KlusterConfig.merged(KlusterConfig(**self.BASE), api_key=f"{KEY}-2", plan="gold")
+        err = caught.value
+        assert err.__traceback__ is not None
+        report = traceback.TracebackException(type(err), err, err.__traceback__.tb_next, capture_locals=True)
+        assert KEY not in "".join(report.format())
+        assert (err.__cause__, err.__context__) == (None, None)
 
 
 class TestPrecedence:

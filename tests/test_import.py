@@ -12,7 +12,7 @@ import pytest
 import kluster_integrations
 
 _HEAVY = {
-    *("openai", "httpx", "httpx2", "aiohttp", "pydantic", "pydantic_settings", "pydantic_core"),
+    *("openai", "httpx", "httpx2", "aiohttp", "pydantic", "pydantic_core"),
     *("langchain_core", "langchain", "litellm", "crewai", "starlette", "uvicorn", "typer", "rich", "jsonschema"),
 }
 _FRAMEWORKS = {"langchain_core", "langchain", "litellm", "crewai", "starlette", "uvicorn", "typer"}

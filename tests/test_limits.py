@@ -130,10 +130,17 @@ def test_takes_the_plans_numbers_and_the_environment(monkeypatch: pytest.MonkeyP
     assert Limits.of(None).concurrent is None
 
 
-def test_says_which_variable_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("KLUSTER_MAX_WAIT", "soon")
-    with pytest.raises(ValueError, match="KLUSTER_MAX_WAIT='soon'"):
+@pytest.mark.parametrize("text", ["soon", "-1", "nan"])
+def test_says_which_variable_is_wrong(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv("KLUSTER_MAX_WAIT", text)
+    with pytest.raises(ValueError, match=f"KLUSTER_MAX_WAIT='{text}'"):
         Limits.of("core")
+
+
+def test_a_plan_in_any_case() -> None:
+    assert Limits.of(" Core ") == Limits.of("core")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="plan='gold' must be one of trial, core"):
+        Limits.of("gold")  # type: ignore[arg-type]
 
 
 def test_one_limiter_a_key_and_address() -> None:

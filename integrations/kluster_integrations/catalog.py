@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from kluster_integrations.core.plans import PLANS, Plan, PlanLimits
-from kluster_integrations.core.specs import ModelSpec, Prices, add, all_models, get, suggest
+from kluster_integrations.core.specs import ModelSpec, Prices, add, all_models, get, select, suggest
 
 if TYPE_CHECKING:
     from kluster_integrations.core.refresh import load, refresh
@@ -25,6 +25,7 @@ __all__ = [
     "get",
     "load",
     "refresh",
+    "select",
     "suggest",
 ]
 

@@ -7,7 +7,10 @@ from kluster_integrations.core.config import (
     KlusterConfig,
     Unsupported,
     env_source,
+    env_value,
+    env_values,
     environment,
+    known_plan,
     normalize_base_url,
     scrubbed,
 )
@@ -19,7 +22,10 @@ __all__ = [
     "KlusterConfig",
     "Unsupported",
     "env_source",
+    "env_value",
+    "env_values",
     "environment",
+    "known_plan",
     "normalize_base_url",
     "scrubbed",
 ]

@@ -76,6 +76,11 @@ def test_the_command_writes_it(tmp_path: Path) -> None:
     assert target.read_text("utf-8") == config_yaml([LLAMA_ID, "BAAI/bge-m3"])
 
 
+def test_the_command_takes_the_plan_of_the_environment_in_any_case() -> None:
+    shown = CliRunner().invoke(app, ["export", "litellm"], env={"KLUSTER_PLAN": " Core "})
+    assert (shown.exit_code, shown.stdout) == (0, config_yaml(plan="core"))
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

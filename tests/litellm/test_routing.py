@@ -139,6 +139,12 @@ def test_models_can_be_named_with_or_without_the_prefix() -> None:
         model_list(LLAMA_ID)
 
 
+def test_the_plan_of_the_environment_in_any_case(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KLUSTER_PLAN", " Core ")
+    assert model_list() == model_list(plan="core")
+    assert router().model_list == router(plan="core").model_list
+
+
 def test_a_plan_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KLUSTER_PLAN", "gold")
     with pytest.raises(ValueError, match="plan='gold'"):

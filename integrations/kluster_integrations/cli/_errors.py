@@ -68,7 +68,9 @@ def _exit_code(run: Callable[[], object]) -> int:
     except typer.Abort:
         return _INTERRUPTED
     except Exception as err:
-        if os.environ.get("KLUSTER_DEBUG"):
+        from kluster_integrations.config import env_value
+
+        if env_value("debug"):
             traceback.print_exception(err)
         return report(err)
     return result if isinstance(result, int) else 0
@@ -127,13 +129,12 @@ def connect(**options: Any) -> Any:
 
     from kluster_integrations.config import KlusterConfig, env_source
 
-    given = {name: value for name, value in options.items() if value is not None}
     try:
-        return KlusterConfig(**given)
+        return KlusterConfig.merged(**options)
     except ValidationError as err:
         problem = err.errors()[0]
         message = problem["msg"].removeprefix("Value error, ")
         name = str(problem["loc"][0]) if problem["loc"] else ""
-        if name in given:
+        if options.get(name) is not None:
             raise typer.BadParameter(message, param_hint=f"--{name.replace('_', '-')}") from None
         raise KlusterError(message, hint=f"correct {env_source(name) or name} in the environment.") from None

@@ -20,6 +20,7 @@ from kluster_integrations._version import __version__
 from kluster_integrations.cli._errors import shell_hint
 from kluster_integrations.cli._terminal import console
 from kluster_integrations.errors import KlusterError
+from kluster_integrations.litellm import _versions
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -34,16 +35,9 @@ Status = Literal["ok", "warn", "fail", "skip"]
 SUPPORTED = {
     "openai": ((2, 30), (4,)),
     "langchain-core": ((1, 7), (2,)),
-    "litellm": ((1, 90), (2,)),
+    "litellm": _versions.SUPPORTED,
     "crewai": ((1, 15, 30), (2,)),
 }
-_BROKEN = {
-    "litellm": (
-        (r"1\.106\.", "its tool calls import a module that only mcp 2 has", 'pip install "litellm>=1.90,!=1.106.*"'),
-        (r"1\.82\.[78]$", "this release was malicious", "remove it now, and change every key this machine has held"),
-    ),
-}
-_OTHERS = ("KLUSTER_MAX_WAIT", "KLUSTER_REDIS_URL", "KLUSTER_DEBUG")  # read by limits and by this command line
 _SMALL_MODEL = "klusterai/Meta-Llama-3.1-8B-Instruct-Turbo"
 _SECONDS = 15.0
 _STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red", "skip": "dim"}
@@ -122,9 +116,8 @@ def _version(package: str) -> Check:
             return Check(package, "fail", "not installed", "pip install kluster-integrations")
         extra = package.removesuffix("-core")
         return Check(package, "skip", "not installed", f'pip install "kluster-integrations[{extra}]", if you need it')
-    for pattern, why, cure in _BROKEN.get(package, ()):
-        if re.match(pattern, version):
-            return Check(package, "fail", f"{version}: {why}", cure)
+    if package == "litellm" and (why := _versions.broken(version)):
+        return Check(package, "fail", f"{version} {why}", f'pip install "{_versions.RECOMMENDED}"')
     low, high = SUPPORTED[package]
     if low <= _numbers(version) < high:
         return Check(package, "ok", version)
@@ -150,7 +143,7 @@ def _variables() -> Iterator[Check]:
     others = sorted(name for name in os.environ if name.startswith("OPENAI_"))
     if others:
         yield Check("other variables", "ok", f"{', '.join(others)}: not used, never sent")
-    known = [*(name for names in ENVIRONMENT.values() for name in names), *_OTHERS]
+    known = [name for names in ENVIRONMENT.values() for name in names]
     for name in sorted(os.environ):
         if name.startswith("KLUSTER") and name not in known:
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
@@ -180,15 +173,16 @@ def _problem(problem: Any) -> Check:
 
 
 def _key(config: KlusterConfig) -> Check:
-    from kluster_integrations.config import ENVIRONMENT, env_source
+    from kluster_integrations.config import env_values
 
-    source = env_source("api_key")
+    keys = env_values("api_key")
+    source = next(iter(keys), None)
     if config.api_key is None or source is None:
         instead = " (OPENAI_API_KEY is another company's, and not used)" if os.environ.get("OPENAI_API_KEY") else ""
         return Check("key", "fail", f"none{instead}", "export KLUSTER_API_KEY=…")
     if config.api_key.get_secret_value() == os.environ.get("OPENAI_API_KEY", "").strip():
         return Check("key", "warn", f"found in {source}", "it is the same as OPENAI_API_KEY: is it kluster.ai's?")
-    unused = [name for name in ENVIRONMENT["api_key"] if os.environ.get(name, "") not in ("", os.environ[source])]
+    unused = [name for name, key in keys.items() if key != keys[source]]
     if unused:
         return Check("key", "warn", f"found in {source}; another one in {', '.join(unused)}", "keep one of them")
     return Check("key", "ok", f"found in {source}")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from kluster_integrations import catalog
 from kluster_integrations.catalog import Plan
 from kluster_integrations.cli._errors import UsageError, connect
 from kluster_integrations.errors import KlusterError
@@ -95,12 +96,11 @@ def _list() -> None:
 def _choice(target: Target, ids: list[str], plan: Plan | None, base_url: str | None, proxy: bool) -> Choice:
     from kluster_integrations.cli.clients import PROXY_URL, Choice
     from kluster_integrations.config import env_source
-    from kluster_integrations.litellm import routing
 
     config = connect(plan=plan, base_url=base_url)
     # An address that somebody chose may be a server that has what kluster.ai lacks.
     proxied = proxy or (target.needs_proxy and base_url is None and env_source("base_url") is None)
-    specs = routing.select(ids or None, config.plan)
+    specs = catalog.select(ids or None, config.plan)
     chat = [spec for spec in specs if spec.purpose == "chat"]
     for what, text in (("--base-url", config.base_url), *(("--models", spec.id) for spec in specs)):
         if not text.isprintable() or " " in text or _UNFIT & set(text):

@@ -7,18 +7,29 @@ import math
 import os
 import re
 from collections.abc import Container, Iterator, Mapping
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator
-from pydantic.fields import FieldInfo
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from kluster_integrations.core.errors import AuthenticationError
-from kluster_integrations.core.plans import Plan
+from kluster_integrations.core.plans import Plan, parse_plan
 
-__all__ = ["DEFAULT_BASE_URL", "ENVIRONMENT", "Headers", "KlusterConfig", "Unsupported", "env_source", "environment"]
+__all__ = [
+    "DEFAULT_BASE_URL",
+    "ENVIRONMENT",
+    "Headers",
+    "KlusterConfig",
+    "Unsupported",
+    "env_source",
+    "env_value",
+    "env_values",
+    "environment",
+    "known_plan",
+    "normalize_base_url",
+    "scrubbed",
+]
 
 DEFAULT_BASE_URL = "https://api.kluster.ai/v1"
 """Source: kluster.ai's docs, 2025-07-31."""
@@ -32,18 +43,45 @@ ENVIRONMENT: Mapping[str, tuple[str, ...]] = {
     "timeout": ("KLUSTER_TIMEOUT",),
     "max_retries": ("KLUSTER_MAX_RETRIES",),
     "unsupported": ("KLUSTER_UNSUPPORTED",),
+    "max_wait": ("KLUSTER_MAX_WAIT",),
+    "redis_url": ("KLUSTER_REDIS_URL",),
+    "debug": ("KLUSTER_DEBUG",),
 }
-"""The variables of each field; the first that is set wins. The aliases are those of the vendor's own forks."""
+"""Every variable that this package reads, by what it sets; of several the first that is set wins.
+
+The last three are not fields of `KlusterConfig`: `Limits.of` reads the first two, the command line the third. The
+aliases are those of the vendor's own forks.
+"""
+
+
+def env_values(name: str) -> dict[str, str]:
+    """Return the variables of `ENVIRONMENT[name]` that are set and not empty, with their values, the winner first."""
+    return {variable: value for variable in ENVIRONMENT.get(name, ()) if (value := os.environ.get(variable))}
 
 
 def env_source(name: str) -> str | None:
-    """Return the environment variable that a field of `KlusterConfig` is read from, None if none is set."""
-    return next((env for env in ENVIRONMENT.get(name, ()) if os.environ.get(env)), None)
+    """Return the variable that `name` is read from, such as `KLUSTER_API_KEY` for `api_key`; None if none is set."""
+    return next(iter(env_values(name)), None)
+
+
+def env_value(name: str) -> str | None:
+    """Return what the variable that `env_source` names holds, None if none is set."""
+    return next(iter(env_values(name).values()), None)
 
 
 def environment() -> tuple[str | None, ...]:
     """Return what the variables hold now; where it is the same, `KlusterConfig()` is the same."""
-    return tuple(os.environ.get(env) for names in ENVIRONMENT.values() for env in names)
+    return tuple(os.environ.get(variable) for variables in ENVIRONMENT.values() for variable in variables)
+
+
+def known_plan(plan: Plan | None = None) -> Plan | None:
+    """Return the plan that is passed, else that of `KLUSTER_PLAN`, else None.
+
+    Raises:
+        ValueError: If no plan has that name.
+    """
+    name = plan or env_value("plan")
+    return parse_plan(name) if name else None
 
 
 _NOT_SHOWN = "(not shown)"
@@ -73,17 +111,6 @@ class _Headers(Mapping[str, str]):
 Headers = Annotated[Mapping[str, str], AfterValidator(_Headers)]
 
 
-class _Environment(PydanticBaseSettingsSource):
-    """Reads the variables of `ENVIRONMENT`: pydantic-settings' own source would read a bare `API_KEY`, too."""
-
-    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
-        name = env_source(field_name)
-        return (os.environ[name] if name else None), field_name, False
-
-    def __call__(self) -> dict[str, Any]:
-        return {field: os.environ[name] for field in ENVIRONMENT if (name := env_source(field))}
-
-
 def scrubbed(err: ValidationError, secret: Container[object] | None = None) -> ValidationError:
     """Return the same error without input that may hold a key.
 
@@ -108,7 +135,7 @@ def scrubbed(err: ValidationError, secret: Container[object] | None = None) -> V
     return ValidationError.from_exception_data(err.title, lines, hide_input=secret is None)
 
 
-class KlusterConfig(BaseSettings):
+class KlusterConfig(BaseModel):
     """The connection to kluster.ai, or to any server of the same shape.
 
     Each field is taken from the argument, else from the environment variables named below in their order, else from
@@ -132,18 +159,19 @@ class KlusterConfig(BaseSettings):
         pydantic.ValidationError: A `ValueError`, if a value is not acceptable; it never shows the key.
     """
 
-    model_config = SettingsConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     api_key: SecretStr | None = None
     base_url: str = DEFAULT_BASE_URL
     plan: Plan | None = None
     timeout: float = 600.0
     max_retries: int = 2
-    default_headers: Headers = Field(default_factory=dict, repr=False, exclude=True)
+    default_headers: Headers = Field(default_factory=lambda: _Headers({}), repr=False, exclude=True)
     unsupported: Unsupported = "error"
 
     def __init__(self, **values: Any) -> None:
         refusal = None
+        values = {name: value for name in type(self).model_fields if (value := env_value(name))} | values
         try:
             super().__init__(**values)
         except ValidationError as err:
@@ -163,16 +191,23 @@ class KlusterConfig(BaseSettings):
             raise refusal
 
     @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Read arguments and the environment, no files."""
-        return init_settings, _Environment(settings_cls)
+    def merged(cls, base: KlusterConfig | None = None, **arguments: Any) -> Self:
+        """Return a configuration from arguments, where None means "not passed", over `base`.
+
+        Args:
+            base: Supplies every field that no argument sets; None leaves those to the environment and the defaults.
+            arguments: Fields of `KlusterConfig`.
+
+        Raises:
+            pydantic.ValidationError: As `KlusterConfig`.
+        """
+        values = {name: getattr(base, name) for name in cls.model_fields} if base is not None else {}
+        values |= {name: value for name, value in arguments.items() if value is not None}
+        try:
+            return cls(**values)
+        finally:  # no traceback of a refusal has the key
+            values.clear()
+            arguments.clear()
 
     @field_validator("api_key")
     @classmethod
@@ -191,15 +226,18 @@ class KlusterConfig(BaseSettings):
     def _check_base_url(cls, value: str) -> str:
         return normalize_base_url(value)
 
-    @field_validator("plan", "unsupported", mode="before")
+    @field_validator("plan", mode="before")
     @classmethod
-    def _check_choice(cls, value: object, info: Any) -> object:
-        allowed = get_args(Plan if info.field_name == "plan" else Unsupported)
-        if isinstance(value, str):
-            value = value.strip().lower()
-        if value in allowed or (value is None and info.field_name == "plan"):
-            return value
-        raise ValueError(f"{info.field_name}={value!r} must be one of {', '.join(allowed)}.")
+    def _check_plan(cls, value: object) -> Plan | None:
+        return None if value is None else parse_plan(value)
+
+    @field_validator("unsupported", mode="before")
+    @classmethod
+    def _check_unsupported(cls, value: object) -> object:
+        choice = value.strip().lower() if isinstance(value, str) else value
+        if choice not in get_args(Unsupported):
+            raise ValueError(f"unsupported={value!r} must be one of {', '.join(get_args(Unsupported))}.")
+        return choice
 
     @field_validator("timeout", mode="before")
     @classmethod
@@ -224,8 +262,8 @@ class KlusterConfig(BaseSettings):
         return state
 
     def __setstate__(self, state: dict[Any, Any]) -> None:
-        if name := env_source("api_key"):
-            state["__dict__"]["api_key"] = self._check_key(SecretStr(os.environ[name]))
+        if key := env_value("api_key"):
+            state["__dict__"]["api_key"] = self._check_key(SecretStr(key))
         super().__setstate__(state)
 
     def require_key(self) -> str:

@@ -6,9 +6,9 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
-from typing import Literal
+from typing import Literal, cast, get_args
 
-__all__ = ["PLANS", "Plan", "PlanLimits"]
+__all__ = ["PLANS", "Plan", "PlanLimits", "parse_plan"]
 
 Plan = Literal["trial", "core", "scale", "enterprise"]
 
@@ -34,3 +34,15 @@ def _read() -> dict[str, PlanLimits]:
 
 
 PLANS: Mapping[str, PlanLimits] = _read()
+
+
+def parse_plan(name: object) -> Plan:
+    """Return a plan by its name, whatever its case and the spaces around it.
+
+    Raises:
+        ValueError: If no plan has that name.
+    """
+    plan = name.strip().lower() if isinstance(name, str) else name
+    if plan not in get_args(Plan):
+        raise ValueError(f"plan={name!r} must be one of {', '.join(get_args(Plan))}.")
+    return cast("Plan", plan)

@@ -10,15 +10,15 @@ import difflib
 import threading
 import tomllib
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from importlib import resources
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
-from kluster_integrations.core.plans import PLANS, Plan
+from kluster_integrations.core.plans import PLANS, Plan, parse_plan
 
-__all__ = ["ModelSpec", "Prices", "add", "all_models", "find", "get", "suggest", "take"]
+__all__ = ["ModelSpec", "Prices", "add", "all_models", "find", "get", "select", "suggest", "take"]
 
 Purpose = Literal["chat", "embeddings", "verification"]
 Status = Literal["current", "retired", "unknown"]
@@ -110,9 +110,7 @@ class ModelSpec:
         """Return this spec with the windows that the plan allows (Trial: 32k and 4k tokens); None changes nothing."""
         if plan is None:
             return self
-        if plan not in get_args(Plan):
-            raise ValueError(f"plan={plan!r} must be one of {', '.join(get_args(Plan))}.")
-        limits = PLANS[plan]
+        limits = PLANS[parse_plan(plan)]
         if limits.context_window is None or limits.max_output_tokens is None:
             return self
         return replace(
@@ -181,6 +179,23 @@ def _unknown(model: str) -> ModelSpec:
             stacklevel=3,
         )
     return spec
+
+
+def select(models: Iterable[str] | None = None, plan: Plan | None = None) -> list[ModelSpec]:
+    """Return the specs of several models.
+
+    Args:
+        models: Ids, with or without LiteLLM's prefix `kluster/`; default: all chat and embedding models in service.
+        plan: The account's plan, which may cap the windows; None is no cap.
+
+    Raises:
+        TypeError: If `models` is one text.
+    """
+    if isinstance(models, str):
+        raise TypeError(f"models={models!r} must be a list of model ids.")
+    if models is not None:
+        return [get(model.removeprefix("kluster/"), plan=plan) for model in models]
+    return [spec.for_plan(plan) for spec in all_models() if spec.status == "current" and spec.purpose != "verification"]
 
 
 def find(model: str) -> ModelSpec | None:

@@ -94,6 +94,5 @@ def kluster_embedder(
         raise ValueError(f"chunk_size={chunk_size!r} must be a number from 1 to {embeddings.MAX_BATCH}.")
     if unknown := sorted(set(connection) - set(KlusterConfig.model_fields)):
         raise ValueError(f"{', '.join(unknown)}: allowed are {', '.join(KlusterConfig.model_fields)}.")
-    base = {n: getattr(config, n) for n in KlusterConfig.model_fields} if config else {}
-    made = Transport(KlusterConfig(**{**base, **connection}), http_client=http_client)
+    made = Transport(KlusterConfig.merged(config, **connection), http_client=http_client)
     return {"provider": "custom", "config": {"embedding_callable": _embedder_class(model, chunk_size, made)}}

@@ -34,7 +34,7 @@ __all__ = ["KlusterLLM", "ToolUse", "kluster_llm"]
 ToolUse = Literal[ToolCalling, "react"]
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 _FIELDS = ("temperature", "top_p", "max_tokens", "seed", "frequency_penalty", "presence_penalty", "n")
-_CONNECTION = ("plan", "timeout", "max_retries", "unsupported")
+_CONNECTION = frozenset(KlusterConfig.model_fields) - {"api_key", "base_url", "default_headers"}  # what a dump may hold
 _NOT_BODY = frozenset({*_CONNECTION, "connection", "tool_calling", "max_repairs", "extra_body"})
 _TOKENS_A_MESSAGE = 4
 
@@ -144,10 +144,9 @@ class KlusterLLM(BaseLLM):
         http_client: Any = None,
         http_async_client: Any = None,
     ) -> Transport:
-        base = {n: getattr(config, n) for n in KlusterConfig.model_fields} if config else {}
-        own = {n: v for n in _CONNECTION if (v := self.additional_params.get(n)) is not None}
+        own = {name: self.additional_params.get(name) for name in _CONNECTION}
         made = Transport(
-            KlusterConfig(**{**base, **own, **given}), http_client=http_client, http_async_client=http_async_client
+            KlusterConfig.merged(config, **own, **given), http_client=http_client, http_async_client=http_async_client
         )
         name = uuid.uuid4().hex
         self.additional_params["connection"] = name

@@ -14,7 +14,6 @@ from kluster_integrations.langchain._errors import LANGCHAIN_ERRORS
 
 __all__ = ["Connected"]
 
-_CONFIG_FIELDS = ("api_key", "base_url", "plan", "timeout", "max_retries", "default_headers", "unsupported")
 _SECRET = frozenset({"api_key", "base_url", "default_headers"})
 _NOT_PICKLED: Mapping[str, None] = dict.fromkeys(("api_key", "default_headers", "http_client", "http_async_client"))
 
@@ -83,11 +82,8 @@ class Connected(BaseModel):
         return self._made
 
     def _connect(self) -> Transport:
-        given = {n: v for n in _CONFIG_FIELDS if (v := getattr(self, n)) is not None}
-        if self.config is not None:
-            given = {**{n: getattr(self.config, n) for n in _CONFIG_FIELDS}, **given}
         return Transport(
-            KlusterConfig(**given),
+            KlusterConfig.merged(self.config, **{name: getattr(self, name) for name in KlusterConfig.model_fields}),
             http_client=self.http_client,
             http_async_client=self.http_async_client,
             adapt=LANGCHAIN_ERRORS,

@@ -23,7 +23,6 @@ from kluster_integrations.litellm._models import PROVIDER, info
 
 __all__ = ["Call", "Connections"]
 
-_FIELDS = ("api_key", "base_url", "plan", "timeout", "max_retries", "default_headers", "unsupported")
 _MAX_CONNECTIONS = 1_000
 
 # Of LiteLLM's own, or for this package; `user` names an end user in LiteLLM's own books.
@@ -62,11 +61,13 @@ class Connections:
         known = (api_key, base_url, drop, None if self._config else environment())
         transport = self._known.get(known)
         if transport is None:
-            given = {n: getattr(self._config, n) for n in _FIELDS} if self._config else {}
-            said = {"api_key": api_key, "base_url": base_url, "unsupported": "drop" if drop else None}
-            given |= {k: v for k, v in said.items() if v}
+            unsupported = "drop" if drop else None
             try:
-                transport = Transport(KlusterConfig(**given))
+                transport = Transport(
+                    KlusterConfig.merged(
+                        self._config, api_key=api_key or None, base_url=base_url or None, unsupported=unsupported
+                    )
+                )
             except ValidationError as err:
                 raise BadRequestError("; ".join(e["msg"] for e in err.errors()), hint="correct it.") from None
             if len(self._known) >= _MAX_CONNECTIONS:

@@ -5,9 +5,19 @@ from __future__ import annotations
 import re
 from importlib import metadata
 
-__all__ = ["RECOMMENDED", "handler_from_file", "installed", "numbers", "problem"]
+__all__ = ["RECOMMENDED", "SUPPORTED", "broken", "handler_from_file", "installed", "numbers", "problem"]
+
+SUPPORTED = ((1, 90), (2,))
+"""From this version on, and below that one."""
 
 RECOMMENDED = "litellm>=1.90,<2,!=1.106.*"
+
+_MALICIOUS = "was malicious, and takes credentials: change every key that this machine has had"
+_BROKEN = {
+    (1, 82, 7): _MALICIOUS,
+    (1, 82, 8): _MALICIOUS,
+    (1, 106): "fails on every call with tools (it imports a module of mcp 2 that is not installed)",
+}
 
 
 def installed() -> str | None:
@@ -23,20 +33,21 @@ def numbers(version: str) -> tuple[int, ...]:
     return tuple(int(n) for n in re.findall(r"\d+", version)[:3])
 
 
+def broken(version: str) -> str | None:
+    """Return why no call, or none with tools, should be made with a version; None if nothing is known."""
+    given = numbers(version)
+    return _BROKEN.get(given) or _BROKEN.get(given[:2])
+
+
 def problem(version: str) -> str | None:
     """Return what is wrong with a version, and what to install; None if nothing is known."""
-    given = numbers(version)
-    if given in ((1, 82, 7), (1, 82, 8)):
-        what = "was malicious, and takes credentials: change every key that this machine has had"
-    elif given < (1, 90):
+    low, high = SUPPORTED
+    what = broken(version)
+    if what is None and numbers(version) < low:
         what = "is older than what is tested, and does not stream from a custom provider"
-    elif given[:2] == (1, 106):
-        what = "fails on every call with tools (it imports a module of mcp 2 that is not installed)"
-    elif given >= (2,):
+    elif what is None and numbers(version) >= high:
         what = "is newer than what is tested"
-    else:
-        return None
-    return f'litellm {version} {what}; pip install "{RECOMMENDED}"'
+    return f'litellm {version} {what}; pip install "{RECOMMENDED}"' if what else None
 
 
 def handler_from_file(version: str) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from kluster_integrations.catalog import PLANS, Plan
+from kluster_integrations.config import known_plan
 from kluster_integrations.litellm import routing
 
 __all__ = ["HANDLER_FILE", "HANDLER_SOURCE", "config_yaml"]
@@ -75,9 +76,9 @@ def config_yaml(
             from this package.
 
     Raises:
-        ValueError: If the plan is none.
+        ValueError: If no plan has that name.
     """
-    plan = routing.known_plan(plan)
+    plan = known_plan(plan)
     models = None if models is None else list(models)
     general, longer = routing.fallbacks(models, plan=plan)
     deployments = routing.model_list(models, plan=plan, api_keys=["os.environ/KLUSTER_API_KEY"])

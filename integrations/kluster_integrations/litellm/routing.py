@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from kluster_integrations import catalog
-from kluster_integrations.catalog import PLANS, ModelSpec, Plan
+from kluster_integrations.catalog import PLANS, ModelSpec, Plan, select
+from kluster_integrations.config import KlusterConfig, known_plan
 from kluster_integrations.litellm._models import PROVIDER, info
 
 if TYPE_CHECKING:
     from litellm.router import Router
 
-__all__ = ["GROUPS", "cooldowns", "fallbacks", "known_plan", "model_list", "retries", "router", "select"]
+__all__ = ["GROUPS", "cooldowns", "fallbacks", "model_list", "retries", "router"]
 
 _CHEAP = 3
 _MAX_FALLBACKS = 2
@@ -38,19 +37,6 @@ GROUPS: Mapping[str, Callable[[Sequence[ModelSpec]], list[ModelSpec]]] = {
 three of the lowest known price."""
 
 
-def select(models: Iterable[str] | None, plan: Plan | None) -> list[ModelSpec]:
-    """Return the specs of some models; None is all of the catalog that are in service."""
-    if isinstance(models, str):
-        raise TypeError(f"models={models!r} must be a list of model ids.")
-    if models is not None:
-        return [catalog.get(model.removeprefix(f"{PROVIDER}/"), plan=plan) for model in models]
-    return [
-        spec.for_plan(plan)
-        for spec in catalog.all_models()
-        if spec.status == "current" and spec.purpose != "verification"
-    ]
-
-
 def model_list(
     models: Iterable[str] | None = None,
     *,
@@ -72,7 +58,7 @@ def model_list(
         groups: Whether to make the groups of `GROUPS`.
 
     Raises:
-        ValueError: If the plan is none.
+        ValueError: If no plan has that name.
     """
     plan = known_plan(plan)
     specs = select(models, plan)
@@ -87,19 +73,6 @@ def model_list(
         for spec in members
         for number, key in enumerate(keys, 1)
     ]
-
-
-def known_plan(plan: Plan | None) -> Plan | None:
-    """Return the plan that is given, else that of `KLUSTER_PLAN`, else None.
-
-    Raises:
-        ValueError: If it is none of `PLANS`.
-    """
-    name: Any = plan or os.environ.get("KLUSTER_PLAN") or None
-    if name is not None and name not in PLANS:
-        raise ValueError(f"plan={name!r} must be None or one of {', '.join(PLANS)}.")
-    known: Plan | None = name
-    return known
 
 
 def _deployment(
@@ -196,15 +169,13 @@ def router(
     """
     from litellm.router import Router
 
-    from kluster_integrations.config import KlusterConfig
     from kluster_integrations.limits import Limits
     from kluster_integrations.litellm.provider import register
 
     models = None if models is None else list(models)
     plan = known_plan(plan)
-    given = {name: value for name, value in (("plan", plan), ("base_url", base_url)) if value}
     limits = Limits.of(plan, max_wait=max_wait, redis_url=redis_url)
-    register(KlusterConfig(**given), limits=limits)
+    register(KlusterConfig.merged(plan=plan, base_url=base_url), limits=limits)
     general, longer = fallbacks(models, plan=plan, groups=groups)
     ours: dict[str, Any] = {
         "model_list": model_list(models, plan=plan, api_keys=api_keys, base_url=base_url, groups=groups),

@@ -83,7 +83,7 @@ def playing(
     """As `cassette`; `failure` makes what is raised of a message, for who does not want the traceback with it."""
     if mode not in get_args(Mode):
         raise ValueError(f"mode={mode!r} is not allowed; it must be one of {', '.join(get_args(Mode))}.")
-    known = _filters.Secrets(secrets, os.environ)
+    known = _filters.Secrets(secrets)
     tape = _Cassette.use(
         path=os.fspath(path),
         persister=_Keeper(about or {}, failure),

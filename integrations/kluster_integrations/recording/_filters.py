@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-from kluster_integrations.config import ENVIRONMENT
+from kluster_integrations.config import env_values
 from kluster_integrations.core.transport import HTTPX
 from kluster_integrations.errors import masked
 from kluster_integrations.recording._text import readable
@@ -35,8 +35,8 @@ class Secrets:
         more: Texts to mask besides the keys of the environment and of the requests.
     """
 
-    def __init__(self, more: Iterable[str], environ: Mapping[str, str]) -> None:
-        self._known = {*more, *(environ.get(name, "") for name in ENVIRONMENT["api_key"])} - {""}
+    def __init__(self, more: Iterable[str]) -> None:
+        self._known = {*more, *env_values("api_key").values()} - {""}
 
     def learn(self, headers: Mapping[str, Any]) -> None:
         """Take the keys out of a request's headers."""

@@ -15,7 +15,6 @@ import asyncio
 import bisect
 import contextlib
 import math
-import os
 import threading
 import time
 import uuid
@@ -26,8 +25,9 @@ from contextvars import ContextVar, Token
 from dataclasses import dataclass
 from typing import Any, Self
 
+from kluster_integrations.core.config import env_value
 from kluster_integrations.core.errors import KlusterError, RateLimitError
-from kluster_integrations.core.plans import PLANS, Plan
+from kluster_integrations.core.plans import PLANS, Plan, parse_plan
 
 __all__ = ["Counts", "Limiter", "Limits", "Queue", "Steps", "Ticket", "Turn", "aadmitted", "admitted", "apaid", "paid"]
 
@@ -73,24 +73,27 @@ class Limits:
         What is not given comes from `KLUSTER_MAX_WAIT` and `KLUSTER_REDIS_URL`.
 
         Raises:
-            ValueError: If `KLUSTER_MAX_WAIT` is no number of seconds.
+            ValueError: If no plan has that name, or `KLUSTER_MAX_WAIT` is not a number of seconds.
         """
-        limits = PLANS.get(plan) if plan else None
-        if max_wait is None and (seconds := os.environ.get("KLUSTER_MAX_WAIT")):
+        limits = PLANS[parse_plan(plan)] if plan else None
+        if max_wait is None and (seconds := env_value("max_wait")):
             max_wait = _seconds(seconds)
         return cls(
             requests=limits.requests_per_minute if limits else None,
             concurrent=limits.concurrent_requests if limits else None,
             max_wait=max_wait,
-            redis_url=redis_url or os.environ.get("KLUSTER_REDIS_URL") or None,
+            redis_url=redis_url or env_value("redis_url"),
         )
 
 
 def _seconds(text: str) -> float:
     try:
-        return float(text)
+        seconds = float(text)
     except ValueError:
-        raise ValueError(f"KLUSTER_MAX_WAIT={text!r} must be a number of seconds, such as 5.") from None
+        seconds = math.nan
+    if not seconds >= 0:
+        raise ValueError(f"KLUSTER_MAX_WAIT={text!r} must be a number of seconds, 0 or more, such as 5.")
+    return seconds
 
 
 # A request's way in as a generator, for threads and event loops alike: it yields what is to be waited for. A future is
