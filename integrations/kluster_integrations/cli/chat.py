@@ -21,8 +21,7 @@ from kluster_integrations.errors import AuthenticationError, KlusterError
 
 if TYPE_CHECKING:
     from kluster_integrations.config import KlusterConfig
-    from kluster_integrations.core.types import Completion
-    from kluster_integrations.core.types import Delta
+    from kluster_integrations.core.types import Completion, Delta
 
 __all__ = ["run"]
 

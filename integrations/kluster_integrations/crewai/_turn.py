@@ -19,9 +19,7 @@ from crewai.utilities.i18n import I18N_DEFAULT
 from pydantic import BaseModel, ValidationError
 
 from kluster_integrations.core import prompting, request
-from kluster_integrations.core.types import ChatRequest
-from kluster_integrations.core.types import Completion, ToolCall
-from kluster_integrations.core.types import Delta, ToolCallDelta, Usage
+from kluster_integrations.core.types import ChatRequest, Completion, Delta, ToolCall, ToolCallDelta, Usage
 from kluster_integrations.crewai import _plans, _react
 from kluster_integrations.crewai._errors import for_crewai
 from kluster_integrations.crewai._messages import to_wire

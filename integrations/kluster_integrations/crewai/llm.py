@@ -21,12 +21,10 @@ from kluster_integrations import catalog
 from kluster_integrations.catalog import Plan
 from kluster_integrations.config import KlusterConfig, Unsupported
 from kluster_integrations.core import request, tokens
-from kluster_integrations.core.types import ToolCalling
-from kluster_integrations.core.types import ToolCall, collect
 from kluster_integrations.core.response import read
 from kluster_integrations.core.streaming import ChatStream
-from kluster_integrations.core.types import Delta
 from kluster_integrations.core.transport import CHAT_PATH, Transport
+from kluster_integrations.core.types import Delta, ToolCall, ToolCalling, collect
 from kluster_integrations.crewai._turn import Turn, model_of
 
 __all__ = ["KlusterLLM", "ToolUse", "kluster_llm"]

@@ -25,9 +25,8 @@ from langchain_core.utils.json import parse_partial_json
 from pydantic import BaseModel
 
 from kluster_integrations.catalog import ModelSpec
-from kluster_integrations.core.types import Completion
 from kluster_integrations.core.streaming import ChatStream
-from kluster_integrations.core.types import Delta, ToolCallDelta, Usage
+from kluster_integrations.core.types import Completion, Delta, ToolCallDelta, Usage
 from kluster_integrations.errors import BadRequestError
 
 __all__ = ["ChunkMaker", "to_result", "to_wire"]

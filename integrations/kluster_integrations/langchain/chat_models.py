@@ -20,11 +20,10 @@ from pydantic import Field, model_validator
 from kluster_integrations import catalog
 from kluster_integrations._version import __version__
 from kluster_integrations.core import prompting, request, tokens
-from kluster_integrations.core.types import ChatRequest, ToolCalling
-from kluster_integrations.core.types import Completion
 from kluster_integrations.core.response import read
 from kluster_integrations.core.streaming import ChatStream
 from kluster_integrations.core.transport import CHAT_PATH, Answer
+from kluster_integrations.core.types import ChatRequest, Completion, ToolCalling
 from kluster_integrations.langchain._connection import Connected
 from kluster_integrations.langchain._messages import PROVIDER, ChunkMaker, to_result, to_wire
 from kluster_integrations.langchain._structured import Method, StructuredOutput, Target

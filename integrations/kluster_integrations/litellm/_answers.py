@@ -11,8 +11,7 @@ from litellm.types.utils import Message, ModelResponse, ModelResponseStream, Str
 from litellm.types.utils import Usage as LiteUsage
 
 from kluster_integrations import catalog
-from kluster_integrations.core.types import Completion
-from kluster_integrations.core.types import Delta, ToolCallDelta, Usage
+from kluster_integrations.core.types import Completion, Delta, ToolCallDelta, Usage
 
 __all__ = ["ChunkMaker", "as_deltas", "fill", "headers_of", "usage_of"]
 

@@ -13,8 +13,8 @@ from kluster_integrations import catalog, limits
 from kluster_integrations.catalog import ModelSpec
 from kluster_integrations.config import KlusterConfig, environment
 from kluster_integrations.core import embeddings, request
-from kluster_integrations.core.types import ChatRequest
 from kluster_integrations.core.transport import Transport
+from kluster_integrations.core.types import ChatRequest
 from kluster_integrations.errors import BadRequestError, KlusterError
 from kluster_integrations.limits import Limiter, Limits
 from kluster_integrations.litellm import _versions

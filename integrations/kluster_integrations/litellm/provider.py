@@ -17,13 +17,11 @@ from litellm.utils import custom_llm_setup
 from kluster_integrations import errors, limits
 from kluster_integrations.config import KlusterConfig
 from kluster_integrations.core import embeddings, prompting
-from kluster_integrations.core.types import ChatRequest
-from kluster_integrations.core.types import Completion
 from kluster_integrations.core.response import read
 from kluster_integrations.core.streaming import ChatStream, read_usage
-from kluster_integrations.core.types import Usage
 from kluster_integrations.core.tokens import estimate
 from kluster_integrations.core.transport import CHAT_PATH, Answer
+from kluster_integrations.core.types import ChatRequest, Completion, Usage
 from kluster_integrations.limits import Limits
 from kluster_integrations.litellm import _models, _versions
 from kluster_integrations.litellm._answers import ChunkMaker, as_deltas, fill, headers_of, usage_of
