@@ -37,6 +37,7 @@ PARENTS: dict[str, str] = {
     "APITimeoutError": "APIConnectionError",
     "TruncatedStreamError": "APIConnectionError",
     "OutputValidationError": "KlusterError",
+    "BudgetExceededError": "KlusterError",
 }
 
 

@@ -62,6 +62,7 @@ class TestAttributes:
         [
             *("AuthenticationError", "PermissionDeniedError", "NotFoundError", "ContextWindowExceededError"),
             *("RateLimitError", "APIConnectionError", "APITimeoutError", "TruncatedStreamError"),
+            "BudgetExceededError",
         ],
     )
     def test_these_have_a_hint_of_their_own(self, name: str) -> None:

@@ -33,7 +33,7 @@ def test_listing_the_names_loads_nothing_heavy() -> None:
     assert not _loaded("import kluster_integrations; dir(kluster_integrations); kluster_integrations.__all__") & _HEAVY
 
 
-@pytest.mark.parametrize("module", ["catalog", "errors", "core.tokens"])
+@pytest.mark.parametrize("module", ["catalog", "errors", "core.budget", "core.tokens"])
 def test_core_data_modules_load_no_sdk(module: str) -> None:
     assert not _loaded(f"import kluster_integrations.{module}") & _HEAVY
 
@@ -62,11 +62,19 @@ def test_every_public_name_resolves(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "home"), [("KlusterConfig", "config"), ("KlusterError", "errors"), ("ModelSpec", "catalog")]
+    ("name", "home"),
+    [("KlusterConfig", "config"), ("KlusterError", "errors"), ("ModelSpec", "catalog"), ("budget", "core.budget")],
 )
 def test_public_names_are_the_modules_own(name: str, home: str) -> None:
     module = importlib.import_module(f"kluster_integrations.{home}")
     assert getattr(kluster_integrations, name) is getattr(module, name)
+
+
+def test_budget_stays_the_function() -> None:
+    importlib.import_module("kluster_integrations.core.budget")
+    assert kluster_integrations.budget(usd=1).limit_usd == 1.0
+    with pytest.raises(ModuleNotFoundError):  # it would take the place of the name above
+        importlib.import_module("kluster_integrations.budget")
 
 
 def test_dir_holds_the_public_names() -> None:

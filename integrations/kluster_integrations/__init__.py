@@ -14,11 +14,19 @@ from kluster_integrations._version import __version__
 if TYPE_CHECKING:
     from kluster_integrations.catalog import ModelSpec
     from kluster_integrations.config import KlusterConfig
+    from kluster_integrations.core.budget import Budget, budget
     from kluster_integrations.errors import KlusterError
 
-__all__ = ["KlusterConfig", "KlusterError", "ModelSpec", "__version__", "catalog", "errors"]
+__all__ = ["Budget", "KlusterConfig", "KlusterError", "ModelSpec", "__version__", "budget", "catalog", "errors"]
 
-_HOMES = {"KlusterConfig": "config", "KlusterError": "errors", "ModelSpec": "catalog"}
+# There is no module `budget` here: once imported it would take the function's place.
+_HOMES = {
+    "Budget": "core.budget",
+    "KlusterConfig": "config",
+    "KlusterError": "errors",
+    "ModelSpec": "catalog",
+    "budget": "core.budget",
+}
 _MODULES = frozenset({"catalog", "config", "errors"})
 
 

@@ -8,11 +8,12 @@
     │   ├── UnsupportedParameterError    kluster.ai has no such parameter
     │   └── ContextWindowExceededError   the prompt does not fit
     ├── RateLimitError               429
-    ├── InternalServerError          5xx, and answers that are none
+    ├── InternalServerError          5xx, and responses we cannot parse
     ├── APIConnectionError           no connection, or it broke
     │   ├── APITimeoutError              nothing came in time
     │   └── TruncatedStreamError         the stream stopped before the answer was complete
-    └── OutputValidationError        the model's text is not what was asked for
+    ├── OutputValidationError        the model's text is not what was asked for
+    └── BudgetExceededError          a `budget` is spent, or cannot count the model; nothing was sent
 
 An HTTP error is judged by its status alone: kluster.ai has answered a 500 with `"type": "invalid_request_error"` and
 `errorCode` in place of `code` (reference/kluster-api.md, Errors). Keys never enter: the SDK's exceptions, which hold
@@ -24,6 +25,7 @@ from kluster_integrations.core.errors import (
     APITimeoutError,
     AuthenticationError,
     BadRequestError,
+    BudgetExceededError,
     ContextWindowExceededError,
     InternalServerError,
     KlusterError,
@@ -43,6 +45,7 @@ __all__ = [
     "APITimeoutError",
     "AuthenticationError",
     "BadRequestError",
+    "BudgetExceededError",
     "ContextWindowExceededError",
     "InternalServerError",
     "KlusterError",

@@ -1,0 +1,216 @@
+"""What requests cost, counted and limited: `with budget(usd=5.0) as spent:` holds for every adapter.
+
+A context variable names the budgets that a request counts for. Tasks, `asyncio.to_thread` and executors that copy the
+context (LangChain's) inherit it. `threading.Thread` and `ThreadPoolExecutor` begin with an empty context: a request of
+such a thread counts for the open budgets that were opened before the thread began. A thread that was there before, such
+as one that serves another user, counts for none, unless it enters the budget itself: `with spent:`.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from contextvars import ContextVar
+from typing import NamedTuple, Protocol, Self
+from weakref import WeakSet
+
+from kluster_integrations.core.errors import BudgetExceededError
+from kluster_integrations.core.specs import ModelSpec
+
+__all__ = ["Budget", "ModelSpend", "budget", "check", "count", "current"]
+
+_ROUNDING = 1 - 1e-9  # ten times 0.1 adds up to a little less than 1.0
+
+
+class _Usage(Protocol):
+    """Of the client's `Usage`, what is counted."""
+
+    @property
+    def prompt_tokens(self) -> int: ...
+
+    @property
+    def completion_tokens(self) -> int: ...
+
+    @property
+    def estimated(self) -> bool: ...
+
+
+class ModelSpend(NamedTuple):
+    """What one model has spent: requests, tokens, and US$ (0 for a model without a price)."""
+
+    requests: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    usd: float = 0.0
+
+
+class Budget:
+    """Counts what requests cost, and refuses the next one once the limit is reached: `with budget(usd=5.0) as spent:`.
+
+    A context manager, sync and async, that holds for all adapters, over threads and tasks. It may be entered again, and
+    goes on counting. Budgets nest: a request counts for each of those around it. Requests that are under way when the
+    limit is reached are finished and counted, so as many as run at the same time may go beyond it. Another process
+    counts for itself.
+
+    Args:
+        usd: The limit in US$, 0 or more; `math.inf` only counts.
+        allow_unpriced: Whether to send requests to models whose price is unknown: they are counted with their tokens,
+            and named in `unpriced`. Default: they are refused.
+
+    Attributes:
+        limit_usd: The limit in US$.
+        allow_unpriced: Whether requests to models without a known price are sent.
+        estimated: Whether a number of tokens was an estimate, because the server gave none.
+
+    Raises:
+        ValueError: If `usd` is not a number, or below 0.
+        BudgetExceededError: By a request inside that comes when the limit is reached, before anything is sent.
+    """
+
+    def __init__(self, usd: float, *, allow_unpriced: bool = False) -> None:
+        if isinstance(usd, bool) or not isinstance(usd, (int, float)) or not usd >= 0:
+            raise ValueError(f"usd={usd!r} must be a number of US$, 0 or more, such as 5.0.")
+        self.limit_usd = float(usd)
+        self.allow_unpriced = allow_unpriced
+        self.estimated = False
+        self._by_model: dict[str, ModelSpend] = {}
+        self._unpriced: dict[str, None] = {}
+        self._entered = 0
+        self._older_threads: WeakSet[threading.Thread] = WeakSet()
+
+    def __repr__(self) -> str:
+        return f"Budget(spent {_usd(self.usd)} of {_usd(self.limit_usd)}, requests={self.requests})"
+
+    @property
+    def by_model(self) -> dict[str, ModelSpend]:
+        """What each model has spent, by its id: `requests`, `prompt_tokens`, `completion_tokens` and `usd`."""
+        return dict(self._by_model)
+
+    @property
+    def usd(self) -> float:
+        """US$ spent so far: the catalog's prices times the tokens that the server counted."""
+        return sum((spend.usd for spend in self.by_model.values()), 0.0)
+
+    @property
+    def requests(self) -> int:
+        """Requests counted so far, repairs among them."""
+        return sum(spend.requests for spend in self.by_model.values())
+
+    @property
+    def remaining(self) -> float:
+        """US$ left, 0 where more than the limit is spent."""
+        return max(0.0, self.limit_usd - self.usd)
+
+    @property
+    def unpriced(self) -> list[str]:
+        """The models that were used and have no known price; `usd` does not include them."""
+        return list(self._unpriced)
+
+    def __enter__(self) -> Self:
+        global _open
+        with _lock:
+            if not self._entered:
+                self._older_threads = WeakSet(threading.enumerate())
+                _open = (*_open, self)
+            self._entered += 1
+        _scope.set((*_scope.get(), self))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        global _open
+        with _lock:
+            self._entered -= 1
+            if not self._entered:
+                _open = tuple(other for other in _open if other is not self)
+        # Not ContextVar.reset: pytest's async fixtures, for one, leave in another context than they enter in.
+        scope = list(_scope.get())
+        if self in scope:
+            scope.remove(self)
+            _scope.set(tuple(scope))
+
+    async def __aenter__(self) -> Self:
+        return self.__enter__()
+
+    async def __aexit__(self, *_: object) -> None:
+        self.__exit__()
+
+    def _check(self, spec: ModelSpec) -> None:
+        spent = self.usd
+        if spent >= self.limit_usd * _ROUNDING:
+            message = f"The budget of {_usd(self.limit_usd)} is spent ({_usd(spent)} so far)."
+            hint = "pass a higher usd=… to budget(), or send the rest outside of it."
+        elif spec.prices is None and not self.allow_unpriced:
+            message = f"model={spec.id!r} has no known price, so a budget cannot limit it."
+            hint = "pass allow_unpriced=True to budget(), or give the model its prices with catalog.add(ModelSpec(…))."
+        else:
+            return
+        error = BudgetExceededError(f"{message} Nothing was sent.", hint=hint)
+        error.spent_usd, error.limit_usd = spent, self.limit_usd
+        raise error
+
+    def _count(self, spec: ModelSpec, usage: _Usage) -> None:
+        cost = spec.cost(usage.prompt_tokens, usage.completion_tokens)
+        if cost is None:
+            self._unpriced[spec.id] = None
+        before = self._by_model.get(spec.id, ModelSpend())
+        self._by_model[spec.id] = ModelSpend(
+            before.requests + 1,
+            before.prompt_tokens + usage.prompt_tokens,
+            before.completion_tokens + usage.completion_tokens,
+            before.usd + (cost or 0.0),
+        )
+        self.estimated = self.estimated or usage.estimated
+
+
+budget = Budget
+"""The name to use in a `with` statement."""
+
+_scope: ContextVar[tuple[Budget, ...]] = ContextVar("kluster_budgets", default=())
+_open: tuple[Budget, ...] = ()
+_lock = threading.Lock()  # one for all budgets: it is held for a microsecond per request
+
+
+def current() -> tuple[Budget, ...]:
+    """Return the open budgets that a request which begins now counts for."""
+    if not _open:
+        return ()
+    inherited = tuple(dict.fromkeys(each for each in _scope.get() if each._entered))
+    thread = threading.current_thread()
+    # A thread that was not started by Python's threading (uWSGI's, mod_wsgi's) is first seen here, whatever its age.
+    if inherited or isinstance(thread, threading._DummyThread):
+        return inherited
+    return tuple(each for each in _open if thread not in each._older_threads)
+
+
+def check(spec: ModelSpec) -> tuple[Budget, ...]:
+    """Return `current()`, if all of them allow one more request to a model.
+
+    Raises:
+        BudgetExceededError: If one of them is spent, or does not allow a model without a price.
+    """
+    budgets = current()
+    for each in budgets:
+        each._check(spec)
+    return budgets
+
+
+def count(budgets: tuple[Budget, ...], spec: ModelSpec, usage: _Usage) -> None:
+    """Add the tokens of a request to the budgets that held when it began."""
+    if budgets:
+        with _lock:
+            for each in budgets:
+                each._count(spec, usage)
+
+
+def _start_anew() -> None:
+    """After a fork: only this thread goes on, so only its budgets are open, and no other thread holds the lock."""
+    global _lock, _open
+    _lock, _open = threading.Lock(), current()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_start_anew)
+
+
+def _usd(amount: float) -> str:
+    return f"{amount:.8f}".rstrip("0").rstrip(".") + " US$"
