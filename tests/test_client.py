@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
+from kluster_integrations import budget, catalog
 from kluster_integrations.config import KlusterConfig
 from kluster_integrations.core.client import Client
 from kluster_integrations.core.types import Completion, Delta, collect
-from kluster_integrations.errors import OutputValidationError, RateLimitError
+from kluster_integrations.errors import BadRequestError, BudgetExceededError, OutputValidationError, RateLimitError
 from kluster_integrations.limits import Limits
 
 from .answers import LLAMA, NEMO, QWEN, R1, WEATHER
@@ -181,3 +182,47 @@ class TestLimits:
             await task
         assert (await made.acomplete(request)).text == "Hello"
         await made.aclose()
+
+
+class TestBudget:
+    """How budgets count over threads and tasks: tests/test_budget.py."""
+
+    cost = catalog.get(LLAMA).cost(5, 2) or 0.0  # what `whole` says that an answer took
+
+    @pytest.mark.parametrize("stream", [False, True])
+    def test_every_request_is_counted_repairs_too_and_the_next_is_refused(
+        self, server: RawServer, stream: bool
+    ) -> None:
+        usage = {"prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 7}
+        texts = iter(["no", '{"city": "Oslo"}', '{"city": "Oslo"}'])
+        server.answer = lambda r: (
+            Reply(sse({"content": next(texts)}, usage=usage)) if stream else whole({"content": next(texts)})
+        )
+        made = client(server)
+        request = made.build(LLAMA, [{"role": "user", "content": "hi"}], AS_CITY, stream=stream)
+        with budget(usd=self.cost * 2) as spent:
+            collect(made.stream(request)) if stream else made.complete(request)
+            with pytest.raises(BudgetExceededError):
+                collect(made.stream(request)) if stream else made.complete(request)
+        assert len(server.requests) == 2
+        assert (spent.requests, spent.by_model[LLAMA].prompt_tokens) == (2, 10)
+        assert spent.usd == pytest.approx(self.cost * 2, rel=1e-12)
+
+    def test_a_stream_that_nobody_reads_to_its_end_is_counted(self, server: RawServer) -> None:
+        server.script(Reply(sse({"content": "four"}, {"content": "more"})))
+        made = client(server)
+        with budget(usd=1) as spent:
+            deltas: Any = made.stream(made.build(LLAMA, [{"role": "user", "content": "hi"}], {}, stream=True))
+            next(deltas)
+            deltas.close()
+        assert spent.estimated
+        assert spent.by_model[LLAMA].completion_tokens >= 1
+
+    def test_what_the_server_refuses_costs_nothing(self, server: RawServer) -> None:
+        server.answer = lambda r: Reply([b"{}"], status=400, content_type="application/json", framing="length")
+        made = client(server)
+        with budget(usd=1) as spent:
+            for ask_once in (lambda: ask(made), lambda: made.embed("BAAI/bge-m3", ["a"])):
+                with pytest.raises((BadRequestError, BudgetExceededError)):
+                    ask_once()
+        assert (spent.requests, spent.usd) == (0, 0)

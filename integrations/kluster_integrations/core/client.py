@@ -1,6 +1,6 @@
 """The one door to kluster.ai: a request goes in, and what was asked for comes out.
 
-    build -> limits -> transport -> streaming, response -> repair -> Completion, Delta
+    build -> budget -> limits -> transport -> streaming, response -> repair -> Completion, Delta
 
 All that is true of the service or of a model happens behind it; an adapter in front, or the command line, only
 translates. The sync and the async methods differ in nothing but how they wait.
@@ -15,7 +15,7 @@ from contextlib import aclosing, closing, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-from kluster_integrations.core import embeddings, prompting, repair, request, tokens
+from kluster_integrations.core import budget, embeddings, prompting, repair, request, specs, tokens
 from kluster_integrations.core.config import KlusterConfig
 from kluster_integrations.core.errors import KlusterError
 from kluster_integrations.core.limits import Limiter, Limits, aadmitted, admitted, shared
@@ -164,9 +164,10 @@ class Client:
         with self.errors:
             outlet = _Outlet(request)
             while (current := outlet.request) is not None:
+                reader = ChatStream(current)
+                budgets = budget.check(current.spec)
                 ticket = self.limiter.enter() if self.limiter else None
                 try:
-                    reader = ChatStream(current)
                     sent: Any = self._transport.stream(current.body, reader, **current.options)
                     with closing(sent) as deltas:
                         with ticket or nullcontext():  # while the request is sent; the slot is kept until the end
@@ -176,6 +177,8 @@ class Client:
                                 yield shown
                             delta = next(deltas, None)
                 finally:
+                    if budgets and reader.headers:  # also what nobody has waited for
+                        budget.count(budgets, current.spec, reader.usage())
                     if ticket is not None:
                         ticket.leave()
                 yield from outlet.end()
@@ -185,9 +188,10 @@ class Client:
         with self.errors:
             outlet = _Outlet(request)
             while (current := outlet.request) is not None:
+                reader = ChatStream(current)
+                budgets = budget.check(current.spec)
                 ticket = await self.limiter.aenter() if self.limiter else None
                 try:
-                    reader = ChatStream(current)
                     sent: Any = self._transport.astream(current.body, reader, **current.options)
                     async with aclosing(sent) as deltas:
                         with ticket or nullcontext():
@@ -197,6 +201,8 @@ class Client:
                                 yield shown
                             delta = await anext(deltas, None)
                 finally:
+                    if budgets and reader.headers:
+                        budget.count(budgets, current.spec, reader.usage())
                     if ticket is not None:
                         await ticket.aleave()
                 for delta in outlet.end():
@@ -270,9 +276,12 @@ class Client:
         tries = repair.attempts(request)
         current = next(tries)
         while True:
+            budgets = budget.check(current.spec)
             answer = yield CHAT_PATH, current.body, current.options
+            found = read(answer.data, current, answer.headers)
+            budget.count(budgets, current.spec, found.usage)
             try:
-                current = tries.send(read(answer.data, current, answer.headers))
+                current = tries.send(found)
             except StopIteration as done:
                 completion: Completion = done.value
                 has_answer = bool(completion.text or completion.tool_calls)
@@ -286,12 +295,17 @@ class Client:
         used, estimated = 0, False
         headers: Mapping[str, str] = {}
         bodies = embeddings.build(model, texts, config=self.config, chunk_size=chunk_size, dimensions=dimensions)
+        spec = specs.get(model, plan=self.config.plan)
         for body in bodies:
+            budgets = budget.check(spec)
             answer = yield embeddings.EMBEDDINGS_PATH, body, options
             rows += embeddings.read(answer.data, body)
             usage = read_usage(answer.data.get("usage") or {})
-            used += usage.prompt_tokens if usage else sum(map(tokens.estimate, body["input"]))
-            estimated, headers = estimated or usage is None, answer.headers
+            if usage is None:
+                about = sum(map(tokens.estimate, body["input"]))
+                usage = Usage(about, 0, about, estimated=True)
+            budget.count(budgets, spec, usage)
+            used, estimated, headers = used + usage.prompt_tokens, estimated or usage.estimated, answer.headers
         return Vectors(rows, Usage(used, 0, used, estimated=estimated), headers)
 
 
