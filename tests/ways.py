@@ -8,8 +8,10 @@ import traceback
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import httpx
+
 from kluster_integrations.config import KlusterConfig
-from kluster_integrations.core import request, transport
+from kluster_integrations.core import request
 from kluster_integrations.core.response import read
 from kluster_integrations.core.streaming import ChatStream, Delta
 from kluster_integrations.core.transport import CHAT_PATH, Transport
@@ -79,7 +81,7 @@ class Way:
         async def go() -> Any:
             if self.name == "aiohttp":
                 return await later(Transport(settings))
-            async with transport.HTTPX.AsyncClient(verify=False) as client:
+            async with httpx.AsyncClient(verify=False) as client:
                 return await later(Transport(settings, http_async_client=client))
 
         return asyncio.run(go())

@@ -14,10 +14,11 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, Protocol
 
+import httpx
 from pydantic import BaseModel
 
 from kluster_integrations.config import KlusterConfig
-from kluster_integrations.core import embeddings, prompting, request, transport
+from kluster_integrations.core import embeddings, prompting, request
 from kluster_integrations.core.response import collect, read
 from kluster_integrations.core.streaming import ChatStream
 from kluster_integrations.core.transport import CHAT_PATH, Transport
@@ -116,7 +117,7 @@ class Core:
     async def _later(self, how: str, *args: Any) -> Any:
         if self._way == "async":
             return await self._await(Transport(self._config), how, *args)
-        async with transport.HTTPX.AsyncClient(verify=False) as client:
+        async with httpx.AsyncClient(verify=False) as client:
             return await self._await(Transport(self._config, http_async_client=client), how, *args)
 
     async def _await(self, sender: Transport, how: str, *args: Any) -> Any:
