@@ -39,6 +39,8 @@ for _ in range(2):  # recorded, then replayed
 assert answers[0] == answers[1], answers
 """,
 }
+# The client that those snippets are for is the user's own.
+_CLIENT = {"emulator": "openai", "recording": "openai"}
 # Tests that the sdist brings, run on the installed wheel.
 _TESTS = (
     "test_import.py",
@@ -110,6 +112,8 @@ class Bench:
             self._run([str(python), "-c", _ALONE, *others], env)
         self._run([kluster, "doctor"], env)
         self._run([kluster, "chat", _MODEL, "Hello!"], env)
+        if extra in _CLIENT:
+            self._pip(python, _CLIENT[extra])
         for code in snippets(extra):
             self._run([str(python), "-c", code], env)
         if extra == ALL:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 import pickle
 import socket
 import traceback
 from typing import Any
 
-import openai
+import httpx
 import pytest
 
 from kluster_integrations import errors
@@ -17,10 +16,6 @@ from kluster_integrations.core.transport import CHAT_PATH, Transport
 from kluster_integrations.errors import KlusterError
 
 KEY = "kk-the-key-of-these-tests"
-
-
-# openai 3.x speaks httpx2, openai 2.x httpx.
-sdk_httpx: Any = importlib.import_module("httpx2" if int(openai.__version__.split(".")[0]) >= 3 else "httpx")
 
 
 # The tree of the module's docstring, typed out once more.
@@ -121,14 +116,15 @@ def _post_and_show(base_url: str, timeout: float = 5) -> str:
     return _shown(err.with_traceback(tb))
 
 
-def _request() -> Any:
-    return sdk_httpx.Request("POST", "http://127.0.0.1/v1/x", headers={"Authorization": f"Bearer {KEY}"})
+def _request() -> httpx.Request:
+    return httpx.Request("POST", "http://127.0.0.1/v1/x", headers={"Authorization": f"Bearer {KEY}"})
 
 
-def _status_error(status: int, content: bytes, **headers: str) -> openai.APIStatusError:
-    response = sdk_httpx.Response(status, content=content, headers=headers, request=_request())
-    client = openai.OpenAI(api_key="unused", base_url="http://127.0.0.1/v1")
-    return client._make_status_error_from_response(response)
+def _refusal(base_url: str) -> KlusterError:
+    """Return the error that a request ends with."""
+    with pytest.raises(KlusterError) as caught:
+        Transport(KlusterConfig(api_key=KEY, base_url=base_url, max_retries=0)).post(CHAT_PATH, {"model": "m"})
+    return caught.value
 
 
 class _AdaptedTimeoutError(errors.APITimeoutError, TimeoutError):

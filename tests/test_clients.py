@@ -16,10 +16,9 @@ from typing import Any
 
 import httpx
 import httpx2
-import openai
 import pytest
 
-from kluster_integrations.core import transport
+from kluster_integrations.core import connections, transport
 from kluster_integrations.core.streaming import ChatStream
 from kluster_integrations.core.transport import CHAT_PATH, Transport
 from kluster_integrations.errors import (
@@ -221,16 +220,16 @@ async def test_async_clients_are_shared_by_base_url(server: RawServer) -> None:
 
 def test_construction_opens_and_makes_nothing(server: RawServer, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[object] = []
-    monkeypatch.setattr(openai, "DefaultHttpxClient", lambda **options: made.append(options))
+    monkeypatch.setattr(httpx, "HTTPTransport", lambda **options: made.append(options))
     for _ in range(3):
         Transport(config(server))
     assert made == []
     assert server.connections == 0
 
 
-def test_a_second_construction_makes_no_second_client(server: RawServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, made = openai.DefaultHttpxClient, []
-    monkeypatch.setattr(openai, "DefaultHttpxClient", lambda **options: made.append(1) or real(**options))
+def test_a_second_construction_makes_no_second_pool(server: RawServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, made = httpx.HTTPTransport, []
+    monkeypatch.setattr(httpx, "HTTPTransport", lambda **options: made.append(1) or real(**options))
     for _ in range(3):
         Transport(config(server)).post(CHAT_PATH, {})
     assert made == [1]
@@ -286,8 +285,7 @@ def test_fifty_threads_at_once(server: RawServer) -> None:
     with ThreadPoolExecutor(50) as pool:
         assert list(pool.map(one, range(50))) == ["Hello"] * 50
     assert len(server.requests) == 50
-    with transport._pools._lock:
-        assert sum(key == server.base_url for key in transport._pools._http) == 1
+    assert sum(base_url == server.base_url for _, base_url in connections._pools.open) == 1
 
 
 def test_loops_in_threads(server: RawServer) -> None:
@@ -315,10 +313,8 @@ def test_loops_that_have_ended_leave_nothing_behind(server: RawServer) -> None:
     for _ in range(3):
         asyncio.run(Transport(config(server)).apost(CHAT_PATH, {}))
     gc.collect()
-    tables = (transport._pools._http, transport._pools._clients, transport._pools._closers)
-    assert not [
-        k for t in tables for k in t if isinstance(k, tuple) and server.base_url in k[:2] and k[0] != server.base_url
-    ]
+    Transport(config(server)).post(CHAT_PATH, {})
+    assert [loop for loop, base_url in connections._pools.open if base_url == server.base_url] == [None]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import httpx
 import pytest
 
 from kluster_integrations import errors
@@ -16,7 +17,7 @@ from kluster_integrations.core.transport import CHAT_PATH, Transport
 from kluster_integrations.emulator import Emulator
 from kluster_integrations.errors import KlusterError, from_body
 
-from .raised import BY_STATUS, CLASSES, KEY, PARENTS, _full, sdk_httpx
+from .raised import BY_STATUS, CLASSES, KEY, PARENTS, _full
 
 
 class TestTree:
@@ -257,7 +258,7 @@ class TestHeaders:
         assert from_body("no", status_code=500, headers={name: "req-7"}).request_id == "req-7"
 
     def test_headers_of_the_http_library(self) -> None:
-        headers = sdk_httpx.Headers({"X-Request-Id": "req-7", "Retry-After": "2", "Set-Cookie": "a=b"})
+        headers = httpx.Headers({"X-Request-Id": "req-7", "Retry-After": "2", "Set-Cookie": "a=b"})
         error = from_body("no", status_code=429, headers=headers)
         assert (error.request_id, error.retry_after) == ("req-7", 2.0)
         assert error.headers == {"x-request-id": "req-7", "retry-after": "2"}

@@ -7,8 +7,9 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
+import aiohttp
 import httpx
-import openai
+import httpx2
 import pytest
 
 from kluster_integrations import errors
@@ -23,10 +24,9 @@ from .raised import (
     _AdaptedTimeoutError,
     _closed_port,
     _post_and_show,
+    _refusal,
     _request,
     _shown,
-    _status_error,
-    sdk_httpx,
 )
 
 
@@ -118,16 +118,18 @@ class TestKeyStaysSecret:
         assert KEY not in asyncio.run(post())
 
 
-class TestMapped:
+class TestStatus:
     @pytest.mark.parametrize(("status", "cls"), BY_STATUS)
-    def test_the_sdks_status_errors(self, status: int, cls: type[KlusterError]) -> None:
+    def test_the_class_is_that_of_the_status(
+        self, answering: Callable[..., Any], status: int, cls: type[KlusterError]
+    ) -> None:
         content = b'{"error": {"message": "it broke", "code": "c", "type": "t", "param": null}}'
-        err = _status_error(status, content, **{"x-request-id": "req-1", "retry-after": "2"})
-        with pytest.raises(KlusterError) as caught, mapped():
-            raise err
-        assert type(caught.value) is cls
-        assert (caught.value.message, caught.value.code, caught.value.status_code) == ("it broke", "c", status)
-        assert (caught.value.request_id, caught.value.retry_after) == ("req-1", 2.0)
+        server = answering(content, status=status, headers={"x-request-id": "req-1", "retry-after": "2"})
+        err = _refusal(server.base_url)
+        assert type(err) is cls
+        assert (err.message, err.code, err.status_code) == ("it broke", "c", status)
+        assert (err.request_id, err.retry_after) == ("req-1", 2.0)
+        assert err.body == {"message": "it broke", "code": "c", "type": "t", "param": None}
 
     @pytest.mark.parametrize(
         ("content", "message"),
@@ -143,33 +145,46 @@ class TestMapped:
             (b"\xff\xfe\xfd", ""),
         ],
     )
-    def test_the_sdks_status_errors_with_odd_bodies(self, content: bytes, message: str) -> None:
-        with pytest.raises(errors.InternalServerError) as caught, mapped():
-            raise _status_error(502, content)
-        assert message in caught.value.message
-        assert caught.value.message
+    def test_odd_bodies(self, answering: Callable[..., Any], content: bytes, message: str) -> None:
+        err = _refusal(answering(content, status=502).base_url)
+        assert type(err) is errors.InternalServerError
+        assert message in err.message
+        assert err.message
 
-    def test_the_vendors_500_through_the_sdk(self) -> None:
+    def test_the_vendors_500(self, answering: Callable[..., Any]) -> None:
         content = b'{"error": {"message": "Unexpected error occurred", "errorCode": 4000, "type": "x"}}'
-        with pytest.raises(errors.InternalServerError) as caught, mapped():
-            raise _status_error(500, content)
-        assert caught.value.code == "4000"
+        err = _refusal(answering(content, status=500).base_url)
+        assert type(err) is errors.InternalServerError
+        assert err.code == "4000"
 
+    def test_masks_the_key(self, answering: Callable[..., Any]) -> None:
+        content = json.dumps({"error": {"message": f"no {KEY}", "param": KEY}}).encode()
+        err = _refusal(answering(content, status=401).base_url)
+        assert type(err) is errors.AuthenticationError
+        assert KEY not in f"{err}{err.body}"
+
+
+class TestMapped:
     @pytest.mark.parametrize(
         ("make", "cls"),
         [
-            (lambda: openai.APITimeoutError(request=_request()), errors.APITimeoutError),
-            (lambda: openai.APIConnectionError(request=_request()), errors.APIConnectionError),
-            (lambda: sdk_httpx.ConnectError("refused"), errors.APIConnectionError),
-            (lambda: sdk_httpx.ReadError("reset"), errors.APIConnectionError),
-            (lambda: sdk_httpx.RemoteProtocolError("hung up"), errors.APIConnectionError),
-            (lambda: sdk_httpx.ProxyError("no"), errors.APIConnectionError),
-            (lambda: sdk_httpx.ConnectTimeout("slow"), errors.APITimeoutError),
-            (lambda: sdk_httpx.ReadTimeout("slow"), errors.APITimeoutError),
-            (lambda: sdk_httpx.WriteTimeout("slow"), errors.APITimeoutError),
-            (lambda: sdk_httpx.PoolTimeout("slow"), errors.APITimeoutError),
+            (lambda: httpx.ConnectError("refused"), errors.APIConnectionError),
             (lambda: httpx.ReadError("reset"), errors.APIConnectionError),
+            (lambda: httpx.RemoteProtocolError("hung up"), errors.APIConnectionError),
+            (lambda: httpx.ProxyError("no"), errors.APIConnectionError),
+            (lambda: httpx.ConnectTimeout("slow"), errors.APITimeoutError),
             (lambda: httpx.ReadTimeout("slow"), errors.APITimeoutError),
+            (lambda: httpx.WriteTimeout("slow"), errors.APITimeoutError),
+            (lambda: httpx.PoolTimeout("slow"), errors.APITimeoutError),
+            (lambda: httpx2.ReadError("reset"), errors.APIConnectionError),
+            (lambda: httpx2.ReadTimeout("slow"), errors.APITimeoutError),
+            (lambda: httpx.InvalidURL("no"), errors.APIConnectionError),
+            (lambda: httpx.DecodingError("bad gzip"), errors.InternalServerError),
+            (lambda: aiohttp.ServerDisconnectedError(), errors.APIConnectionError),
+            (lambda: aiohttp.ClientPayloadError("cut"), errors.APIConnectionError),
+            (lambda: aiohttp.ServerTimeoutError("slow"), errors.APITimeoutError),
+            (lambda: aiohttp.SocketTimeoutError("slow"), errors.APITimeoutError),
+            (lambda: aiohttp.InvalidURL("no"), errors.APIConnectionError),
             (lambda: ConnectionRefusedError(111, "refused"), errors.APIConnectionError),
             (lambda: ConnectionResetError(104, "reset"), errors.APIConnectionError),
             (lambda: BrokenPipeError(32, "broken"), errors.APIConnectionError),
@@ -187,13 +202,13 @@ class TestMapped:
         assert type(caught.value) is cls
 
     def test_the_cause_is_said(self) -> None:
-        err = openai.APIConnectionError(request=_request())
+        err = httpx.ConnectError("failed")
         err.__cause__ = socket.gaierror(-2, "Name or service not known")
         with pytest.raises(errors.APIConnectionError, match="Name or service not known"), mapped():
             raise err
 
     def test_a_timeout_below_is_a_timeout(self) -> None:
-        err = openai.APIConnectionError(request=_request())
+        err = httpx.ConnectError("failed")
         err.__cause__ = TimeoutError()
         with pytest.raises(errors.APITimeoutError), mapped():
             raise err
@@ -209,6 +224,11 @@ class TestMapped:
                 Transport(config).post(CHAT_PATH, {"model": "m"})
         assert type(caught.value) is errors.APIConnectionError
         assert "the caller's" not in str(caught.value)
+
+    @pytest.mark.parametrize("err", [ValueError("odd"), RuntimeError("odd"), ImportError("odd")])
+    def test_whatever_io_raises_is_a_failed_connection(self, err: Exception) -> None:
+        with pytest.raises(errors.APIConnectionError, match="odd"), mapped(io=True):
+            raise err
 
     @pytest.mark.parametrize("err", [ValueError("mine"), KeyError("mine"), ZeroDivisionError(), RuntimeError("mine")])
     def test_other_exceptions_pass_as_they_are(self, err: Exception) -> None:
@@ -240,22 +260,10 @@ class TestMapped:
             with pytest.raises(errors.APITimeoutError), guard, guard:
                 raise TimeoutError
 
-    def test_masks_the_key(self) -> None:
-        with pytest.raises(errors.AuthenticationError) as caught, mapped(secret=KEY):
-            raise _status_error(401, json.dumps({"error": {"message": f"no {KEY}", "param": KEY}}).encode())
-        assert KEY not in f"{caught.value}{caught.value.body}"
-
-    @pytest.mark.parametrize(
-        "make",
-        [
-            lambda: _status_error(401, b"{}"),
-            lambda: openai.APIConnectionError(request=_request()),
-            lambda: openai.APITimeoutError(request=_request()),
-        ],
-    )
-    def test_the_sdks_exception_which_holds_the_key_is_let_go(self, make: Callable[[], Exception]) -> None:
+    @pytest.mark.parametrize("kind", [httpx.ConnectError, httpx.ReadTimeout])
+    def test_the_librarys_exception_which_holds_the_key_is_let_go(self, kind: type[httpx.RequestError]) -> None:
         with pytest.raises(KlusterError) as caught, mapped(secret=KEY):
-            raise make()
+            raise kind("no", request=_request())
         assert caught.value.__cause__ is None
         # `from None` only hides it: crash reporters and debuggers walk `__context__` nonetheless.
         assert caught.value.__context__ is None
@@ -294,7 +302,7 @@ class TestAdapt:
 
     def test_an_adapters_class_takes_the_place(self, guard: mapped) -> None:
         with pytest.raises(_AdaptedTimeoutError) as caught, guard:
-            raise sdk_httpx.ReadTimeout("slow")
+            raise httpx.ReadTimeout("slow")
         assert caught.value.hint == errors.APITimeoutError.default_hint
 
     def test_this_packages_own_errors_are_adapted_too(self, guard: mapped) -> None:

@@ -8,8 +8,10 @@ import traceback
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import httpx
+
 from kluster_integrations.config import KlusterConfig
-from kluster_integrations.core import request, transport, types
+from kluster_integrations.core import request, types
 from kluster_integrations.core.response import read
 from kluster_integrations.core.streaming import ChatStream
 from kluster_integrations.core.transport import CHAT_PATH, Transport
@@ -80,7 +82,7 @@ class Way:
         async def go() -> Any:
             if self.name == "aiohttp":
                 return await later(Transport(settings))
-            async with transport.HTTPX.AsyncClient(verify=False) as client:
+            async with httpx.AsyncClient(verify=False) as client:
                 return await later(Transport(settings, http_async_client=client))
 
         return asyncio.run(go())

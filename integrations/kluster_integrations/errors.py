@@ -16,8 +16,8 @@
     └── BudgetExceededError          a `budget` is spent, or cannot count the model; nothing was sent
 
 An HTTP error is judged by its status alone: kluster.ai has answered a 500 with `"type": "invalid_request_error"` and
-`errorCode` in place of `code` (reference/kluster-api.md, Errors). Keys never enter: the SDK's exceptions, which hold
-the request, are replaced, and a key that a server echoes is masked.
+`errorCode` in place of `code` (reference/kluster-api.md, Errors). Keys never enter: the HTTP library's exceptions,
+which hold the request, are replaced, and a key that a server echoes is masked.
 """
 
 from kluster_integrations.core.errors import (

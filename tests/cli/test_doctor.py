@@ -154,19 +154,24 @@ def test_a_server_with_other_models_is_asked_for_one_it_has(kluster: Run) -> Non
 def test_missing_frameworks_are_no_failure(
     kluster: Run, reach: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _pretend(monkeypatch, {"openai": "2.54.0"})
+    _pretend(monkeypatch, {"httpx": "0.28.1", "aiohttp": "3.14.5"})
     code, checks = _checks(kluster, env=reach)
     assert code == 0
-    assert {checks[name]["status"] for name in ("langchain-core", "litellm", "crewai")} == {"skip"}
+    assert {checks[name]["status"] for name in ("langchain-core", "openai", "litellm", "crewai")} == {"skip"}
 
 
 @pytest.mark.parametrize(
     ("package", "version", "status"),
     [
-        ("openai", "2.29.9", "fail"),
+        ("httpx", "0.27.2", "fail"),
+        ("httpx", "0.28.0", "ok"),
+        ("httpx", "1.0.0", "fail"),
+        ("aiohttp", "3.10.11", "fail"),
+        ("aiohttp", "3.11.0", "ok"),
+        ("openai", "2.29.9", "warn"),
         ("openai", "2.30.0", "ok"),
         ("openai", "3.54.0", "ok"),
-        ("openai", "4.0.0", "fail"),
+        ("openai", "4.0.0", "warn"),
         ("langchain-core", "0.3.80", "warn"),
         ("langchain-core", "1.7.0rc1", "ok"),
         ("litellm", "1.90.0", "ok"),
@@ -183,7 +188,7 @@ def test_missing_frameworks_are_no_failure(
 def test_versions(
     kluster: Run, monkeypatch: pytest.MonkeyPatch, reach: dict[str, str], package: str, version: str, status: str
 ) -> None:
-    _pretend(monkeypatch, {"openai": "2.54.0", package: version})
+    _pretend(monkeypatch, {"httpx": "0.28.1", "aiohttp": "3.14.5", package: version})
     _, checks = _checks(kluster, "--offline", env=reach)
     assert checks[package]["status"] == status
     assert version in checks[package]["found"]

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import httpx
+import httpx2
 import openai
 import pytest
 from langchain_core.caches import InMemoryCache
@@ -20,7 +21,6 @@ from langchain_core.runnables import ConfigurableField
 from pydantic import ValidationError
 
 from kluster_integrations.config import KlusterConfig
-from kluster_integrations.core.transport import HTTPX
 from kluster_integrations.emulator import Emulator, Fault
 from kluster_integrations.langchain import (
     ChatKluster,
@@ -31,7 +31,7 @@ from kluster_integrations.langchain import (
 LLAMA = "klusterai/Meta-Llama-3.3-70B-Instruct-Turbo"
 R1 = "deepseek-ai/DeepSeek-R1"
 GEMMA = "google/gemma-3-27b-it"
-CLIENTS = [httpx] if HTTPX is httpx else [httpx, HTTPX]  # openai 3.x takes either library's clients
+CLIENTS = [httpx, httpx2]
 
 
 def bodies(emulator: Emulator) -> list[Any]:

@@ -11,12 +11,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, get_args
 
+import httpx
 import openai
 import pytest
 
 from kluster_integrations import catalog
 from kluster_integrations.config import KlusterConfig
-from kluster_integrations.core.transport import HTTPX, Transport
+from kluster_integrations.core.transport import Transport
 from kluster_integrations.emulator import Emulator, Fault
 from kluster_integrations.errors import AuthenticationError, KlusterError, RateLimitError
 from kluster_integrations.recording import CassetteError, Mode, cassette
@@ -251,7 +252,7 @@ def test_other_addresses_are_left_alone(answering: Answering, file: Path) -> Non
     server = answering(b'{"a": 1}')
     elsewhere = server.base_url.removesuffix("/v1") + "/elsewhere"
     with cassette(file, "none"):
-        assert HTTPX.get(elsewhere).json() == {"a": 1}
+        assert httpx.get(elsewhere).json() == {"a": 1}
     assert [request for request, _ in server.requests] == ["GET /elsewhere"]
     assert not file.exists()
 
@@ -268,7 +269,7 @@ def test_an_upload_matches_whatever_its_boundary(answering: Answering, file: Pat
 
     def upload(base_url: str) -> Any:
         files = {"file": ("batch.jsonl", b'{"custom_id": "1"}\n')}
-        with HTTPX.Client(trust_env=False) as client:
+        with httpx.Client(trust_env=False) as client:
             return client.post(f"{base_url}/files", files=files, data={"purpose": "batch"}).json()
 
     with cassette(file):

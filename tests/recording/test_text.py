@@ -7,11 +7,11 @@ import random
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import vcr
 import yaml
 
-from kluster_integrations.core import transport
 from kluster_integrations.recording._text import dump, load, readable
 
 ALPHABET = [*"ab {}[]:,\"'#&*!|>%@`\\-?", *"\n\r\t\0\x7f\x85\u2028\u2029\ufeff\xa0é中😀"]
@@ -108,7 +108,7 @@ def test_vcrpy_itself_can_play_it(tmp_path: Path) -> None:
 
     with (
         vcr.use_cassette(str(file), record_mode="none", match_on=["method", "path"]),
-        transport.HTTPX.Client() as client,
+        httpx.Client() as client,
     ):
         assert client.post("http://127.0.0.1/v1/x", json={}).json() == {"a": 1}
         assert client.post("http://127.0.0.1/v1/x", json={}).content == b"data: 1\n\ndata: [DONE]\n\n"

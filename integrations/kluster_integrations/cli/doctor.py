@@ -33,11 +33,14 @@ Status = Literal["ok", "warn", "fail", "skip"]
 
 # As in pyproject.toml: from this version on, and below that one.
 SUPPORTED = {
-    "openai": ((2, 30), (4,)),
+    "httpx": ((0, 28), (1,)),
+    "aiohttp": ((3, 11), (4,)),
     "langchain-core": ((1, 7), (2,)),
+    "openai": ((2, 30), (4,)),
     "litellm": _versions.SUPPORTED,
     "crewai": ((1, 15, 30), (2,)),
 }
+_EXTRAS = {"langchain-core": "langchain", "openai": "langchain", "litellm": "litellm", "crewai": "crewai"}
 _SMALL_MODEL = "klusterai/Meta-Llama-3.1-8B-Instruct-Turbo"
 _SECONDS = 15.0
 _STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red", "skip": "dim"}
@@ -112,9 +115,8 @@ def _version(package: str) -> Check:
     try:
         version = metadata.version(package)
     except metadata.PackageNotFoundError:
-        if package == "openai":
+        if (extra := _EXTRAS.get(package)) is None:
             return Check(package, "fail", "not installed", "pip install kluster-integrations")
-        extra = package.removesuffix("-core")
         return Check(package, "skip", "not installed", f'pip install "kluster-integrations[{extra}]", if you need it')
     if package == "litellm" and (why := _versions.broken(version)):
         return Check(package, "fail", f"{version} {why}", f'pip install "{_versions.RECOMMENDED}"')
@@ -122,8 +124,7 @@ def _version(package: str) -> Check:
     if low <= _numbers(version) < high:
         return Check(package, "ok", version)
     wanted = f"{package}>={_dotted(low)},<{_dotted(high)}"
-    # All of the package stands on openai; a framework may not even be used.
-    status: Status = "fail" if package == "openai" else "warn"
+    status: Status = "warn" if package in _EXTRAS else "fail"  # a framework may not even be used
     return Check(package, status, f"{version}, not {wanted}", f'pip install "{wanted}"')
 
 

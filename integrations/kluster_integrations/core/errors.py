@@ -16,8 +16,8 @@
     └── BudgetExceededError          a `budget` is spent, or cannot count the model; nothing was sent
 
 An HTTP error is judged by its status alone: kluster.ai has answered a 500 with `"type": "invalid_request_error"` and
-`errorCode` in place of `code` (reference/kluster-api.md, Errors). Keys never enter: the SDK's exceptions, which hold
-the request, are replaced, and a key that a server echoes is masked.
+`errorCode` in place of `code` (reference/kluster-api.md, Errors). Keys never enter: the HTTP library's exceptions,
+which hold the request, are replaced, and a key that a server echoes is masked.
 """
 
 from __future__ import annotations
@@ -339,28 +339,19 @@ def _seconds_until(date: str) -> float:
         return math.nan
 
 
-def _is_from(err: BaseException, name: str) -> bool:
-    """Whether an exception is of this kind of httpx's or httpx2's: openai 2.x lets them out of a broken stream."""
-    return any(
-        cls.__name__ == name and cls.__module__.split(".")[0] in ("httpx", "httpx2") for cls in type(err).__mro__
-    )
-
-
-def _translate(err: Exception, secret: str | None) -> KlusterError | None:
-    import openai
-
-    if isinstance(err, openai.APIStatusError):
-        response = err.response
-        body: object = err.body if err.body is not None else response.text
-        if location := response.headers.get("location"):
-            body = f"The server redirects to {location}; set base_url to where the API is."
-        return from_body(body, status_code=err.status_code, headers=response.headers, secret=secret)
-    if isinstance(err, openai.APIResponseValidationError):
-        return InternalServerError(f"The answer cannot be read: {_plain(err)}", status_code=err.status_code)
-    if isinstance(err, (openai.APIConnectionError, OSError)) or _is_from(err, "RequestError"):
-        chain = _causes(err)
-        # By the cause: through aiohttp, httpx calls a server that hangs up a timeout, too.
-        if any(isinstance(e, TimeoutError) for e in chain) or "Timeout" in type(chain[-1]).__name__:
+def _translate(err: Exception, io: bool) -> KlusterError | None:
+    chain = _causes(err)
+    names = {cls.__name__ for link in chain for cls in type(link).__mro__}
+    if names & {"DecodingError", "ContentEncodingError"}:  # httpx's, aiohttp's
+        return InternalServerError("The answer cannot be read: its compression is broken.")
+    if "PoolTimeout" in names:
+        return APITimeoutError(
+            "No connection of http_client came free in time.", hint="give it larger limits, or send less at once."
+        )
+    libraries = {cls.__module__.partition(".")[0] for cls in type(err).__mro__}
+    if io or isinstance(err, OSError) or libraries & {"httpx", "httpx2", "aiohttp"}:
+        # By the cause: what a library raises on top of it says less.
+        if any(isinstance(link, TimeoutError) for link in chain) or "TimeoutException" in names:
             return APITimeoutError("The server did not answer in time.")
         said = _plain(f"{type(chain[-1]).__name__}: {chain[-1]}").rstrip(".: ")
         return APIConnectionError(f"The connection failed: {said}.")
@@ -391,18 +382,21 @@ class mapped:  # noqa: N801
         secret: The key in use, masked wherever a server echoes it.
         adapt: An adapter's own class for each class of this module (they inherit from it), so that a framework finds
             what it knows.
+        io: Whether nothing but I/O is done inside, so that whatever else is raised is a failed connection, too.
     """
 
-    __slots__ = ("_adapt", "_secret")
+    __slots__ = ("_adapt", "_io", "_secret")
 
     def __init__(
         self,
         *,
         secret: str | None = None,
         adapt: Mapping[type[KlusterError], type[KlusterError]] | None = None,
+        io: bool = False,
     ) -> None:
         self._secret = secret
         self._adapt = adapt or {}
+        self._io = io
 
     def __enter__(self) -> None:
         return None
@@ -412,7 +406,7 @@ class mapped:  # noqa: N801
             if err is not None:
                 err.__traceback__ = None  # a cancelled call's frames hold the headers, with the key
             return
-        known = err if isinstance(err, KlusterError) else _translate(err, self._secret)
+        known = err if isinstance(err, KlusterError) else _translate(err, self._io)
         if known is not None and self._secret:
             known.mask(self._secret)
         if known is not None and (adapted := self._adapt.get(type(known))):
@@ -420,12 +414,14 @@ class mapped:  # noqa: N801
         if known is None:
             return
         if known is err:
+            if self._io:
+                known.__traceback__ = None  # its frames hold the answer's headers, in which a server may echo the key
             if known.__suppress_context__:
                 known.__context__ = None  # what could not be read may hold an echoed key
             return
         try:
             raise known from None
         finally:
-            # The SDK's exception holds the request, and its frames the headers, with the key: nothing leads there.
+            # An HTTP library's exception holds the request, its frames the headers, with the key: nothing leads there.
             known.__context__ = None
             del err

@@ -6,15 +6,12 @@ import json
 from collections.abc import AsyncGenerator, Mapping
 from typing import Literal
 
+import httpx
+
 from kluster_integrations.emulator import tokens
 from kluster_integrations.emulator.engine import CallDelta, ChatRequest, Delta, Finish
 from kluster_integrations.emulator.errors import ApiError
 from kluster_integrations.emulator.shapes import new_call_id
-
-try:  # openai 3 brings httpx2, openai 2 httpx
-    import httpx2 as httpx
-except ImportError:  # pragma: no cover - depends on what is installed
-    import httpx  # type: ignore[no-redef]
 
 __all__ = ["UpstreamEngine"]
 

@@ -6,9 +6,8 @@ So `except openai.RateLimitError` and `except ModelRateLimitError` both catch, a
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Self
 
 import openai
 from langchain_core.exceptions import (
@@ -25,7 +24,7 @@ from langchain_core.exceptions import (
 )
 
 from kluster_integrations import errors
-from kluster_integrations.core.transport import HTTPX
+from kluster_integrations._openai import response_of
 
 __all__ = [
     "LANGCHAIN_ERRORS",
@@ -52,20 +51,9 @@ class _OpenAIShape(errors.KlusterError):
         error = super().like(other)
         inner = other.body.get("error", other.body) if isinstance(other.body, dict) else None
         detail = inner if isinstance(inner, dict) else {}
-        said = {"request": None, "response": _response(other)}
+        said = {"request": None, "response": response_of(other)}
         error.__dict__.update(said | {name: detail.get(name) for name in ("param", "type")})
         return error
-
-
-def _response(error: errors.KlusterError) -> Any:
-    """Return an HTTP response with the status, headers and body that the error keeps; None where there was none."""
-    if error.status_code is None:
-        return None
-    of_the_wire = ("content-length", "content-encoding", "transfer-encoding")
-    headers = {k: v for k, v in error.headers.items() if k not in of_the_wire}
-    body = {"error": error.body} if isinstance(error.body, dict) else error.body
-    content = body if isinstance(body, str) else json.dumps(body, default=str)
-    return HTTPX.Response(error.status_code, headers=headers, content=content.encode())
 
 
 class KlusterAuthenticationError(

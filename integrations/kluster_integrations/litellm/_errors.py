@@ -7,13 +7,12 @@ version to version: before 1.100 a 401 from a custom provider became an `APIConn
 from __future__ import annotations
 
 import functools
-import json
 from typing import Any
 
 from litellm import exceptions as lite
 
 from kluster_integrations import errors
-from kluster_integrations.core.transport import HTTPX
+from kluster_integrations._openai import response_of
 from kluster_integrations.litellm._models import PROVIDER
 
 __all__ = ["falling_back", "to_litellm"]
@@ -136,7 +135,7 @@ def to_litellm(err: errors.KlusterError, model: str, base_url: str) -> errors.Kl
     theirs.__init__(error, model=model, llm_provider=PROVIDER, **_arguments(err, theirs, base_url))
     status, response = error.status_code, getattr(error, "response", None)
     if err.status_code is not None:  # the real answer, and not one that LiteLLM has made up
-        status, response = err.status_code, _response(err, base_url)
+        status, response = err.status_code, response_of(err, base_url)
     detail = err.body.get("error", err.body) if isinstance(err.body, dict) else None
     error.__dict__.update(
         ours,
@@ -187,15 +186,4 @@ def _arguments(err: errors.KlusterError, theirs: Any, base_url: str) -> dict[str
         return {"raw_response": err.raw_text, "schema": err.message}
     if theirs in (lite.APIConnectionError, lite.Timeout):
         return {"message": err.message}
-    return {"message": err.message, "response": _response(err, base_url)}
-
-
-def _response(err: errors.KlusterError, base_url: str) -> Any:
-    """Return an HTTP response with the status, headers and body that the error keeps; None where there was none."""
-    if err.status_code is None:
-        return None
-    of_the_wire = ("content-length", "content-encoding", "transfer-encoding")
-    headers = {k: v for k, v in err.headers.items() if k not in of_the_wire}
-    content = err.body if isinstance(err.body, str) else json.dumps({"error": err.body}, default=str)
-    request = HTTPX.Request("POST", base_url)  # a new one: the real one holds the key
-    return HTTPX.Response(err.status_code, headers=headers, content=content.encode(), request=request)
+    return {"message": err.message, "response": response_of(err, base_url)}

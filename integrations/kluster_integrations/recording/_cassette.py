@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import os
-import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -93,7 +92,6 @@ def playing(
         drop_unused_requests=mode == "rewrite",
         before_record_request=lambda request: _filters.tidy_request(request, known) if _counts(request) else None,
         before_record_response=lambda response: _filters.tidy_response(response, known),
-        custom_patches=_patches(),
         record_on_exception=False,
     )
     with tape as player:
@@ -234,15 +232,3 @@ def _head(requests: list[Any]) -> dict[str, str]:
     hosts = sorted({"{0.scheme}://{0.netloc}".format(urlsplit(request.uri)) for request in requests})
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
     return {"date": today, "server": ", ".join(hosts), "by": f"kluster-integrations {__version__}"}
-
-
-def _patches() -> tuple[tuple[Any, str, Any], ...]:
-    """What vcrpy 8.5 lacks: the SDK's aiohttp transport reads `raw_headers`, and a replayed answer has none."""
-    if "aiohttp" not in sys.modules:
-        return ()
-    from vcr.stubs import aiohttp_stubs  # type: ignore[import-untyped]
-
-    def raw_headers(response: Any) -> tuple[tuple[bytes, bytes], ...]:
-        return tuple((name.encode(), value.encode()) for name, value in response.headers.items())
-
-    return ((aiohttp_stubs.MockClientResponse, "raw_headers", property(raw_headers)),)

@@ -10,8 +10,9 @@ from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
+import httpx
+
 from kluster_integrations.config import env_values
-from kluster_integrations.core.transport import HTTPX
 from kluster_integrations.errors import masked
 from kluster_integrations.recording._text import readable
 
@@ -89,7 +90,7 @@ def tidy_response(response: Mapping[str, Any], secrets: Secrets) -> dict[str, An
     body = body.encode() if isinstance(body, str) else body
     if "content-encoding" in headers:
         encoding = {"content-encoding": ", ".join(headers["content-encoding"])}
-        body = HTTPX.Response(200, headers=encoding, content=body).content
+        body = httpx.Response(200, headers=encoding, content=body).content
     if "json" in "".join(headers.get("content-type", [])):
         body = readable(body)
     body = secrets.mask(body)
