@@ -23,8 +23,8 @@ from kluster_integrations.config import KlusterConfig
 from kluster_integrations.core import budget as module
 from kluster_integrations.core.request import build
 from kluster_integrations.core.response import read
-from kluster_integrations.core.streaming import Usage
 from kluster_integrations.core.transport import CHAT_PATH, Transport
+from kluster_integrations.core.types import Usage
 from kluster_integrations.emulator import Emulator
 from kluster_integrations.errors import BudgetExceededError
 
