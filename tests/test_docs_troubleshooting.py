@@ -22,7 +22,7 @@ from kluster_integrations.core.streaming import ChatStream
 from kluster_integrations.core.transport import CHAT_PATH, Transport
 from kluster_integrations.core.types import collect
 from kluster_integrations.emulator import Emulator, Fault
-from kluster_integrations.limits import Limits, admitted, paid, shared
+from kluster_integrations.limits import Limits, admitted, shared, wait_for_rate_limit
 from kluster_integrations.litellm import _versions
 
 from .pages import ROOT
@@ -98,7 +98,7 @@ def over_the_limit(server: Emulator) -> None:
     limiter = shared(Limits(requests=1, max_wait=0.0), config)
     for _ in range(2):
         with admitted(limiter):
-            paid()
+            wait_for_rate_limit()
 
 
 def hopeless(server: Emulator) -> None:

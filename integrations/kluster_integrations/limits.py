@@ -1,5 +1,23 @@
-"""The account's limits: requests per minute and concurrent requests of one key, whoever sends them."""
+"""The account's limits: requests per minute and concurrent requests of one key, in process or over Redis."""
 
-from kluster_integrations.core.limits import Limiter, Limits, Ticket, aadmitted, admitted, apaid, paid, shared
+from kluster_integrations.core.limits import (
+    Limiter,
+    Limits,
+    Ticket,
+    aadmitted,
+    admitted,
+    await_for_rate_limit,
+    shared,
+    wait_for_rate_limit,
+)
 
-__all__ = ["Limiter", "Limits", "Ticket", "aadmitted", "admitted", "apaid", "paid", "shared"]
+__all__ = [
+    "Limiter",
+    "Limits",
+    "Ticket",
+    "aadmitted",
+    "admitted",
+    "await_for_rate_limit",
+    "shared",
+    "wait_for_rate_limit",
+]

@@ -11,28 +11,16 @@ from __future__ import annotations
 import os
 import threading
 from contextvars import ContextVar
-from typing import NamedTuple, Protocol, Self
+from typing import NamedTuple, Self
 from weakref import WeakSet
 
 from kluster_integrations.core.errors import BudgetExceededError
 from kluster_integrations.core.specs import ModelSpec
+from kluster_integrations.core.types import Usage
 
 __all__ = ["Budget", "ModelSpend", "budget", "check", "count", "current"]
 
 _ROUNDING = 1 - 1e-9  # ten times 0.1 adds up to a little less than 1.0
-
-
-class _Usage(Protocol):
-    """Of the client's `Usage`, what is counted."""
-
-    @property
-    def prompt_tokens(self) -> int: ...
-
-    @property
-    def completion_tokens(self) -> int: ...
-
-    @property
-    def estimated(self) -> bool: ...
 
 
 class ModelSpend(NamedTuple):
@@ -148,7 +136,7 @@ class Budget:
         error.spent_usd, error.limit_usd = spent, self.limit_usd
         raise error
 
-    def _count(self, spec: ModelSpec, usage: _Usage) -> None:
+    def _count(self, spec: ModelSpec, usage: Usage) -> None:
         cost = spec.cost(usage.prompt_tokens, usage.completion_tokens)
         if cost is None:
             self._unpriced[spec.id] = None
@@ -194,7 +182,7 @@ def check(spec: ModelSpec) -> tuple[Budget, ...]:
     return budgets
 
 
-def count(budgets: tuple[Budget, ...], spec: ModelSpec, usage: _Usage) -> None:
+def count(budgets: tuple[Budget, ...], spec: ModelSpec, usage: Usage) -> None:
     """Add the tokens of a request to the budgets that held when it began."""
     if budgets:
         with _lock:

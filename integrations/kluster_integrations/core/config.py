@@ -296,7 +296,7 @@ def normalize_base_url(value: str) -> str:
     """Return an address in the one form that is used: no trailing slash, `/v1` where there was no path.
 
     Raises:
-        ValueError: If it is no http(s) URL, holds credentials, a query or an endpoint's path, or would send the key
+        ValueError: If it is not an http(s) URL, holds credentials, a query or an endpoint's path, or would send the key
             unencrypted to another machine.
     """
     text = value.strip()

@@ -1,4 +1,4 @@
-"""Vectors of texts: requests, and how their answers are read (reference/kluster-api.md, Embeddings)."""
+"""Embeddings: requests, and how responses are read (reference/kluster-api.md, Embeddings)."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ def build(
     Args:
         model: The model's id.
         texts: What to embed.
-        config: For the plan, and what unsupported parameters do.
-        chunk_size: Texts a request, 1 to 2048.
-        dimensions: Not taken by the service; here to be refused with a reason.
+        config: Its `plan` and `unsupported` hold.
+        chunk_size: Texts per request, 1 to 2048.
+        dimensions: The service does not take it: refused, or dropped with `unsupported="drop"`.
 
     Raises:
-        BadRequestError: A text is empty, or no text; `ContextWindowExceededError` if it cannot fit.
+        BadRequestError: If an input is empty or not a text; `ContextWindowExceededError` if it cannot fit.
     """
     spec = specs.get(model, plan=config.plan)
     if spec.known and spec.purpose != "embeddings":
@@ -69,14 +69,14 @@ def build(
 
 
 def read(data: object, body: Mapping[str, Any]) -> list[list[float]]:
-    """Return the vectors of an answer, in the order of the texts.
+    """Return the vectors of a response, in the order of the texts.
 
     Args:
-        data: The decoded answer.
+        data: The decoded response.
         body: The request's body.
 
     Raises:
-        InternalServerError: If the answer has not one vector a text.
+        InternalServerError: If there is not exactly one vector per input.
     """
     rows = data.get("data") if isinstance(data, dict) else None
     wanted = len(body["input"])

@@ -61,7 +61,7 @@ _OVERFLOW = re.compile(
 # The json module's words, whoever calls it.
 _NOT_JSON = re.compile(r"not JSON (?:serializable|compliant)|^Circular reference")
 _MAX_MESSAGE = 2_000
-_SHORTEST_KEY = 8  # a shorter one is a stand-in for a local server; masking "k" would garble every message
+_SHORTEST_KEY = 8  # a shorter one is a placeholder for a local server; masking "k" would garble every message
 
 
 class KlusterError(Exception):
@@ -303,7 +303,7 @@ def _plain(message: object) -> str:
 
 
 def masked(value: Any, secret: str | None) -> Any:
-    """Return text, bytes, or what is made of them, with `***` for the key; one of less than 8 characters is none."""
+    """Recursively replace `secret` by `***`; secrets under 8 characters are ignored as placeholders."""
     if not secret or len(secret) < _SHORTEST_KEY:
         return value
     if isinstance(value, str):

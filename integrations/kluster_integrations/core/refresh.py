@@ -17,19 +17,19 @@ __all__ = ["load", "refresh"]
 
 
 def refresh(config: KlusterConfig | None = None, *, cache: Path | str | None = None) -> list[ModelSpec]:
-    """Read `GET /v1/models?extended=true` and take its limits and capabilities into the catalog.
+    """Read `GET /v1/models?extended=true`, and put its limits and capabilities into the catalog.
 
-    Prices, and what the endpoint does not say, stay as they were. The endpoint needs no key.
+    Prices, and whatever else the endpoint does not tell, stay as they were. The endpoint needs no key.
 
     Args:
         config: Where to ask; default: from the environment.
-        cache: A file to write the answer to, for `load`.
+        cache: A file to write the response to, for `load`.
 
     Returns:
         The specs of the models that the server lists.
 
     Raises:
-        KlusterError: If the server does not answer, or not with a list of models.
+        KlusterError: If the request fails, or the response is not a list of models.
     """
     answer = transport.get(config or KlusterConfig(), "/models", query={"extended": "true"}).data
     rows = answer.get("data") if isinstance(answer, dict) else None
@@ -46,15 +46,15 @@ def refresh(config: KlusterConfig | None = None, *, cache: Path | str | None = N
 
 
 def load(cache: Path | str) -> list[ModelSpec]:
-    """Take what `refresh(cache=…)` has written into the catalog, without a request.
+    """Put the file that `refresh(cache=…)` has written into the catalog, without a request.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is not what `refresh` writes.
+        FileNotFoundError: If the file does not exist.
+        ValueError: If it is not a file that `refresh` writes.
     """
     try:
         found = _read_rows(json.loads(Path(cache).read_bytes()))
-    except ValueError as err:  # also what is no JSON, or no UTF-8
+    except ValueError as err:  # also if it is not JSON, or not UTF-8
         raise ValueError(
             f"cache={str(cache)!r} is not a list of models ({err}); write it with catalog.refresh(cache=…)."
         ) from None
@@ -62,9 +62,9 @@ def load(cache: Path | str) -> list[ModelSpec]:
 
 
 def _read_rows(rows: object) -> list[ModelSpec]:
-    """Return a spec a row; all of them are checked before any is taken."""
+    """Return one spec per row; the catalog changes only if all rows are right."""
     if not isinstance(rows, list):
-        raise ValueError("it is no list.")
+        raise ValueError("it is not a list.")
     return [_merge(row, f"row {i}") for i, row in enumerate(rows)]
 
 
@@ -80,7 +80,7 @@ _KINDS: Mapping[str, tuple[type | tuple[type, ...], str]] = {
 
 def _check_row(row: object, where: str) -> Mapping[str, Any]:
     if not isinstance(row, dict):
-        raise ValueError(f"{where} is no object.")
+        raise ValueError(f"{where} is not an object.")
     for name, (kind, words) in _KINDS.items():
         value = row.get(name)
         wrong = value is not None and (not isinstance(value, kind) or (kind is int and isinstance(value, bool)))
@@ -90,7 +90,7 @@ def _check_row(row: object, where: str) -> Mapping[str, Any]:
 
 
 def _merge(row_: object, where: str) -> ModelSpec:
-    """Lay one row of the extended model list over what the catalog has."""
+    """Return the catalog's spec of a model with the values of one row of the extended model list."""
     row = _check_row(row_, where)
     old = specs.find(row["id"]) or ModelSpec(id=row["id"], status="unknown")
     tags = row.get("tags") or []
@@ -107,7 +107,7 @@ def _merge(row_: object, where: str) -> ModelSpec:
     if row.get("model_purpose") == "embeddings":
         said["purpose"] = "embeddings"
     changes = {k: v for k, v in said.items() if v is not None}
-    # Where the server says neither windows nor kind, the defaults stay what they are: nobody's word.
+    # Without a window and a purpose from the server, keep status unknown: these are fallback values.
     known = old.status != "unknown" or {"context_window", "supports_vision"} <= changes.keys()
     status: Status = "current" if known else "unknown"
     return replace(old, **changes, status=status, sources={**old.sources, "refreshed": "server"})

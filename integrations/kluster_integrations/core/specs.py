@@ -103,7 +103,7 @@ class ModelSpec:
 
     @property
     def known(self) -> bool:
-        """Whether the figures are somebody's word and not the defaults for an unknown id."""
+        """True if the limits come from the docs, the server or the user, not from the defaults for unknown ids."""
         return self.status != "unknown"
 
     def for_plan(self, plan: Plan | None) -> ModelSpec:
@@ -204,8 +204,8 @@ def find(model: str) -> ModelSpec | None:
 
 
 def suggest(model: str) -> str | None:
-    """Return the catalog's id that an unknown id is likely a slip for, or None."""
-    ids = list(_models)  # a copy in one step: other threads may add
+    """Return the catalog's id that an unknown id is probably a misspelling of, or None."""
+    ids = list(_models)  # a copy: other threads may add models during the search
     by_name = {id_.lower(): id_ for id_ in ids}
     by_name |= {id_.lower().rsplit("/", 1)[-1]: id_ for id_ in ids}
     wanted = model.lower().removeprefix("kluster/")
@@ -223,7 +223,7 @@ def add(spec: ModelSpec) -> None:
 
 
 def take(specs: list[ModelSpec]) -> list[ModelSpec]:
-    """Replace what the catalog says of these models."""
+    """Replace the catalog's specs of these models, and return them."""
     with _lock:
         _models.update({spec.id: spec for spec in specs})
         _unknown.cache_clear()

@@ -1,6 +1,6 @@
-"""Numbers of tokens without a tokenizer: an estimate, and a number that a text surely reaches.
+"""Numbers of tokens without a tokenizer: an estimate and a lower bound.
 
-Kluster.ai serves models with five different vocabularies, none of which can be had without a download.
+kluster.ai serves models with five different vocabularies, and each of them would have to be downloaded.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ __all__ = ["IMAGE_TOKENS", "at_least", "estimate", "estimate_prompt", "text_of"]
 IMAGE_TOKENS = 256
 """About what an image costs: Gemma 3 reads each as 256 tokens (its technical report, 2025-03)."""
 
-_LONGEST = 48  # characters; vocabularies hold few longer words
+_LONGEST = 48  # characters; vocabularies have few longer words
 _LETTER = re.compile(r"[\w\u2e80-\U0010ffff]")
 
 
@@ -25,10 +25,10 @@ def estimate(text: str) -> int:
 
 
 def at_least(text: str) -> int:
-    """Return a number of tokens that a text has at the least: a token holds no more than one word.
+    """Return a lower bound on the tokens of a text: a token is at most one word.
 
-    Rules such as `=====` count nothing, for a hundred signs may be one token. Used to refuse a prompt that cannot fit;
-    it must not refuse one that does, so it counts low.
+    Lines such as `=====` count as 0, because a hundred signs may be one token. It serves to refuse a prompt that cannot
+    fit the window, so it must never be too high.
     """
     return sum(-(-len(word) // _LONGEST) for word in text.split() if _LETTER.search(word))
 

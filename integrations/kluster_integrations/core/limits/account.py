@@ -1,4 +1,4 @@
-"""One limiter per key and address for all of this process."""
+"""One limiter per key and address in this process."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _limiters_lock = threading.Lock()
 
 
 def _start_anew() -> None:
-    """After a fork: the parent's requests are not the child's, and a thread that is not here may hold the lock."""
+    """After a fork: forget the parent's requests, and a lock that a thread which the child does not have may hold."""
     global _limiters_lock
     _limiters_lock = threading.Lock()
     _limiters.clear()
@@ -29,7 +29,10 @@ if hasattr(os, "register_at_fork"):
 
 
 def shared(limits: Limits, config: KlusterConfig) -> Limiter | None:
-    """Return the limiter of a key at an address, one for all of this process; None where there is nothing to limit."""
+    """Return the limiter of a key at an address, None if there is nothing to limit.
+
+    All adapters of a process share it, and limiters of one key with other `limits` share its window.
+    """
     if limits.requests is None and limits.concurrent is None:
         return None
     key = config.api_key.get_secret_value() if config.api_key else ""

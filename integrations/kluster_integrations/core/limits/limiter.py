@@ -1,12 +1,13 @@
-"""The account's limits, kept on this side: requests a minute and concurrent requests of one key, whoever sends them.
+"""The account's limits, kept before anything is sent: requests per minute and concurrent requests of one key.
 
 In one process, threads and event loops share a limiter. Over processes and machines they share it through Redis, which
 holds a hash of the key, never the key.
 
-A request first gets a slot (concurrent requests), first come first served, and then, for each try of it, a start: the
-earliest moment at which no window of a minute holds more than the limit. Starts are booked ahead, so that waiting takes
-no polling, order is kept over processes, and whoever will not wait so long knows it at once. The transport books them
-(`paid`), at the last moment before it sends. The slot of a process that died is free again after half a minute.
+A request first gets a slot (concurrent requests), first come first served, and then, for each try, a start: the
+earliest moment at which no window of a minute holds more starts than the limit. Starts are booked ahead, so waiting
+needs no polling, processes keep the order, and a request that would wait longer than `max_wait` fails at once. The
+transport books a start (`wait_for_rate_limit`) at the last moment before it sends. The slot of a process that died is
+free after half a minute.
 """
 
 from __future__ import annotations
@@ -29,7 +30,19 @@ from kluster_integrations.core.config import env_value
 from kluster_integrations.core.errors import KlusterError, RateLimitError
 from kluster_integrations.core.plans import PLANS, Plan, parse_plan
 
-__all__ = ["Counts", "Limiter", "Limits", "Queue", "Steps", "Ticket", "Turn", "aadmitted", "admitted", "apaid", "paid"]
+__all__ = [
+    "Counts",
+    "Limiter",
+    "Limits",
+    "Queue",
+    "Steps",
+    "Ticket",
+    "Turn",
+    "aadmitted",
+    "admitted",
+    "await_for_rate_limit",
+    "wait_for_rate_limit",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,8 +55,8 @@ class Limits:
         period: Seconds.
         slack: Seconds by which starts are further apart than `period`: how unevenly long requests may take to reach
             the server.
-        max_wait: Seconds that a request waits at the most, before it ends with `RateLimitError`; 0 does not wait, None
-            waits as long as it takes.
+        max_wait: Seconds that a request waits at most; if it would take longer it ends with `RateLimitError` at once. 0
+            does not wait, None waits as long as it takes.
         redis_url: `redis://…`, `rediss://…` or `unix://…` of the Redis that several processes share; None is this
             process alone.
 
@@ -63,41 +76,53 @@ class Limits:
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
                 raise ValueError(f"{name}={value!r} must be a whole number, 1 or more, or None for no limit.")
-        if not (self.period > 0 and self.slack >= 0 and (self.max_wait is None or self.max_wait >= 0)):
-            raise ValueError("period must be above 0, slack and max_wait must be 0 or more seconds.")
+        if not _is_seconds(self.period) or not self.period:
+            raise ValueError(f"period={self.period!r} must be a number of seconds above 0.")
+        if not _is_seconds(self.slack):
+            raise ValueError(f"slack={self.slack!r} must be a number of seconds, 0 or more.")
+        if self.max_wait is not None and not _is_seconds(self.max_wait):
+            raise ValueError(f"max_wait={self.max_wait!r} must be a number of seconds, 0 or more, or None for no end.")
 
     @classmethod
     def of(cls, plan: Plan | None, *, max_wait: float | None = None, redis_url: str | None = None) -> Limits:
-        """Return a plan's limits; None for the plan is no limits.
+        """Return a plan's limits; without a plan there are none.
 
-        What is not given comes from `KLUSTER_MAX_WAIT` and `KLUSTER_REDIS_URL`.
+        Args:
+            plan: The account's plan, None if it is unknown.
+            max_wait: As in `Limits`. Default: `KLUSTER_MAX_WAIT`, else None.
+            redis_url: As in `Limits`. Default: `KLUSTER_REDIS_URL`, else None.
 
         Raises:
             ValueError: If no plan has that name, or `KLUSTER_MAX_WAIT` is not a number of seconds.
         """
         limits = PLANS[parse_plan(plan)] if plan else None
-        if max_wait is None and (seconds := env_value("max_wait")):
-            max_wait = _seconds(seconds)
         return cls(
             requests=limits.requests_per_minute if limits else None,
             concurrent=limits.concurrent_requests if limits else None,
-            max_wait=max_wait,
+            max_wait=_max_wait() if max_wait is None else max_wait,
             redis_url=redis_url or env_value("redis_url"),
         )
 
 
-def _seconds(text: str) -> float:
+def _is_seconds(value: object) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value) and value >= 0
+
+
+def _max_wait() -> float | None:
+    text = env_value("max_wait")
+    if text is None:
+        return None
     try:
         seconds = float(text)
     except ValueError:
         seconds = math.nan
-    if not seconds >= 0:
+    if not _is_seconds(seconds):
         raise ValueError(f"KLUSTER_MAX_WAIT={text!r} must be a number of seconds, 0 or more, such as 5.")
     return seconds
 
 
-# A request's way in as a generator, for threads and event loops alike: it yields what is to be waited for. A future is
-# answered with whether it came true in time, seconds are slept, and a function is called (off the event loop).
+# Sans-I/O steps, for threads and event loops alike: a generator yields a Turn (and gets back whether it came in time),
+# seconds to sleep, or a callable (and gets back its result; on an event loop it runs in a thread). _run and _arun wait.
 Steps = Generator[Any, Any, None]
 
 
@@ -159,7 +184,7 @@ class Queue:
         self._waiting: deque[futures.Future[None]] = deque()
 
     def join(self) -> futures.Future[None]:
-        """Return what comes true when it is one's turn; `leave` must follow."""
+        """Return a future that is resolved when a slot is free; call `leave` afterwards, also if you stop waiting."""
         turn: futures.Future[None] = futures.Future()
         with self._lock:
             if self._free:
@@ -170,7 +195,7 @@ class Queue:
         return turn
 
     def leave(self, turn: futures.Future[None]) -> None:
-        """Give the turn, had or only waited for, to the next."""
+        """Give the slot, or the place in the queue, to the next."""
         with self._lock:
             if not turn.done():
                 self._waiting.remove(turn)
@@ -181,12 +206,12 @@ class Queue:
 
 
 class Ticket:
-    """A request that was let in. Entered as a context manager while it is being sent; then `leave`.
+    """A request that holds a slot. Enter it as a context manager while the request is being sent, then call `leave`.
 
     Attributes:
-        id: Of the slot.
-        start_id: Of the present try's start.
-        deadline: Until when the present try waits, None for as long as it takes.
+        id: The slot's name in Redis.
+        start_id: The name in Redis of this try's start.
+        deadline: Until when this try waits, on the monotonic clock; None for as long as it takes.
         turn: The slot in this process.
         in_redis: Whether the slot is in Redis.
     """
@@ -200,13 +225,13 @@ class Ticket:
         self.turn: futures.Future[None] | None = None
         self.in_redis = False
 
-    def pay(self) -> None:
-        """Wait for the start of a try."""
+    def wait_for_start(self) -> None:
+        """Wait until the next try may be sent."""
         self._next_try()
         _run(self._limiter.starting(self))
 
-    async def apay(self) -> None:
-        """As `pay`."""
+    async def await_for_start(self) -> None:
+        """As `wait_for_start`."""
         self._next_try()
         await _arun(self._limiter.starting(self))
 
@@ -236,25 +261,31 @@ class Ticket:
 _current: ContextVar[Ticket | None] = ContextVar("kluster_ticket", default=None)
 
 
-def paid() -> None:
-    """Wait until the request that is about to be sent may be; the transport calls it before each try."""
+def wait_for_rate_limit() -> None:
+    """Wait until the request of this context may be sent; the transport calls it before each try.
+
+    Raises:
+        RateLimitError: If that takes more than `max_wait`.
+    """
     if ticket := _current.get():
-        ticket.pay()
+        ticket.wait_for_start()
 
 
-async def apaid() -> None:
-    """As `paid`."""
+async def await_for_rate_limit() -> None:
+    """As `wait_for_rate_limit`."""
     if ticket := _current.get():
-        await ticket.apay()
+        await ticket.await_for_start()
 
 
 class Counts:
-    """What a key has done in this process, for all limiters of it: who changes a limit has not begun a new minute.
+    """What a key has sent in this process.
+
+    Shared by all limiters of a key, so changing limits does not reset the window.
 
     Attributes:
         lock: Held while `starts` changes.
-        starts: The moments of the last starts, booked ones too, in order.
-        slots: The queues for concurrent requests, by how many there may be.
+        starts: The moments of the starts in the window, past and booked ones, in order.
+        slots: The queues for concurrent requests, by their number of slots.
     """
 
     def __init__(self) -> None:
@@ -264,11 +295,11 @@ class Counts:
 
 
 class Limiter:
-    """Lets requests in under the limits of one key, in this process.
+    """Keeps the limits of one key in this process.
 
     Args:
         limits: The limits.
-        counts: What the key has done so far; default: nothing.
+        counts: What the key has sent so far; default: nothing.
     """
 
     def __init__(self, limits: Limits, counts: Counts | None = None) -> None:
@@ -297,7 +328,7 @@ class Limiter:
         return ticket
 
     def entering(self, ticket: Ticket) -> Steps:
-        """Yield what a request waits for, to get a slot."""
+        """Yield the steps of a request that waits for a slot."""
         if self._slots is None:
             return
         turn = self._slots.join()
@@ -310,19 +341,19 @@ class Limiter:
         ticket.turn = turn
 
     def starting(self, ticket: Ticket) -> Steps:
-        """Yield what a try waits for, to be sent."""
+        """Yield the steps of a try that waits for its start."""
         if self.limits.requests is None:
             return
         start = self._book(ticket.deadline)
         try:
             yield max(0.0, start - time.monotonic())
         except BaseException:
-            with self._lock, contextlib.suppress(ValueError):  # it may be so long ago that it is gone
+            with self._lock, contextlib.suppress(ValueError):  # it has left the window, and so the list
                 self._starts.remove(start)
             raise
 
     def leaving(self, ticket: Ticket) -> Steps:
-        """Yield what is to be done when a request is over."""
+        """Yield the steps that give a slot back."""
         turn, ticket.turn = ticket.turn, None
         if turn is not None and self._slots is not None:
             self._slots.leave(turn)
@@ -340,21 +371,21 @@ class Limiter:
         return start
 
     def deadline(self) -> float | None:
-        """Return until when a request that comes now will wait."""
+        """Return until when a request that begins now waits, None for as long as it takes."""
         return None if self.limits.max_wait is None else time.monotonic() + self.limits.max_wait
 
     def too_many(self, wait: float) -> KlusterError:
-        """Return the error where a start is too far away."""
-        of = f"{self.limits.requests} requests in {self.limits.period:g} s"
-        return refused(f"This key's limit of {of} is reached; the next is free in {wait:.1f} s.", wait)
+        """Return the error of a request whose start is too far away."""
+        limit = f"{self.limits.requests} requests in {self.limits.period:g} s"
+        return refused(f"This key's limit of {limit} is reached; the next is free in {wait:.1f} s.", wait)
 
     def too_many_at_once(self) -> KlusterError:
-        """Return the error where no slot is free."""
+        """Return the error of a request for which no slot is free."""
         return refused(f"This key's limit of {self.limits.concurrent} concurrent requests is reached.", 1.0)
 
 
 def refused(message: str, wait: float) -> KlusterError:
-    """Return the error of a request that is not let in."""
+    """Return the error of a request that the limits hold back for too long."""
     return RateLimitError(
         f"{message} Nothing was sent.",
         status_code=429,
@@ -366,7 +397,7 @@ def refused(message: str, wait: float) -> KlusterError:
 
 @contextlib.contextmanager
 def admitted(limiter: Limiter | None) -> Iterator[None]:
-    """Hold a request back until it may be sent, and its slot until it is over."""
+    """Wait for a slot, and hold it until the request inside is over; the transport waits for the starts."""
     if limiter is None:
         yield
         return

@@ -21,8 +21,8 @@ _TURN_SECONDS = 1.0
 _REST_SECONDS = 10.0
 _REDIS_TIMEOUT = 2.0
 
-# Scripts, so that each happens at once, on Redis' clock. Asking again under the same id (after a broken connection)
-# changes nothing.
+# Scripts run as one step, on Redis' clock. Running one again with the same id (after a broken connection) changes
+# nothing.
 _SLOT = """
 local t = redis.call('TIME')
 local now = t[1] * 1000 + t[2] / 1000
@@ -61,14 +61,14 @@ redis.call('PEXPIRE', KEYS[1], ARGV[1] * 2)
 
 
 class RedisLimiter(Limiter):
-    """Lets requests in under the limits of one key, in all processes that share a Redis.
+    """Keeps the limits of one key in all processes that share a Redis.
 
     While Redis does not answer, each process keeps the limits by itself, and says so once.
 
     Args:
         limits: The limits; `redis_url` is set.
-        name: What the key is called in Redis: a hash.
-        counts: What the key has done in this process while Redis did not answer; default: nothing.
+        name: The key's name in Redis: a hash.
+        counts: What the key has sent in this process while Redis did not answer; default: nothing.
     """
 
     def __init__(self, limits: Limits, name: str, counts: Counts | None = None) -> None:
@@ -86,18 +86,18 @@ class RedisLimiter(Limiter):
         self._slot_script = self._redis.register_script(_SLOT)
         self._start_script = self._redis.register_script(_START)
         self._renew = self._redis.register_script(_RENEW)
-        self._first = Queue(1)  # of those of this process that look for a slot, only the first asks
+        self._first = Queue(1)  # of the requests of this process that wait for a slot, only the first asks Redis
         self._held: set[str] = set()
         self._renewing = False
         self._down_until = 0.0
 
     def entering(self, ticket: Ticket) -> Steps:
-        """Yield what a request waits for, to get a slot."""
+        """Yield the steps of a request that waits for a slot."""
         if self.limits.concurrent is None:
             return
         turn, late, free = self._first.join(), False, None
         try:
-            # With patience: whoever will not wait at all still asks Redis once.
+            # A second longer than the deadline: with max_wait=0 a request still asks Redis once.
             patience = None if ticket.deadline is None else ticket.deadline + _TURN_SECONDS
             late = not turn.done() and not (yield Turn(turn, patience))
             while not late and (free := (yield partial(self._try, partial(self._take_slot, ticket)))) == 0:
@@ -116,7 +116,7 @@ class RedisLimiter(Limiter):
             self._hold(ticket)
 
     def starting(self, ticket: Ticket) -> Steps:
-        """Yield what a try waits for, to be sent."""
+        """Yield the steps of a try that waits for its start."""
         if self.limits.requests is None:
             return
         wait = yield partial(self._try, partial(self._book_start, ticket))
@@ -132,7 +132,7 @@ class RedisLimiter(Limiter):
             raise
 
     def leaving(self, ticket: Ticket) -> Steps:
-        """Yield what is to be done when a request is over."""
+        """Yield the steps that give a slot back."""
         if ticket.in_redis:
             ticket.in_redis = False
             self._held.discard(ticket.id)
@@ -145,7 +145,7 @@ class RedisLimiter(Limiter):
         return int(self._slot_script(keys=self._keys[1:], args=arguments))
 
     def _book_start(self, ticket: Ticket) -> int:
-        """Return the milliseconds to wait; below zero how many it would have been, if that is too long."""
+        """Return the milliseconds to wait; a negative number if that is longer than the deadline allows."""
         deadline = ticket.deadline
         patience = -1 if deadline is None else max(0, int((deadline - time.monotonic()) * 1000))
         arguments: list[str | int | float] = [
@@ -190,6 +190,6 @@ class RedisLimiter(Limiter):
             self._try(partial(self._renew, keys=self._keys[1:], args=[int(LEASE * 1000), *held]))
 
     def _forget_soon(self, key: str, member: str) -> None:
-        """Take back what was booked for what is not sent. Off this thread: it may be an event loop's."""
+        """Take back the booking of a request that is not sent. In a thread: this one may be an event loop's."""
         forget = partial(self._try, partial(self._redis.zrem, key, member))
         threading.Thread(target=forget, name="kluster-limits-forget", daemon=True).start()
