@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +15,13 @@ from kluster_integrations import budget, catalog
 from kluster_integrations.config import KlusterConfig
 from kluster_integrations.core.client import Client
 from kluster_integrations.core.types import Completion, Delta, collect
-from kluster_integrations.errors import BadRequestError, BudgetExceededError, OutputValidationError, RateLimitError
+from kluster_integrations.errors import (
+    BadRequestError,
+    BudgetExceededError,
+    InternalServerError,
+    OutputValidationError,
+    RateLimitError,
+)
 from kluster_integrations.limits import Limits
 
 from .answers import LLAMA, NEMO, QWEN, R1, WEATHER
@@ -207,6 +214,34 @@ class TestBudget:
         assert len(server.requests) == 2
         assert (spent.requests, spent.by_model[LLAMA].prompt_tokens) == (2, 10)
         assert spent.usd == pytest.approx(self.cost * 2, rel=1e-12)
+
+    @pytest.mark.parametrize("stream", [False, True])
+    def test_requests_that_wait_for_a_slot_see_what_was_spent_meanwhile(self, server: RawServer, stream: bool) -> None:
+        server.answer = lambda r: Reply(sse({"content": "x"})) if stream else whole({"content": "x"})
+        made = client(server, limits=Limits(concurrent=1))
+        request = made.build(LLAMA, [{"role": "user", "content": "hi"}], {}, stream=stream)
+        refused: list[Exception] = []
+
+        def one() -> None:
+            try:
+                collect(made.stream(request)) if stream else made.complete(request)
+            except BudgetExceededError as err:
+                refused.append(err)
+
+        with budget(usd=1e-9):
+            threads = [threading.Thread(target=one) for _ in range(10)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        assert (len(server.requests), len(refused)) == (1, 9)
+
+    def test_an_answer_that_cannot_be_read_was_paid_for(self, server: RawServer) -> None:
+        server.script(whole({"content": "x"}, finish="abort"))
+        made = client(server)
+        with budget(usd=1) as spent, pytest.raises(InternalServerError):
+            made.complete(made.build(LLAMA, [{"role": "user", "content": "hi"}], {}))
+        assert spent.usd == pytest.approx(self.cost)
 
     def test_a_stream_that_nobody_reads_to_its_end_is_counted(self, server: RawServer) -> None:
         server.script(Reply(sse({"content": "four"}, {"content": "more"})))

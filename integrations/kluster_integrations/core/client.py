@@ -13,13 +13,14 @@ import os
 from collections.abc import AsyncIterator, Generator, Iterator, Mapping, Sequence
 from contextlib import aclosing, closing, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from kluster_integrations.core import budget, embeddings, prompting, repair, request, specs, tokens
 from kluster_integrations.core.config import KlusterConfig
 from kluster_integrations.core.errors import KlusterError
 from kluster_integrations.core.limits import Limiter, Limits, aadmitted, admitted, shared
 from kluster_integrations.core.response import read
+from kluster_integrations.core.specs import ModelSpec
 from kluster_integrations.core.streaming import ChatStream, read_usage
 from kluster_integrations.core.transport import CHAT_PATH, Answer, Transport
 from kluster_integrations.core.types import (
@@ -164,10 +165,10 @@ class Client:
         with self.errors:
             outlet = _Outlet(request)
             while (current := outlet.request) is not None:
-                reader = ChatStream(current)
-                budgets = budget.check(current.spec)
+                reader, budgets = ChatStream(current), ()
                 ticket = self.limiter.enter() if self.limiter else None
                 try:
+                    budgets = budget.check(current.spec)
                     sent: Any = self._transport.stream(current.body, reader, **current.options)
                     with closing(sent) as deltas:
                         with ticket or nullcontext():  # while the request is sent; the slot is kept until the end
@@ -188,10 +189,10 @@ class Client:
         with self.errors:
             outlet = _Outlet(request)
             while (current := outlet.request) is not None:
-                reader = ChatStream(current)
-                budgets = budget.check(current.spec)
+                reader, budgets = ChatStream(current), ()
                 ticket = await self.limiter.aenter() if self.limiter else None
                 try:
+                    budgets = budget.check(current.spec)
                     sent: Any = self._transport.astream(current.body, reader, **current.options)
                     async with aclosing(sent) as deltas:
                         with ticket or nullcontext():
@@ -253,22 +254,24 @@ class Client:
         """Send what the steps yield, until they return."""
         with self.errors:
             try:
-                path, body, options = next(steps)
+                step = next(steps)
                 while True:
                     with admitted(self.limiter):
-                        answer = self._transport.post(path, body, **options)
-                    path, body, options = steps.send(answer)
+                        budgets = budget.check(step.spec)  # now, for others may have spent it in the meantime
+                        answer = self._transport.post(step.path, step.body, **step.options)
+                    step = steps.send((answer, budgets))
             except StopIteration as done:
                 return done.value
 
     async def _adrive(self, steps: _Steps) -> Any:
         with self.errors:
             try:
-                path, body, options = next(steps)
+                step = next(steps)
                 while True:
                     async with aadmitted(self.limiter):
-                        answer = await self._transport.apost(path, body, **options)
-                    path, body, options = steps.send(answer)
+                        budgets = budget.check(step.spec)
+                        answer = await self._transport.apost(step.path, step.body, **step.options)
+                    step = steps.send((answer, budgets))
             except StopIteration as done:
                 return done.value
 
@@ -276,9 +279,13 @@ class Client:
         tries = repair.attempts(request)
         current = next(tries)
         while True:
-            budgets = budget.check(current.spec)
-            answer = yield CHAT_PATH, current.body, current.options
-            found = read(answer.data, current, answer.headers)
+            answer, budgets = yield _Post(CHAT_PATH, current.body, current.options, current.spec)
+            try:
+                found = read(answer.data, current, answer.headers)
+            except KlusterError:
+                if usage := _usage_in(answer.data):  # it was paid for
+                    budget.count(budgets, current.spec, usage)
+                raise
             budget.count(budgets, current.spec, found.usage)
             try:
                 current = tries.send(found)
@@ -297,19 +304,25 @@ class Client:
         bodies = embeddings.build(model, texts, config=self.config, chunk_size=chunk_size, dimensions=dimensions)
         spec = specs.get(model, plan=self.config.plan)
         for body in bodies:
-            budgets = budget.check(spec)
-            answer = yield embeddings.EMBEDDINGS_PATH, body, options
-            rows += embeddings.read(answer.data, body)
-            usage = read_usage(answer.data.get("usage") or {})
-            if usage is None:
-                about = sum(map(tokens.estimate, body["input"]))
-                usage = Usage(about, 0, about, estimated=True)
+            answer, budgets = yield _Post(embeddings.EMBEDDINGS_PATH, body, options, spec)
+            about = sum(map(tokens.estimate, body["input"]))
+            usage = _usage_in(answer.data) or Usage(about, 0, about, estimated=True)
             budget.count(budgets, spec, usage)
+            rows += embeddings.read(answer.data, body)
             used, estimated, headers = used + usage.prompt_tokens, estimated or usage.estimated, answer.headers
         return Vectors(rows, Usage(used, 0, used, estimated=estimated), headers)
 
 
-_Steps = Generator[tuple[str, Mapping[str, Any], Mapping[str, Any]], Answer, Any]
+class _Post(NamedTuple):
+    """What is to be sent: `options` are the transport's, `spec` is for the price."""
+
+    path: str
+    body: Mapping[str, Any]
+    options: Mapping[str, Any]
+    spec: ModelSpec
+
+
+_Steps = Generator[_Post, tuple[Answer, tuple[budget.Budget, ...]], Any]
 
 
 class _Outlet:
@@ -378,6 +391,10 @@ class _Outlet:
         logprobs = completion.logprobs if self._holding else None
         yield Delta(text, "", calls, completion.finish_reason, None, logprobs, meta)
         yield Delta(usage=completion.usage)
+
+
+def _usage_in(data: object) -> Usage | None:
+    return read_usage(data.get("usage")) if isinstance(data, dict) else None
 
 
 def _note_empty(finish_reason: str, *, has_answer: bool) -> None:

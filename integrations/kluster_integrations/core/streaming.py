@@ -356,7 +356,7 @@ def _texts(content: object) -> tuple[str, str]:
     return text, thought
 
 
-def read_usage(raw: Mapping[str, Any]) -> Usage | None:
+def read_usage(raw: object) -> Usage | None:
     """Read the `usage` of an answer; None where it holds no numbers. `*_details` may be null or absent."""
 
     def number(source: object, key: str) -> int | None:
@@ -364,6 +364,9 @@ def read_usage(raw: Mapping[str, Any]) -> Usage | None:
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
             return None
         return int(value)
+
+    def details(kind: str) -> object:
+        return raw.get(f"{kind}_tokens_details") if isinstance(raw, dict) else None
 
     prompt, completion, total = (number(raw, f"{k}_tokens") for k in ("prompt", "completion", "total"))
     if prompt is None and completion is None and total is None:
@@ -376,6 +379,6 @@ def read_usage(raw: Mapping[str, Any]) -> Usage | None:
         prompt,
         completion,
         total if total is not None else prompt + completion,
-        number(raw.get("completion_tokens_details"), "reasoning_tokens"),
-        number(raw.get("prompt_tokens_details"), "cached_tokens"),
+        number(details("completion"), "reasoning_tokens"),
+        number(details("prompt"), "cached_tokens"),
     )

@@ -277,7 +277,7 @@ class Transport:
     def _send(self, call: _Call) -> Any:
         """Send until there is an `Answer`, or a response whose body is a stream."""
         while True:
-            limits.paid()
+            limits.wait_for_rate_limit()
             try:
                 with self._io:
                     response = self._connections.send(call)
@@ -293,7 +293,7 @@ class Transport:
     async def _asend(self, call: _Call) -> Any:
         """As `_send`."""
         while True:
-            await limits.apaid()
+            await limits.await_for_rate_limit()
             try:
                 with self._io:
                     response = await self._connections.asend(call)

@@ -21,5 +21,3 @@ __all__ = [
     "shared",
     "wait_for_rate_limit",
 ]
-
-paid, apaid = wait_for_rate_limit, await_for_rate_limit  # their former names, for core.transport
