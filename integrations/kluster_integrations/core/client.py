@@ -165,7 +165,8 @@ class Client:
         with self.errors:
             outlet = _Outlet(request)
             while (current := outlet.request) is not None:
-                reader, budgets = ChatStream(current), ()
+                reader = ChatStream(current)
+                budgets: tuple[budget.Budget, ...] = ()
                 ticket = self.limiter.enter() if self.limiter else None
                 try:
                     budgets = budget.check(current.spec)
@@ -189,7 +190,8 @@ class Client:
         with self.errors:
             outlet = _Outlet(request)
             while (current := outlet.request) is not None:
-                reader, budgets = ChatStream(current), ()
+                reader = ChatStream(current)
+                budgets: tuple[budget.Budget, ...] = ()
                 ticket = await self.limiter.aenter() if self.limiter else None
                 try:
                     budgets = budget.check(current.spec)
