@@ -10,18 +10,24 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import AsyncIterator, Generator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import aclosing, closing, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from kluster_integrations.core import budget, embeddings, prompting, repair, request, specs, tokens
 from kluster_integrations.core.config import KlusterConfig
+from kluster_integrations.core.embeddings import DEFAULT_MODEL as DEFAULT_EMBEDDING_MODEL
+from kluster_integrations.core.embeddings import MAX_BATCH as MAX_EMBEDDING_BATCH
 from kluster_integrations.core.errors import KlusterError
+from kluster_integrations.core.json_text import find_json, read_arguments
 from kluster_integrations.core.limits import Limiter, Limits, aadmitted, admitted, shared
+from kluster_integrations.core.repair import repair_text
 from kluster_integrations.core.response import read
+from kluster_integrations.core.schemas import schema_error
 from kluster_integrations.core.specs import ModelSpec
 from kluster_integrations.core.streaming import ChatStream, read_usage
+from kluster_integrations.core.tokens import estimate
 from kluster_integrations.core.transport import CHAT_PATH, Answer, Transport
 from kluster_integrations.core.types import (
     ChatRequest,
@@ -34,7 +40,18 @@ from kluster_integrations.core.types import (
     collect,
 )
 
-__all__ = ["Client", "Vectors"]
+# The functions are for adapters, which import nothing else of the core.
+__all__ = [
+    "DEFAULT_EMBEDDING_MODEL",
+    "MAX_EMBEDDING_BATCH",
+    "Client",
+    "Vectors",
+    "estimate",
+    "find_json",
+    "read_arguments",
+    "repair_text",
+    "schema_error",
+]
 
 _logger = logging.getLogger(__name__)
 
@@ -248,9 +265,14 @@ class Client:
         """Close the async connections of this base URL, in this event loop."""
         await self._transport.aclose()
 
-    def estimate_prompt(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()) -> int:
-        """Return about how many tokens messages and tools have."""
-        return tokens.estimate_prompt(messages, tools)
+    def estimate_prompt(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] = (),
+        count: Callable[[str], int] = estimate,
+    ) -> int:
+        """Return about how many tokens messages and tools have; `count` is a tokenizer's, for their texts."""
+        return tokens.estimate_prompt(messages, tools, count)
 
     def _drive(self, steps: _Steps) -> Any:
         """Send what the steps yield, until they return."""
@@ -356,13 +378,13 @@ class _Outlet:
                 _note_empty(delta.finish_reason, has_answer=self._has_text)
             return delta
         self._deltas.append(delta)
-        content, reasoning, meta = delta.content, delta.reasoning, delta.meta
+        content, reasoning, meta, headers = delta.content, delta.reasoning, delta.meta, delta.headers
         if self._holding or (self._prompted and prompting.CALL_OPEN in content):
             self._holding = True
             self._held_text.append(content)
             content = ""
-        if self._attempt > 1:
-            meta = None
+        if self._attempt > 1:  # both stand on the first delta only: who adds deltas up would double them
+            meta = headers = None
             if reasoning and self._has_reasoning and not any(d.reasoning for d in self._deltas[:-1]):
                 reasoning = f"\n\n{reasoning}"
         elif meta and "matched_stop" in meta:  # of an answer that may not be the last
@@ -370,7 +392,7 @@ class _Outlet:
         self._has_reasoning = self._has_reasoning or bool(reasoning)
         if not (content or reasoning or meta):
             return None
-        return Delta(content, reasoning, (), None, None, None if self._holding else delta.logprobs, meta, delta.headers)
+        return Delta(content, reasoning, (), None, None, None if self._holding else delta.logprobs, meta, headers)
 
     def end(self) -> Iterator[Delta]:
         """Yield what was held, if the answer is right; else set the next `request`."""

@@ -23,7 +23,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Generator, Iterator
 from concurrent import futures
 from contextvars import ContextVar, Token
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 from kluster_integrations.core.config import env_value
@@ -69,7 +69,7 @@ class Limits:
     period: float = 60.0
     slack: float = 1.0
     max_wait: float | None = None
-    redis_url: str | None = None
+    redis_url: str | None = field(default=None, repr=False)  # it may hold a password
 
     def __post_init__(self) -> None:
         for name in ("requests", "concurrent"):
