@@ -359,6 +359,43 @@ def test_arguments_cut_off_are_an_invalid_call_in_events(server: RawServer, vers
     assert [c["id"] for c in answer.invalid_tool_calls] == ["call_0"]
 
 
+# Blocks without a form in OpenAI's API. Nobody can correct what a tool has returned.
+
+RESULTS: list[tuple[dict[str, Any], str]] = [
+    ({"type": "file", "base64": "JVBERi0=", "mime_type": "application/pdf", "filename": "a.pdf"}, "[file: a.pdf]"),
+    ({"type": "file", "url": "https://example.com/a.pdf"}, "[file: https://example.com/a.pdf]"),
+    ({"type": "audio", "base64": "UklGRg==", "mime_type": "audio/wav"}, "[audio]"),
+    ({"type": "image", "file_id": "file-1"}, "[image: file-1]"),
+    ({"type": "resource_link", "uri": "file:///a.txt", "name": "a"}, "[resource_link: a file:///a.txt]"),
+    ({"type": "tool_reference", "tool_name": "search"}, "[tool_reference: search]"),
+    ({"type": "text-plain", "text": "a note", "mime_type": "text/plain"}, "a note"),
+    ({"type": "image", "base64": PNG.split(",")[1], "mime_type": "image/png"}, "[image: the model takes no images]"),
+]
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(("block", "sent_as"), RESULTS, ids=lambda value: value if isinstance(value, str) else "")
+def test_what_a_tool_returns_never_ends_an_agent(
+    emulator: Emulator, block: dict[str, Any], sent_as: str, ask_one: Ask
+) -> None:
+    call = AIMessage("", tool_calls=[{"name": "get_weather", "args": {}, "id": "c1"}])
+    ask_one(model_of(emulator), [HumanMessage("hi"), call, ToolMessage(["Sunny", block], tool_call_id="c1")])
+    assert body(emulator)["messages"][2]["content"] == f"Sunny\n{sent_as}"
+
+
+def test_an_image_of_a_tool_follows_its_result(emulator: Emulator, ask_one: Ask) -> None:
+    call = AIMessage("", tool_calls=[{"name": "get_weather", "args": {}, "id": "c1"}])
+    image = {"type": "image", "base64": PNG.split(",")[1], "mime_type": "image/png"}
+    ask_one(model_of(emulator, GEMMA), [HumanMessage("hi"), call, ToolMessage([image], tool_call_id="c1")])
+    assert PNG in json.dumps(body(emulator)["messages"][-1])
+
+
+def test_a_file_in_a_question_is_refused_before_any_request(emulator: Emulator) -> None:
+    with pytest.raises(BadRequestError, match=r"messages\[0\].content\[0\].type='file' must be text or image_url"):
+        model_of(emulator, GEMMA).invoke([HumanMessage([RESULTS[0][0]])])
+    assert emulator.requests == []
+
+
 # Images
 
 
@@ -441,9 +478,9 @@ def test_a_copy_goes_where_it_was_told_to(emulator: Emulator, server: RawServer)
 
 def test_a_call_wins_over_the_model(emulator: Emulator, ask_one: Ask) -> None:
     model = model_of(emulator, temperature=0.1, max_tokens=5, stop=["a"])
-    ask_one(model, "hi", temperature=0.9, max_tokens=7, stop=["b"], model=QWEN)
+    ask_one(model, "hi", temperature=0.9, max_tokens=7, stop=["b"], model=GEMMA)
     sent = body(emulator)
-    assert (sent["temperature"], sent["max_completion_tokens"], sent["stop"], sent["model"]) == (0.9, 7, ["b"], QWEN)
+    assert (sent["temperature"], sent["max_completion_tokens"], sent["stop"], sent["model"]) == (0.9, 7, ["b"], GEMMA)
     assert "max_tokens" not in sent
 
 

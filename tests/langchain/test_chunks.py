@@ -5,10 +5,13 @@ from langchain_core.messages import AIMessageChunk
 from langchain_core.messages.tool import tool_call_chunk
 from langchain_core.outputs import ChatGenerationChunk
 
-from kluster_integrations.core.types import Delta, ToolCallDelta
-from kluster_integrations.langchain._messages import _unvalidated
+from kluster_integrations import catalog
+from kluster_integrations.core.types import Delta, ToolCallDelta, Usage
+from kluster_integrations.langchain._messages import ChunkMaker
 
-ARGUMENTS = ['"city"', ": ", "Paris", "}", "]", " 3", "null", "true", '"', "\n x", "[1]", '["a"', "-", "ü", "\\u00"]
+
+def maker() -> ChunkMaker:
+    return ChunkMaker(catalog.get("a-model"), with_headers=False, v1=False)
 
 
 def _everything(chunk: ChatGenerationChunk) -> list[object]:
@@ -23,35 +26,33 @@ def _everything(chunk: ChatGenerationChunk) -> list[object]:
 def test_text_and_thoughts(delta: Delta) -> None:
     extra = {"additional_kwargs": {"reasoning_content": delta.reasoning}} if delta.reasoning else {}
     wanted = ChatGenerationChunk(message=AIMessageChunk(content=delta.content, **extra))
-    made = _unvalidated(delta)
-    assert made is not None
+
+    made = maker().make(delta)
+
     assert _everything(made) == _everything(wanted)
     assert made == wanted
 
 
-@pytest.mark.parametrize("arguments", ARGUMENTS)
-def test_a_later_fragment_of_a_call(arguments: str) -> None:
-    made = _unvalidated(Delta("", "", (ToolCallDelta(1, None, None, arguments),)))
-    fragment = tool_call_chunk(name=None, args=arguments, id=None, index=1)
-    wanted = ChatGenerationChunk(message=AIMessageChunk(content="", tool_call_chunks=[fragment]))
-    assert made is not None
-    assert _everything(made) == _everything(wanted)
-
-
-@pytest.mark.parametrize("arguments", ["", "{", ' {"a": 1}', "  "])
-def test_what_may_be_an_object_is_left_to_langchain(arguments: str) -> None:
-    assert _unvalidated(Delta("", "", (ToolCallDelta(0, None, None, arguments),))) is None
-
-
-def test_the_first_fragment_of_a_call_is_left_to_langchain() -> None:
-    assert _unvalidated(Delta("", "", (ToolCallDelta(0, "id", "f", '"a'),))) is None
-
-
 def test_no_two_chunks_share_a_list() -> None:
-    one, two = _unvalidated(Delta("a")), _unvalidated(Delta("b"))
-    assert one is not None
-    assert two is not None
+    one, two = maker().make(Delta("a")), maker().make(Delta("b"))
     one.message.response_metadata["x"] = 1
     one.message.tool_call_chunks.append(tool_call_chunk(name="f"))  # type: ignore[attr-defined]
+
     assert two == ChatGenerationChunk(message=AIMessageChunk(content="b"))
-    assert _unvalidated(Delta("a")) == ChatGenerationChunk(message=AIMessageChunk(content="a"))
+    assert maker().make(Delta("a")) == ChatGenerationChunk(message=AIMessageChunk(content="a"))
+
+
+@pytest.mark.parametrize("cut", ['{"path": "/tm', '{"a": [1, {"b": 2', '{"a": "x\\', '{"a": 1}}', "{'a': 1}", '{"a"'])
+@pytest.mark.parametrize("size", [1, 3, 100])
+def test_arguments_that_were_cut_stay_an_invalid_call(cut: str, size: int) -> None:
+    pieces = [cut[at : at + size] for at in range(0, len(cut), size)]
+    heads = [("id", "write"), *[(None, None)] * len(pieces)]
+    deltas = [Delta(tool_calls=(ToolCallDelta(0, *head, piece),)) for head, piece in zip(heads, pieces, strict=False)]
+    make = maker().make
+
+    first, *rest = [make(delta) for delta in [*deltas, Delta(usage=Usage(1, 1, 2))]]
+    message = (first + rest).message
+
+    assert isinstance(message, AIMessageChunk)
+    assert message.tool_calls == []
+    assert message.invalid_tool_calls[0]["name"] == "write"

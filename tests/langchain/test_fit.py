@@ -24,9 +24,11 @@ from kluster_integrations.config import KlusterConfig
 from kluster_integrations.emulator import Emulator, Fault
 from kluster_integrations.langchain import (
     ChatKluster,
+    KlusterEmbeddings,
     KlusterRateLimitError,
     KlusterUnsupportedParameterError,
 )
+from kluster_integrations.limits import Limits
 
 LLAMA = "klusterai/Meta-Llama-3.3-70B-Instruct-Turbo"
 R1 = "deepseek-ai/DeepSeek-R1"
@@ -191,6 +193,37 @@ async def test_many_at_once_share_the_pool(chat: Callable[..., ChatKluster]) -> 
     answers = await asyncio.gather(*(model.ainvoke(f"Question {n}") for n in range(30)))
 
     assert all(f'"Question {n}"' in answer.text for n, answer in enumerate(answers))
+
+
+# The account's limits.
+
+ONCE = Limits(requests=1, period=3_600.0, max_wait=0.0)
+
+
+async def test_limits_hold_requests_back(chat: Callable[..., ChatKluster], emulator: Emulator) -> None:
+    model = chat(limits=ONCE, api_key="key-of-this-test")
+    again = chat(R1, limits=ONCE, api_key="key-of-this-test")  # another model, the same account
+
+    assert model.invoke("hi").text
+    for ask in (again.invoke, lambda text: list(again.stream(text))):
+        with pytest.raises(KlusterRateLimitError, match="Nothing was sent"):
+            ask("hi")
+    with pytest.raises(KlusterRateLimitError, match="Nothing was sent"):
+        await again.ainvoke("hi")
+    with pytest.raises(KlusterRateLimitError, match="Nothing was sent"):
+        [part async for part in again.astream("hi")]
+    with pytest.raises(KlusterRateLimitError, match="Nothing was sent"):
+        KlusterEmbeddings(base_url=emulator.base_url, limits=ONCE, api_key="key-of-this-test").embed_query("hi")
+    assert len(emulator.requests) == 1
+
+
+def test_a_stream_that_is_left_early_gives_its_slot_back(chat: Callable[..., ChatKluster]) -> None:
+    model = chat(limits=Limits(concurrent=1, max_wait=0.0), api_key="another-key-of-this-test")
+
+    for _ in model.stream("hi"):
+        break
+
+    assert model.invoke("hi").text
 
 
 # Streaming flags.
@@ -445,7 +478,7 @@ def test_a_config_and_arguments_beside_it(emulator: Emulator) -> None:
 
     assert model.invoke("hi").text
     assert model.spec.context_window == 163_840
-    assert model._transport.config.max_retries == 5
+    assert model._client.config.max_retries == 5
 
 
 async def test_close_and_go_on(chat: Callable[..., ChatKluster]) -> None:

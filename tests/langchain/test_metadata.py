@@ -90,6 +90,18 @@ async def test_usage_in_a_stream_counts_once(server: RawServer, where: str) -> N
     assert (await amerged(model_of(server).astream("go"))).usage_metadata == EXPECTED
 
 
+async def test_reasoning_has_its_share_of_the_tokens(server: RawServer) -> None:
+    pieces = [{"reasoning_content": "Let me see. " * 20}, {"content": "Paris."}]
+    both = {name: "".join(piece.get(name, "") for piece in pieces) for name in ("reasoning_content", "content")}
+    server.script(whole(both, usage=None), Reply(sse(*pieces)), Reply(sse(*pieces)))
+    model = model_of(server, R1)
+
+    for message in (model.invoke("go"), merged(model.stream("go")), await amerged(model.astream("go"))):
+        assert message.usage_metadata is not None
+        share = message.usage_metadata["output_token_details"]["reasoning"]
+        assert 50 < share < message.usage_metadata["output_tokens"] < 70
+
+
 def test_usage_in_a_stream_is_estimated_where_the_server_gives_none(server: RawServer) -> None:
     server.script(Reply(sse({"content": "Hello, "}, {"content": "world! How are you?"})))
 
@@ -438,7 +450,7 @@ def test_callbacks_of_a_repair(server: RawServer) -> None:
 
     model_of(server, R1).with_structured_output(schema).invoke("go", config={"callbacks": [seen]})
 
-    assert (len(seen.starts), len(seen.ends)) == (2, 2)  # two calls of the model, each with its tokens
+    assert ended(seen).usage_metadata["total_tokens"] == 14  # type: ignore[index] - one call, with the tokens of both
 
 
 class Turnstile(BaseRateLimiter):

@@ -19,6 +19,7 @@ from kluster_integrations.errors import (
     AuthenticationError,
 )
 from kluster_integrations.langchain import ChatKluster
+from kluster_integrations.limits import Limits
 
 from ..programs import check_nothing_is_left_open
 from ..raw_server import RawServer, Reply, sse, whole
@@ -36,7 +37,7 @@ def body(server: Emulator) -> dict[str, Any]:
 def secretive(request: pytest.FixtureRequest, emulator: Emulator) -> Iterator[ChatKluster]:
     headers = {"X-Token": "other-secret"}
     if request.param == "api_key":
-        yield model_of(emulator, default_headers=headers)
+        yield model_of(emulator, default_headers=headers, limits=Limits(redis_url="redis://:other-secret@localhost"))
     else:
         settings = KlusterConfig(api_key=KEY, base_url=emulator.base_url, default_headers=headers)
         yield ChatKluster(model=LLAMA, config=settings)
@@ -60,7 +61,7 @@ def test_nothing_that_is_written_of_a_model_has_the_key(secretive: ChatKluster) 
         repr(secretive._get_llm_string()),
         secretive.model_copy().__repr__(),
         str(vars(secretive)),
-        str(vars(secretive._transport.config)),
+        str(vars(secretive._client.config)),
         *("".join(map(repr, pair)) for pair in secretive),
     ]
     for text in told:
@@ -110,7 +111,7 @@ def test_a_pickled_model_takes_its_key_from_the_environment(
     assert emulator.requests == []
     monkeypatch.setenv("KLUSTER_API_KEY", "kk-of-the-environment")
     restored = pickle.loads(data)
-    assert restored._transport.config.base_url == emulator.base_url, "a key must not go to another host than before"
+    assert restored._client.config.base_url == emulator.base_url, "a key must not go to another host than before"
     assert restored.invoke("hi").content == secretive.invoke("hi").content
 
 
@@ -125,7 +126,7 @@ def test_a_pickled_model_keeps_its_fields(emulator: Emulator, monkeypatch: pytes
         "max_completion_tokens": 9,
         "stop": ["x"],
     }
-    assert restored._transport.config.max_retries == 7
+    assert restored._client.config.max_retries == 7
 
 
 @pytest.mark.filterwarnings("ignore:The function `loads` is in beta")

@@ -59,6 +59,7 @@ class _Tools:
 
 
 class _Vision:
+    supports_image_tool_message = True
     chat_model_params = {"model": "google/gemma-3-27b-it", "temperature": 0}
     model_override_value = "Qwen/Qwen2.5-VL-7B-Instruct"
     supports_image_inputs = True

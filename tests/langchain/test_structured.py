@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
+import pickle
 from collections.abc import Callable
 from datetime import date
 from typing import Any, Literal
 
 import pytest
+from langchain_core.caches import InMemoryCache
 from langchain_core.messages import AIMessage
 from langchain_core.prompts import ChatPromptTemplate
-from pydantic import BaseModel, Field, RootModel
+from langchain_core.tracers.context import collect_runs
+from pydantic import BaseModel, Field, RootModel, field_validator
 
 from kluster_integrations import catalog
 from kluster_integrations.emulator import Emulator
 from kluster_integrations.langchain import ChatKluster, KlusterOutputValidationError
 
-from ..raw_server import RawRequest, RawServer, Reply, sse
+from ..raw_server import RawRequest, RawServer, Reply, sse, whole
 from .conftest import model_of
 from .people import (
     ADA,
@@ -300,6 +303,12 @@ def test_with_other_tools_the_object_still_comes(server: RawServer, model: str) 
     assert structured.invoke("go")["parsed"] == Address(city="Paris", country="France")
 
 
+def test_a_call_of_a_tool_that_was_not_offered_is_no_answer(server: RawServer) -> None:
+    server.script(calls(ADA_JSON, "person"), calls(ADA_JSON))
+
+    assert model_of(server, LLAMA).with_structured_output(Person).invoke("go") == ADA
+
+
 # include_raw.
 
 
@@ -336,6 +345,39 @@ def test_include_raw_does_not_raise_but_says_what_is_wrong(server: RawServer) ->
     assert answer["parsed"] is None
     assert answer["raw"].content == "I cannot do that."
     assert isinstance(answer["parsing_error"], KlusterOutputValidationError)
+
+
+def test_include_raw_has_the_last_answer_and_all_tokens(server: RawServer) -> None:
+    server.script(says("no"), says("nor"), says("never"))
+
+    answer = model_of(server, R1).with_structured_output(Person, include_raw=True).invoke("go")
+
+    assert answer["parsing_error"].raw_text == answer["raw"].content == "never"
+    assert answer["raw"].usage_metadata["total_tokens"] == 21
+    assert answer["raw"].response_metadata["cost"] > 0
+
+
+# A model with tools that writes its call as text, which its server has not read.
+
+WRITTEN = {
+    "Hermes": '<tool_call>\n{"name": "Person", "arguments": %s}\n</tool_call>',
+    "Llama": '{"type": "function", "name": "Person", "parameters": %s}',
+    "Llama's tag": '<|python_tag|>{"name": "Person", "parameters": %s}',
+    "Mistral": '[TOOL_CALLS][{"name": "Person", "arguments": %s}]',
+}
+
+
+@pytest.mark.parametrize("form", WRITTEN)
+async def test_a_call_that_is_text_is_read_at_once(server: RawServer, form: str) -> None:
+    text = WRITTEN[form] % ADA_JSON
+    structured = model_of(server, LLAMA).with_structured_output(Person)
+    pieces = texts(*(text[at : at + 7] for at in range(0, len(text), 7)))
+    server.script(says(text), says(text), pieces, pieces)
+
+    assert structured.invoke("go") == await structured.ainvoke("go") == ADA
+    assert list(structured.stream("go"))[-1] == ADA
+    assert [item async for item in structured.astream("go")][-1] == ADA
+    assert len(server.requests) == 4
 
 
 # Streaming.
@@ -406,6 +448,111 @@ async def test_a_wrong_stream_is_repaired(server: RawServer) -> None:
     assert len(server.requests) == 4
 
 
+@pytest.mark.parametrize("include_raw", [False, True])
+def test_a_stream_that_is_repaired_tells_the_model_what_is_wrong(server: RawServer, include_raw: bool) -> None:
+    function = {"name": "Person", "arguments": '{"name": "Ada"}'}
+    streamed = {"tool_calls": [{"index": 0, "id": "call-1", "type": "function", "function": function}]}
+    server.script(Reply(sse(streamed, finish="tool_calls")), calls('{"name": "Ada"}', id_="call-2"), calls(ADA_JSON))
+
+    last = list(model_of(server, LLAMA).with_structured_output(Person, include_raw=include_raw).stream("go"))[-1]
+
+    assert last == ({"parsed": ADA, "parsing_error": None} if include_raw else ADA)
+    for number in (1, 2):
+        *_, call, result = server.requests[number].json["messages"]
+        assert call["tool_calls"][0]["id"] == result["tool_call_id"] == f"call-{number}"
+        assert "born: Field required" in result["content"]
+
+
+@pytest.mark.parametrize("max_repairs", [0, 1, 3])
+def test_a_stream_is_repaired_as_often_as_allowed(server: RawServer, max_repairs: int) -> None:
+    server.answer = lambda r: texts("no") if r.json.get("stream") else says("no")
+
+    with pytest.raises(KlusterOutputValidationError, match="does not hold JSON"):
+        list(model_of(server, NEMO, max_repairs=max_repairs).with_structured_output(Person).stream("go"))
+    assert len(server.requests) == 1 + max_repairs
+
+
+# Of each pair the first is whole, the second streamed; both were cut by max_tokens.
+CUT: dict[str, tuple[str, Callable[[], tuple[Reply, Reply]]]] = {
+    "text": (
+        NEMO,
+        lambda: (
+            whole({"content": ADA_JSON[:40]}, finish="length"),
+            Reply(sse({"content": ADA_JSON[:40]}, finish="length")),
+        ),
+    ),
+    "call": (
+        LLAMA,
+        lambda: (
+            whole({"content": None, "tool_calls": [_call(ADA_JSON[:40])]}, finish="length"),
+            Reply(sse({"tool_calls": [{"index": 0, **_call(ADA_JSON[:40])}]}, finish="length")),
+        ),
+    ),
+}
+
+
+def _call(arguments: str) -> dict[str, Any]:
+    return {"id": "call-1", "type": "function", "function": {"name": "Person", "arguments": arguments}}
+
+
+@pytest.mark.parametrize("kind", CUT)
+def test_a_cut_answer_is_not_asked_for_again(server: RawServer, kind: str) -> None:
+    model, replies = CUT[kind]
+    structured = model_of(server, model, max_tokens=20).with_structured_output(Person)
+    server.script(*replies())
+
+    for ask in (structured.invoke, lambda text: list(structured.stream(text))):
+        with pytest.raises(KlusterOutputValidationError, match=r"it was cut.*Hint: raise max_") as caught:
+            ask("go")
+        assert caught.value.raw_text.startswith('{"name":"Ada Lovelace"')
+    assert len(server.requests) == 2
+
+
+def test_a_thought_that_was_cut_gives_no_object(server: RawServer) -> None:
+    server.script(whole({"content": f"The answer may be {ADA_JSON}, but"}, finish="length"))
+
+    with pytest.raises(KlusterOutputValidationError, match="while the model was reasoning"):
+        model_of(server, R1).with_structured_output(Person).invoke("go")
+
+
+def test_nothing_is_taken_from_inside_a_value_that_failed(server: RawServer) -> None:
+    schema = {"title": "city", "type": "object", "properties": {"size": {"type": "integer"}}, "required": ["size"]}
+    broken = '{"size": 3 km, "twin": {"size": 40}}'
+    server.script(says(broken), says('{"size": 3}'), texts(broken), says('{"size": 3}'))
+    structured = model_of(server, NEMO).with_structured_output(schema)
+
+    assert structured.invoke("go") == list(structured.stream("go"))[-1] == {"size": 3}
+    assert len(server.requests) == 4
+
+
+def test_a_large_object_is_shown_a_bounded_number_of_times(server: RawServer) -> None:
+    big = json.dumps({"name": "Ada Lovelace " * 3_000})
+    server.script(texts(*(big[at : at + 4] for at in range(0, len(big), 4))))
+
+    parts = list(model_of(server, NEMO).with_structured_output({"title": "person", **NAME_SCHEMA}).stream("go"))
+
+    assert 50 < len(parts) < 400  # of 9,754 chunks
+    sizes = [len(part.get("name", "")) for part in parts]
+    assert sizes == sorted(sizes)
+    assert parts[-1] == json.loads(big)
+
+
+async def test_streaming_may_be_disabled(server: RawServer) -> None:
+    server.answer = lambda _: says(ADA_JSON)
+    structured = model_of(server, NEMO, disable_streaming=True).with_structured_output(Person)
+
+    assert list(structured.stream("go")) == [ADA]
+    assert [item async for item in structured.astream("go")] == [ADA]
+
+
+@pytest.mark.parametrize("version", ["v0", "v1"])
+@pytest.mark.parametrize("model", [LLAMA, R1])
+def test_both_versions_of_content(chat: Callable[..., ChatKluster], model: str, version: str) -> None:
+    structured = chat(model, output_version=version, streaming=True).with_structured_output(Person)
+
+    assert structured.invoke(TEXT) == list(structured.stream(TEXT))[-1] == ADA
+
+
 def test_a_stream_that_stays_wrong_raises(server: RawServer) -> None:
     server.script(texts("no"), says("no"), says("still no"))
 
@@ -419,6 +566,64 @@ def test_a_chain_streams_through(server: RawServer) -> None:
     chain = ChatPromptTemplate([("user", "{text}")]) | model_of(server, NEMO).with_structured_output(PersonDict)
 
     assert list(chain.stream({"text": "go"})) == [{"name": "Ada"}, {"name": "Ada", "subject": "mathematics"}]
+
+
+# What LangChain keeps of the check.
+
+
+def test_equal_questions_are_answered_from_the_cache(server: RawServer) -> None:
+    cache = InMemoryCache()
+    server.script(says("no"), says(ADA_JSON))
+
+    for _ in range(2):
+        assert model_of(server, R1, cache=cache).with_structured_output(Person).invoke("go") == ADA
+    assert len(server.requests) == 2
+
+
+def test_a_cached_answer_is_checked_too(server: RawServer) -> None:
+    class Old(BaseModel):
+        """A person."""
+
+        model_config = {"title": "Someone"}
+        name: str
+
+    class New(Old):
+        """A person."""
+
+        @field_validator("name")
+        @classmethod
+        def _long(cls, value: str) -> str:
+            if len(value) < 9:
+                raise ValueError("too short")
+            return value
+
+    model = model_of(server, R1, cache=InMemoryCache())
+    server.script(says('{"name": "Ada"}'))
+
+    assert model.with_structured_output(Old).invoke("go").name == "Ada"
+    with pytest.raises(KlusterOutputValidationError, match="too short"):
+        model.with_structured_output(New).invoke("go")
+    assert len(server.requests) == 1
+
+
+def test_a_trace_does_not_have_the_check(chat: Callable[..., ChatKluster]) -> None:
+    with collect_runs() as runs:
+        chat().with_structured_output(Person).invoke(TEXT)
+
+    (run,) = runs.traced_runs
+    (child,) = run.child_runs
+    assert run.name == "StructuredOutput"
+    assert "check" not in child.extra["invocation_params"]  # type: ignore[index]
+    assert "Target" not in repr((child.inputs, child.outputs, child.extra, child.serialized))
+    assert child.extra["options"]["ls_structured_output_format"]["schema"]["title"] == "Person"  # type: ignore[index]
+
+
+def test_structured_output_can_be_pickled(chat: Callable[..., ChatKluster], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KLUSTER_API_KEY", "key")
+
+    restored = pickle.loads(pickle.dumps(chat(R1).with_structured_output(Person)))
+
+    assert restored.invoke(TEXT) == list(restored.stream(TEXT))[-1] == ADA
 
 
 # Runnables' usual ways.

@@ -323,19 +323,58 @@ def test_nested_arguments(server: RawServer) -> None:
     assert answer.text.strip() == "I plan."
 
 
-def test_broken_native_arguments_are_an_invalid_call(server: RawServer) -> None:
+@pytest.mark.parametrize("streaming", [False, True])
+def test_broken_native_arguments_are_asked_for_again_and_then_an_invalid_call(
+    server: RawServer, streaming: bool
+) -> None:
     calls = [
         {"id": "1", "type": "function", "function": {"name": "get_weather", "arguments": '{"city": "Par'}},
         {"id": "2", "type": "function", "function": {"name": "get_time", "arguments": '{"city": "Rome"}'}},
     ]
-    server.script(whole({"content": None, "tool_calls": calls}, finish="tool_calls"))
+    broken = {"content": None, "tool_calls": calls}
+    right = {"content": None, "tool_calls": [{**calls[0], "function": calls[1]["function"]}]}
 
-    answer = model_of(server, LLAMA).bind_tools([get_weather, get_time]).invoke("go")
+    def reply(answer: dict[str, Any]) -> Reply:
+        return Reply(sse(answer, finish="tool_calls")) if streaming else whole(answer, finish="tool_calls")
 
+    bound = model_of(server, LLAMA, streaming=streaming).bind_tools([get_weather, get_time])
+    server.script(*[reply(broken)] * 3)
+    answer = bound.invoke("go")
+
+    assert len(server.requests) == 3
+    assert "cannot be run" in server.requests[1].json["messages"][-2]["content"]
     assert short(answer) == [("get_time", {"city": "Rome"})]
-    assert [(c["name"], c["id"], c["args"]) for c in answer.invalid_tool_calls] == [
-        ("get_weather", "1", '{"city": "Par')
-    ]
+    (invalid,) = answer.invalid_tool_calls
+    assert (invalid["name"], invalid["id"], (invalid["args"] or "")[:13]) == ("get_weather", "1", '{"city": "Par')
+    server.script(reply(broken), reply(right))
+    assert short(bound.invoke("go")) == [("get_time", {"city": "Rome"})]
+
+
+def test_streamed_calls_come_whole(server: RawServer) -> None:
+    begun = {"index": 0, "id": "1", "type": "function", "function": {"name": "get_weather", "arguments": '{"city'}}
+    pieces = [{"content": "I "}, {"content": "look."}, {"tool_calls": [begun]}]
+    pieces += [{"tool_calls": [{"index": 0, "function": {"arguments": text}}]} for text in ('": "Par', 'is"}')]
+    server.script(Reply(sse(*pieces, finish="tool_calls")))
+
+    chunks = list(model_of(server, LLAMA).bind_tools([get_weather]).stream("go"))
+
+    assert [chunk.text for chunk in chunks if chunk.text] == ["I ", "look."]
+    assert [chunk.tool_calls[0]["args"] for chunk in chunks if chunk.tool_call_chunks] == [{"city": "Paris"}]
+
+
+def test_headers_of_a_repaired_stream_stand_once(server: RawServer) -> None:
+    def reply(arguments: str) -> Reply:
+        call = {"index": 0, "id": "1", "function": {"name": "get_weather", "arguments": arguments}}
+        pieces = sse({"reasoning_content": "Hm."}, {"tool_calls": [call]}, finish="tool_calls")
+        return Reply(pieces, headers={"x-request-id": "req-1"})
+
+    server.script(reply('{"city": '), reply('{"city": "Paris"}'))
+
+    message = merged(model_of(server, LLAMA, include_response_headers=True).bind_tools([get_weather]).stream("go"))
+
+    assert message.response_metadata["headers"]["x-request-id"] == "req-1"
+    assert message.response_metadata["id"] == "chatcmpl-1"
+    assert short(message) == [("get_weather", {"city": "Paris"})]
 
 
 # Results.

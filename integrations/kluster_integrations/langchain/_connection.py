@@ -1,4 +1,4 @@
-"""What `ChatKluster` and `KlusterEmbeddings` have in common: the way to the server."""
+"""What `ChatKluster` and `KlusterEmbeddings` have in common: the connection."""
 
 from __future__ import annotations
 
@@ -9,17 +9,20 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, Valid
 
 from kluster_integrations.catalog import Plan
 from kluster_integrations.config import Headers, KlusterConfig, Unsupported, scrubbed
-from kluster_integrations.core.transport import Transport
+from kluster_integrations.core.client import Client
 from kluster_integrations.langchain._errors import LANGCHAIN_ERRORS
+from kluster_integrations.limits import Limits
 
 __all__ = ["Connected"]
 
 _SECRET = frozenset({"api_key", "base_url", "default_headers"})
-_NOT_PICKLED: Mapping[str, None] = dict.fromkeys(("api_key", "default_headers", "http_client", "http_async_client"))
+_NOT_PICKLED: Mapping[str, None] = dict.fromkeys(
+    ("api_key", "default_headers", "limits", "http_client", "http_async_client")  # Redis' address may hold a password
+)
 
 
 class Connected(BaseModel):
-    """The connection's settings as fields, and the transport made of them.
+    """The connection's settings as fields, and the client made of them.
 
     A pickle holds neither the key nor anything else that may be secret: a restored object reads the environment.
     """
@@ -33,7 +36,10 @@ class Connected(BaseModel):
     """Default: `KLUSTER_BASE_URL`, else `https://api.kluster.ai/v1`."""
 
     plan: Plan | None = None
-    """The account's plan, which decides windows. Default: `KLUSTER_PLAN`, else unknown."""
+    """The account's plan, which decides windows and limits. Default: `KLUSTER_PLAN`, else unknown."""
+
+    limits: Limits | None = Field(default=None, repr=False, exclude=True)
+    """The account's limits; requests wait until they may be sent. Default: those of the plan."""
 
     timeout: float | None = Field(default=None, alias="request_timeout")
     """Seconds to wait between bytes. Default: `KLUSTER_TIMEOUT`, else 600."""
@@ -56,7 +62,7 @@ class Connected(BaseModel):
     http_async_client: Any = Field(default=None, repr=False, exclude=True)
     """The same for async calls."""
 
-    _made: Transport | None = PrivateAttr(default=None)
+    _made: Client | None = PrivateAttr(default=None)
 
     def __init__(self, *args: Any, **values: Any) -> None:
         refusal = None
@@ -71,23 +77,22 @@ class Connected(BaseModel):
 
     @model_validator(mode="after")
     def _check_connection(self) -> Self:
-        _ = self._transport
+        _ = self._client
         return self
 
     @property
-    def _transport(self) -> Transport:
+    def _client(self) -> Client:
         # Made by whoever asks first: langchain-core's own validators may run before this class's.
         if self._made is None:
-            self._made = self._connect()
+            fields = {name: getattr(self, name) for name in KlusterConfig.model_fields}
+            self._made = Client(
+                KlusterConfig.merged(self.config, **fields),
+                limits=self.limits,
+                http_client=self.http_client,
+                http_async_client=self.http_async_client,
+                adapt=LANGCHAIN_ERRORS,
+            )
         return self._made
-
-    def _connect(self) -> Transport:
-        return Transport(
-            KlusterConfig.merged(self.config, **{name: getattr(self, name) for name in KlusterConfig.model_fields}),
-            http_client=self.http_client,
-            http_async_client=self.http_async_client,
-            adapt=LANGCHAIN_ERRORS,
-        )
 
     def __copy__(self) -> Self:
         copy = super().__copy__()
@@ -113,8 +118,8 @@ class Connected(BaseModel):
 
     def close(self) -> None:
         """Close the connections to this base URL; a later call opens new ones."""
-        self._transport.close()
+        self._client.close()
 
     async def aclose(self) -> None:
         """Close the async connections to this base URL in this event loop."""
-        await self._transport.aclose()
+        await self._client.aclose()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
 
 __all__ = ["register"]
 
@@ -30,8 +29,4 @@ def register() -> None:
             raise RuntimeError(
                 f"{module_name} of this version of langchain has no table of providers; use {class_name}(model=…)."
             )
-        table["kluster"] = ("kluster_integrations.langchain", class_name, _make)
-
-
-def _make(cls: type[Any], **kwargs: Any) -> Any:
-    return cls(**kwargs)
+        table["kluster"] = ("kluster_integrations.langchain", class_name, lambda cls, **kwargs: cls(**kwargs))

@@ -1,18 +1,19 @@
-"""`with_structured_output` for every model: a tool call or a JSON answer, checked, and asked for again if wrong."""
+"""`with_structured_output` for every model: a tool call or a JSON answer, checked, and asked for again if wrong.
+
+The core asks again: `Target` is the check that it is given.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import re
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, cast
+from collections.abc import AsyncIterator, Iterator, Mapping
+from typing import Any, Literal, cast
 
-from langchain_core.callbacks import AsyncCallbackManagerForChainRun, CallbackManagerForChainRun
 from langchain_core.language_models import LanguageModelInput
-from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, HumanMessage, ToolMessage
-from langchain_core.runnables import Runnable, RunnableConfig
-from langchain_core.runnables.config import patch_config
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
+from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
 from langchain_core.runnables.utils import AddableDict
 from langchain_core.utils.function_calling import convert_to_json_schema
 from langchain_core.utils.json import parse_partial_json
@@ -21,11 +22,10 @@ from pydantic.v1 import BaseModel as BaseModelV1
 from pydantic.v1 import ValidationError as ValidationErrorV1
 from typing_extensions import is_typeddict
 
-from kluster_integrations.core import prompting
+from kluster_integrations.core.client import find_json, read_arguments, repair_text, schema_error
+from kluster_integrations.core.types import Completion
 from kluster_integrations.langchain._errors import KlusterOutputValidationError
-
-if TYPE_CHECKING:
-    from kluster_integrations.langchain.chat_models import ChatKluster
+from kluster_integrations.langchain._messages import to_message, to_result
 
 __all__ = ["Method", "StructuredOutput", "Target"]
 
@@ -38,19 +38,32 @@ class Target:
     Args:
         schema: A pydantic class (v2 or v1), a TypedDict, a dataclass, or a JSON schema; None is any JSON object.
         strict: Whether the schema is made strict, by LangChain's rules: every field required, none other allowed.
+        has_other_tools: Whether the model may call another tool in place of an answer.
+
+    Attributes:
+        json_schema: The JSON schema.
+        tool_name: The tool whose call has the answer; None where the text has it.
 
     Raises:
         ValueError: If LangChain cannot make a JSON schema of it.
     """
 
-    def __init__(self, schema: Any, *, strict: bool | None = None) -> None:
+    def __init__(self, schema: Any, *, strict: bool | None = None, has_other_tools: bool = False) -> None:
         self._schema = schema
+        self._has_other_tools = has_other_tools
         self.json_schema: dict[str, Any] = {} if schema is None else _json_schema(schema, strict=strict)
+        self.tool_name: str | None = None
 
-    @property
-    def shows_partial(self) -> bool:
-        """Whether an unfinished value may be shown: a dict may, an instance must be valid."""
-        return not isinstance(self._schema, type) or is_typeddict(self._schema)
+    def __repr__(self) -> str:  # LangChain's caches have it in their keys: no address
+        return f"Target({self.json_schema.get('title')!r})"
+
+    def __call__(self, completion: Completion) -> str | None:
+        """Return what is wrong with an answer, in words for the model; None if nothing is. This is the core's check."""
+        try:
+            self.parse(to_message(completion))
+        except ValueError as err:
+            return str(err)
+        return None
 
     @property
     def callable(self) -> bool:
@@ -72,14 +85,43 @@ class Target:
         described = {"name": name, "description": self.json_schema.get("description") or ""}
         return {"type": "function", "function": {**described, "parameters": parameters}}
 
-    def described(self) -> dict[str, Any]:
-        """Return the schema as LangChain describes it to LangSmith."""
-        try:
-            return convert_to_json_schema(self._schema)
-        except (KeyError, TypeError, ValueError):
-            return self.json_schema
+    def parse(self, message: AIMessage) -> Any:
+        """Return the object that an answer holds; None where it calls one of the other tools.
 
-    def parse(self, value: Any) -> Any:
+        Raises:
+            ValueError: What is wrong with it, in words for the model.
+        """
+        is_cut = _is_cut(message)
+        calls = [(call["name"], call["args"]) for call in message.tool_calls]
+        for call in message.invalid_tool_calls:  # a streamed one has not been read by the core
+            arguments, problem = read_arguments(call["args"] or "", is_cut=is_cut)
+            if problem:
+                raise ValueError(f"The call of `{call['name']}` cannot be run: {problem}")
+            calls.append((call["name"] or "", json.loads(arguments)))
+        for name, args in calls:
+            if name == self.tool_name:
+                return self.validate(args)
+        if calls and self._has_other_tools:
+            return None
+        value = find_json(message.text, is_cut=is_cut)
+        if value is None:
+            raise ValueError(
+                f"The answer does not hold {f'a call of `{self.tool_name}`' if self.tool_name else 'JSON'}."
+            )
+        return self.validate(value)
+
+    def show(self, message: AIMessage) -> Any:
+        """Return what may be shown of an unfinished answer: a dict, or an instance that is valid already; else None."""
+        value = next((call["args"] for call in message.tool_calls if call["name"] == self.tool_name), None)
+        try:
+            if value is None and (begin := re.search(r"[{\[]", text := message.text)):
+                value = parse_partial_json(text[begin.start() :].split("```")[0])
+            shows_partial = not isinstance(self._schema, type) or is_typeddict(self._schema)
+            return value if value is None or shows_partial else self.validate(value)
+        except (ValueError, RecursionError):
+            return None
+
+    def validate(self, value: Any) -> Any:
         """Return the object that a decoded JSON value stands for.
 
         Raises:
@@ -95,8 +137,10 @@ class Target:
             if isinstance(schema, type) and dataclasses.is_dataclass(schema):
                 return TypeAdapter(schema).validate_python(value)
         except (ValidationError, ValidationErrorV1) as err:
-            raise ValueError(_in_words(err)) from None
-        if problem := prompting.schema_error(value, self.json_schema):
+            wrong = cast("list[Any]", err.errors())
+            texts = (f"{'.'.join(map(str, e['loc'])) or 'the value'}: {e['msg']}" for e in wrong)
+            raise ValueError("; ".join(texts)) from None
+        if problem := schema_error(value, self.json_schema):
             raise ValueError(problem)
         return value
 
@@ -122,238 +166,169 @@ def _json_schema(schema: Any, *, strict: bool | None) -> dict[str, Any]:
         ) from None
 
 
-def _in_words(err: ValidationError | ValidationErrorV1) -> str:
-    return "; ".join(
-        f"{'.'.join(map(str, e['loc'])) or 'the value'}: {e['msg']}" for e in cast("Sequence[Any]", err.errors())
-    )
-
-
-class StructuredOutput(Runnable[LanguageModelInput, Any]):
+class StructuredOutput(RunnableLambda[LanguageModelInput, Any]):
     """A model that answers with an object.
 
-    `invoke` asks again where the answer is wrong, with what is wrong, at most the model's `max_repairs` times. `stream`
-    gives the object as it grows (a dict for JSON schemas, an instance once it is valid for classes), and at last the
-    checked one.
+    `stream` gives the object as it grows (a dict for JSON schemas, an instance once it is valid for classes), and the
+    checked one last. What was shown cannot be taken back, so a streamed answer that is wrong is asked for again whole.
 
     Args:
-        model: The model, for its settings.
-        bound: The model with tools or `response_format` bound.
+        model: The `ChatKluster`, for its settings (not so typed: its module imports this one).
+        bound: The model with tools or `response_format` bound, and `target` as the check.
         target: What the answer is to become.
-        name: The tool whose call has the answer; None where the text has it.
         include_raw: Whether to return `{"raw", "parsed", "parsing_error"}`, and not to raise where parsing fails.
 
     Raises:
         KlusterOutputValidationError: At calls, if the last answer is wrong, too.
     """
 
-    def __init__(
-        self,
-        model: ChatKluster,
-        bound: Runnable[Any, AIMessage],
-        target: Target,
-        *,
-        name: str | None,
-        include_raw: bool,
-    ) -> None:
+    def __init__(self, model: Any, bound: Runnable[Any, AIMessage], target: Target, *, include_raw: bool) -> None:
+        super().__init__(self._ask, self._aask, name="StructuredOutput")
         self._model = model
         self._bound = bound
         self._target = target
-        self._tool = name
         self._include_raw = include_raw
-        self.name = "StructuredOutput"
 
-    def invoke(self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
-        """Return the object that the model answers with."""
-        return self._call_with_config(self._invoke, input, config, **kwargs)
+    def transform(self, input: Iterator[Any], config: RunnableConfig | None = None, **kwargs: Any) -> Iterator[Any]:
+        """Yield the object as it grows; `stream` does the same."""
+        return RunnableLambda(self._grow, name=self.name).transform(input, config, **kwargs)
 
-    async def ainvoke(self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
-        """As `invoke`."""
-        return await self._acall_with_config(self._ainvoke, input, config, **kwargs)
-
-    def stream(self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any) -> Iterator[Any]:
-        """Yield the object as it grows."""
-        yield from self._transform_stream_with_config(iter([input]), self._transform, config, **kwargs)
-
-    async def astream(
-        self,
-        input: LanguageModelInput,
-        config: RunnableConfig | None = None,
-        **kwargs: Any,
+    def atransform(
+        self, input: AsyncIterator[Any], config: RunnableConfig | None = None, **kwargs: Any
     ) -> AsyncIterator[Any]:
-        """As `stream`."""
+        """As `transform`; `astream` does the same."""
+        return RunnableLambda(self._agrow, name=self.name).atransform(input, config, **kwargs)
 
-        async def inputs() -> AsyncIterator[LanguageModelInput]:
-            yield input
+    def _ask(self, input: LanguageModelInput, config: RunnableConfig, **kwargs: Any) -> Any:
+        try:
+            return self._read(self._bound.invoke(input, config, **kwargs))
+        except KlusterOutputValidationError as err:
+            return self._fail(err)
 
-        async for part in self._atransform_stream_with_config(inputs(), self._atransform, config, **kwargs):
-            yield part
+    async def _aask(self, input: LanguageModelInput, config: RunnableConfig, **kwargs: Any) -> Any:
+        try:
+            return self._read(await self._bound.ainvoke(input, config, **kwargs))
+        except KlusterOutputValidationError as err:
+            return self._fail(err)
 
-    def _invoke(
-        self,
-        input: LanguageModelInput,
-        run_manager: CallbackManagerForChainRun,
-        config: RunnableConfig,
-        **kwargs: Any,
-    ) -> Any:
-        child = patch_config(config, callbacks=run_manager.get_child())
-        talk = _Talk(self, input)
-        while not talk.over:
-            talk.take(self._bound.invoke(talk.messages, child, **kwargs))
-        return talk.result()
+    def _grow(self, input: LanguageModelInput, config: RunnableConfig, **kwargs: Any) -> Iterator[Any]:
+        live = _Live(self._target, self._include_raw)
+        for chunk in self._bound.stream(input, config, **{**kwargs, "max_repairs": -1}):
+            yield from live.add_chunk(chunk)
+        yield from live.finish_stream()
+        again = self._repair(input, live.raw, kwargs)
+        yield from live.final_items(self._ask(config=config, **again) if again else self._read(live.raw))
 
-    async def _ainvoke(
-        self,
-        input: LanguageModelInput,
-        run_manager: AsyncCallbackManagerForChainRun,
-        config: RunnableConfig,
-        **kwargs: Any,
-    ) -> Any:
-        child = patch_config(config, callbacks=run_manager.get_child())
-        talk = _Talk(self, input)
-        while not talk.over:
-            talk.take(await self._bound.ainvoke(talk.messages, child, **kwargs))
-        return talk.result()
+    async def _agrow(self, input: LanguageModelInput, config: RunnableConfig, **kwargs: Any) -> AsyncIterator[Any]:
+        live = _Live(self._target, self._include_raw)
+        async for chunk in self._bound.astream(input, config, **{**kwargs, "max_repairs": -1}):
+            for item in live.add_chunk(chunk):
+                yield item
+        for item in live.finish_stream():
+            yield item
+        again = self._repair(input, live.raw, kwargs)
+        for item in live.final_items(await self._aask(config=config, **again) if again else self._read(live.raw)):
+            yield item
 
-    def _transform(
-        self,
-        inputs: Iterator[LanguageModelInput],
-        run_manager: CallbackManagerForChainRun,
-        config: RunnableConfig,
-        **kwargs: Any,
-    ) -> Iterator[Any]:
-        child = patch_config(config, callbacks=run_manager.get_child())
-        for input_ in inputs:
-            talk = _Talk(self, input_)
-            for chunk in self._bound.stream(talk.messages, child, **kwargs):
-                yield from talk.grow(cast("AIMessageChunk", chunk))
-            talk.take_grown()
-            while not talk.over:
-                talk.take(self._bound.invoke(talk.messages, child, **kwargs))
-            yield from talk.last()
+    def _parse(self, raw: AIMessage) -> tuple[Any, str | None]:
+        """Return the object that an answer holds, and what is wrong with it in words for the model."""
+        try:
+            with self._model._client.errors:
+                return self._target.parse(raw), None
+        except ValueError as err:
+            return None, str(err)
 
-    async def _atransform(
-        self,
-        inputs: AsyncIterator[LanguageModelInput],
-        run_manager: AsyncCallbackManagerForChainRun,
-        config: RunnableConfig,
-        **kwargs: Any,
-    ) -> AsyncIterator[Any]:
-        child = patch_config(config, callbacks=run_manager.get_child())
-        async for input_ in inputs:
-            talk = _Talk(self, input_)
-            async for chunk in self._bound.astream(talk.messages, child, **kwargs):
-                for part in talk.grow(cast("AIMessageChunk", chunk)):
-                    yield part
-            talk.take_grown()
-            while not talk.over:
-                talk.take(await self._bound.ainvoke(talk.messages, child, **kwargs))
-            for part in talk.last():
-                yield part
+    def _read(self, raw: AIMessage) -> Any:
+        """Return the object that an answer holds, or what `include_raw` asks for."""
+        parsed, problem = self._parse(raw)
+        if problem is None:
+            return {"raw": raw, "parsed": parsed, "parsing_error": None} if self._include_raw else parsed
+        # The core has not checked what was streamed, or comes from a cache.
+        cut, hint = "", "see .raw_text; ask more simply, raise max_repairs, or take a larger model."
+        if _is_cut(raw):
+            cut, hint = "it was cut at its limit of tokens. ", "raise max_tokens; the text so far is in .raw_text."
+        error = KlusterOutputValidationError(f"The model's answer is not what was asked for: {cut}{problem}", hint=hint)
+        arguments = (call["args"] for call in _calls(raw))
+        error.raw_text = raw.text or "\n".join(a if isinstance(a, str) else json.dumps(a) for a in arguments)
+        return self._fail(error, raw)
+
+    def _fail(self, error: KlusterOutputValidationError, raw: BaseMessage | None = None) -> dict[str, Any]:
+        """Raise the error, or return it where `include_raw` asks for that."""
+        if not self._include_raw:
+            raise error
+        if raw is None:
+            with_headers = self._model.include_response_headers
+            raw = to_result(error.completion, self._model.spec, with_headers=with_headers).generations[0].message
+        return {"raw": raw, "parsed": None, "parsing_error": error}
+
+    def _repair(self, input: LanguageModelInput, raw: AIMessage, kwargs: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Return the arguments of the call that asks again where a streamed answer is wrong; else None."""
+        _, problem = self._parse(raw)
+        settings = {"max_repairs": self._model.max_repairs, **cast("Any", self._bound).kwargs, **kwargs}
+        if problem is None or settings["max_repairs"] < 1 or _is_cut(raw):
+            return None
+        text = repair_text(problem)
+        results: list[Any] = [ToolMessage(text, tool_call_id=call["id"]) for call in _calls(raw)]
+        answer = AIMessage(raw.text, tool_calls=raw.tool_calls, invalid_tool_calls=raw.invalid_tool_calls)
+        messages = [*self._model._convert_input(input).to_messages(), answer, *(results or [HumanMessage(text)])]
+        return {**kwargs, "input": messages, "max_repairs": settings["max_repairs"] - 1}
 
 
-class _Talk:
-    """One question and the answers to it, until one is right or the tries are used up."""
+class _Live:
+    """A streamed answer as it grows.
 
-    def __init__(self, output: StructuredOutput, question: LanguageModelInput) -> None:
-        self._output = output
-        self._target = output._target
-        self._tool = output._tool
-        self._left = output._model.max_repairs
-        self.messages: list[BaseMessage] = output._model._convert_input(question).to_messages()
-        self.over = False
-        self._raw: AIMessage | None = None
-        self._parsed: Any = None
-        self._error: KlusterOutputValidationError | None = None
+    Chunks are added up, read and shown each time that the answer is a thirty-second longer: at each chunk all of this
+    takes a minute for an object of 40 kB (issue 15), as langchain-core parses the sum each time, too.
+
+    Attributes:
+        raw: The answer so far.
+    """
+
+    def __init__(self, target: Target, include_raw: bool) -> None:
+        self.raw: Any = None
+        self._target = target
+        self._include_raw = include_raw
+        self._chunks: list[Any] = []
+        self._size = self._next_size = 0
         self._shown: Any = None
 
-    def take(self, raw: AIMessage) -> None:
-        """Take an answer; where it is wrong, add it and what is wrong to the messages."""
-        self._raw = raw
-        try:
-            self._parsed, self._error, self.over = self._parse(raw), None, True
-        except ValueError as err:
-            problem = str(err)
-            self._error = KlusterOutputValidationError(
-                f"The model's answer is not what the schema asks for: {problem}",
-                hint="see .raw_text; make the schema simpler, raise max_tokens or max_repairs, or take a larger model.",
-            )
-            self._error.raw_text = raw.text or json.dumps([c["args"] for c in _calls(raw)])
-            self.over = self._left == 0
-            self._left -= 1
-            self.messages = [*self.messages, *_reply(raw, problem)]
+    def add_chunk(self, chunk: AIMessage) -> Iterator[Any]:
+        """Take a chunk and yield what it shows anew."""
+        self._chunks.append(chunk)
+        fragments = getattr(chunk, "tool_call_chunks", ())  # with `disable_streaming` it is a whole message
+        texts = [chunk.text, *(fragment["args"] or "" for fragment in fragments)]
+        if self._include_raw:
+            texts.append(chunk.additional_kwargs.get("reasoning_content", ""))
+        self._size += sum(map(len, texts))
+        if self._size >= self._next_size:
+            self._next_size = self._size * 33 // 32 + 1
+            yield from self.finish_stream()
 
-    def grow(self, chunk: AIMessageChunk) -> Iterator[Any]:
-        """Take a chunk of the first answer and yield what it shows anew."""
-        self._raw = chunk if self._raw is None else self._raw + chunk  # type: ignore[assignment]
-        if self._output._include_raw:
+    def finish_stream(self) -> Iterator[Any]:
+        """Yield what the chunks of late show anew."""
+        if not self._chunks:
+            return
+        first, *rest = self._chunks
+        chunk = first + rest if rest else first
+        self.raw = chunk if self.raw is None else self.raw + chunk
+        self._chunks = []
+        if self._include_raw:
             yield AddableDict({"raw": chunk})
-        try:
-            parsed = self._target.parse(self._partial())
-        except ValueError:
-            parsed = self._partial() if self._target.shows_partial else None
-        if parsed is not None and parsed != self._shown:
-            self._shown = parsed
-            if not self._output._include_raw:
-                yield parsed
+        elif (value := self._target.show(self.raw)) is not None and value != self._shown:
+            self._shown = value
+            yield value
 
-    def take_grown(self) -> None:
-        """Take the streamed answer as a whole."""
-        if self._raw is None:
-            raise KlusterOutputValidationError("The model gave no answer.")
-        self.take(self._raw)
-
-    def last(self) -> Iterator[Any]:
+    def final_items(self, result: Any) -> Iterator[Any]:
         """Yield what has not been shown: the checked object, or with `include_raw` how parsing ended."""
-        if self._output._include_raw:
-            yield AddableDict({"parsed": self._parsed, "parsing_error": self._error})
-        elif self.result() != self._shown:
-            yield self.result()
-
-    def result(self) -> Any:
-        """Return the object, or what `include_raw` asks for."""
-        if self._output._include_raw:
-            return {"raw": self._raw, "parsed": self._parsed, "parsing_error": self._error}
-        if self._error is not None:
-            raise self._error
-        return self._parsed
-
-    def _parse(self, raw: AIMessage) -> Any:
-        if self._tool is not None:
-            for call in raw.tool_calls:
-                if call["name"] == self._tool:
-                    return self._target.parse(call["args"])
-            for broken in raw.invalid_tool_calls:
-                raise ValueError(f"The arguments of {broken['name']} are not a JSON object.")
-        if raw.tool_calls:
-            return None  # a call of one of the other tools: nothing to parse yet
-        value = prompting.find_json(raw.text)
-        if value is None:
-            missing = f"a call of {self._tool}" if self._tool else "JSON"
-            raise ValueError(f"The answer does not hold {missing}.")
-        return self._target.parse(value)
-
-    def _partial(self) -> Any:
-        raw = cast("AIMessageChunk", self._raw)
-        if self._tool is not None and raw.tool_calls:
-            return next((c["args"] for c in raw.tool_calls if c["name"] == self._tool), None)
-        start = min((at for at in (raw.text.find("{"), raw.text.find("[")) if at >= 0), default=-1)
-        if start < 0:
-            return None
-        try:
-            return parse_partial_json(raw.text[start:].split("```")[0])
-        except ValueError:
-            return None
+        if self._include_raw:
+            yield AddableDict({name: result[name] for name in ("parsed", "parsing_error")})
+        elif result != self._shown:
+            yield result
 
 
-def _calls(raw: AIMessage) -> list[Any]:
-    return [*raw.tool_calls, *raw.invalid_tool_calls]
+def _calls(message: AIMessage) -> list[Any]:
+    return [*message.tool_calls, *message.invalid_tool_calls]
 
 
-def _reply(raw: AIMessage, problem: str) -> list[BaseMessage]:
-    """Return the answer and what is wrong with it, as messages that may follow each other."""
-    said = prompting.repair_text(problem)
-    calls = _calls(raw)
-    if not calls:
-        return [AIMessage(content=raw.text), HumanMessage(content=said)]
-    answer = AIMessage(content=raw.text, tool_calls=raw.tool_calls, invalid_tool_calls=raw.invalid_tool_calls)
-    return [answer, *(ToolMessage(content=said, tool_call_id=c["id"] or "", status="error") for c in calls)]
+def _is_cut(message: AIMessage) -> bool:
+    return bool(message.response_metadata.get("finish_reason") == "length")

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from typing import Any, Self, get_args
 
-from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import LanguageModelInput, ModelProfile
 from langchain_core.language_models.base import LangSmithParams
 from langchain_core.language_models.chat_models import BaseChatModel
@@ -19,11 +18,8 @@ from pydantic import Field, model_validator
 
 from kluster_integrations import catalog
 from kluster_integrations._version import __version__
-from kluster_integrations.core import prompting, request, tokens
-from kluster_integrations.core.response import read
-from kluster_integrations.core.streaming import ChatStream
-from kluster_integrations.core.transport import CHAT_PATH, Answer
-from kluster_integrations.core.types import ChatRequest, Completion, ToolCalling
+from kluster_integrations.core.client import estimate
+from kluster_integrations.core.types import ChatRequest, ToolCalling
 from kluster_integrations.langchain._connection import Connected
 from kluster_integrations.langchain._messages import PROVIDER, ChunkMaker, to_result, to_wire
 from kluster_integrations.langchain._structured import Method, StructuredOutput, Target
@@ -31,19 +27,13 @@ from kluster_integrations.langchain._structured import Method, StructuredOutput,
 __all__ = ["ChatKluster"]
 
 _SAMPLING = (
-    "temperature",
-    "top_p",
-    "frequency_penalty",
-    "presence_penalty",
-    "logit_bias",
-    "logprobs",
-    "top_logprobs",
-    "seed",
-    "parallel_tool_calls",
+    *("temperature", "top_p", "frequency_penalty", "presence_penalty", "logit_bias", "logprobs", "top_logprobs"),
+    *("max_tokens", "seed", "stop", "parallel_tool_calls"),
 )
-# Arguments of a call that are for the transport or for LangSmith, not for the body.
-_NOT_BODY = frozenset(
-    {"model", "tool_calling", "extra_body", "extra_headers", "timeout", "max_repairs", "ls_structured_output_format"}
+# Arguments of a call that are for the client or for LangSmith, not for the body.
+_NOT_BODY = (
+    *("model", "tool_calling", "extra_body", "extra_headers", "timeout", "max_repairs", "check"),
+    "ls_structured_output_format",
 )
 
 
@@ -143,7 +133,7 @@ class ChatKluster(Connected, BaseChatModel):
     @property
     def spec(self) -> catalog.ModelSpec:
         """What the catalog knows of the model, under the account's plan."""
-        return catalog.get(self.model_name, plan=self._transport.config.plan)
+        return catalog.get(self.model_name, plan=self._client.config.plan)
 
     @property
     def _llm_type(self) -> str:
@@ -163,26 +153,23 @@ class ChatKluster(Connected, BaseChatModel):
     def _identifying_params(self) -> dict[str, Any]:
         return {
             "model_name": self.model_name,
-            "base_url": self._transport.config.base_url,
+            "base_url": self._client.config.base_url,
             "tool_calling": self.tool_calling,
             **self._params(None, {}),
             **({"extra_body": self.extra_body} if self.extra_body else {}),
         }
 
     def _get_invocation_params(self, stop: list[str] | None = None, **kwargs: Any) -> dict[str, Any]:
-        return {"model": self.model_name, "_type": self._llm_type, **self._params(stop, {}), **kwargs}
+        shown = {name: value for name, value in kwargs.items() if name != "check"}  # of structured output: no parameter
+        return {"model": self.model_name, "_type": self._llm_type, **self._params(stop, {}), **shown}
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
-        params = super()._get_ls_params(stop=stop, **kwargs)
-        said = self._params(stop, kwargs)
+        stops = stop or self.stop
+        params = super()._get_ls_params(
+            [stops] if isinstance(stops, str) else stops,
+            **{"max_tokens": kwargs.get("max_completion_tokens"), **kwargs},
+        )
         params["ls_provider"] = PROVIDER
-        params["ls_model_name"] = kwargs.get("model", self.model_name)
-        if (temperature := said.get("temperature")) is not None:
-            params["ls_temperature"] = temperature
-        if (most := said.get("max_completion_tokens", said.get("max_tokens"))) is not None:
-            params["ls_max_tokens"] = most
-        if stops := said.get("stop"):
-            params["ls_stop"] = [stops] if isinstance(stops, str) else list(stops)
         return params
 
     def _resolve_model_profile(self) -> ModelProfile:
@@ -195,7 +182,7 @@ class ChatKluster(Connected, BaseChatModel):
             pdf_inputs=False,
             audio_inputs=False,
             video_inputs=False,
-            image_tool_message=False,
+            image_tool_message=self.spec.supports_vision,
             text_outputs=True,
             reasoning_output=self.spec.reasoning,
             tool_calling=True,
@@ -205,61 +192,52 @@ class ChatKluster(Connected, BaseChatModel):
 
     def _params(self, stop: list[str] | None, kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """Return the parameters of a call: the fields, then `model_kwargs`, then the call's own."""
-        params = {n: v for n in _SAMPLING if (v := getattr(self, n)) is not None}
-        if self.max_tokens is not None:
-            params["max_completion_tokens"] = self.max_tokens
-        if stops := stop or self.stop:
-            params["stop"] = stops
-        params |= self.model_kwargs
-        if kwargs:
-            if kwargs.get("max_tokens") is not None:
-                params.pop("max_completion_tokens", None)
-            params |= {k: v for k, v in kwargs.items() if k not in _NOT_BODY}
-        return params
+        params = {name: value for name in _SAMPLING if (value := getattr(self, name)) is not None} | self.model_kwargs
+        if stop:
+            params["stop"] = stop
+        return params | {name: value for name, value in kwargs.items() if name not in _NOT_BODY}
 
     def _request(
-        self, messages: Sequence[BaseMessage], stop: list[str] | None, kwargs: Mapping[str, Any], *, stream: bool
+        self,
+        messages: Sequence[BaseMessage],
+        stop: list[str] | None,
+        kwargs: Mapping[str, Any],
+        *,
+        stream: bool = False,
     ) -> ChatRequest:
-        with self._transport.errors:
-            return request.build(
+        check, max_repairs = kwargs.get("check"), kwargs.get("max_repairs")
+        options = {"timeout": kwargs.get("timeout"), "headers": kwargs.get("extra_headers")}
+        with self._client.errors:
+            request = self._client.build(
                 kwargs.get("model") or self.model_name,
                 to_wire(messages),
                 self._params(stop, kwargs),
-                config=self._transport.config,
                 stream=stream,
                 tool_calling=kwargs.get("tool_calling") or self.tool_calling,
                 extra_body={**(self.extra_body or {}), **(kwargs.get("extra_body") or {})},
+                max_repairs=self.max_repairs if max_repairs is None else max_repairs,
+                check=check,
+                options={name: value for name, value in options.items() if value is not None},
             )
+        if check is None:
+            request.returns_invalid_calls = True  # as `invalid_tool_calls`
+        else:  # structured output judges the whole answer itself: pydantic takes "3" for an int, a schema does not
+            request.must_call, request.schema = False, None
+        return request
 
     def _generate(
-        self,
-        messages: list[BaseMessage],
-        stop: list[str] | None = None,
-        run_manager: CallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
+        self, messages: list[BaseMessage], stop: list[str] | None = None, run_manager: Any = None, **kwargs: Any
     ) -> ChatResult:
-        tries = self._tries(self._request(messages, stop, kwargs, stream=False), kwargs)
-        sent = next(tries)
-        while True:
-            answer = self._transport.post(CHAT_PATH, sent.body, **_options(kwargs))
-            done, sent = self._take(answer, sent, tries)
-            if done is not None:
-                return done
+        request = self._request(messages, stop, kwargs)
+        completion = self._client.complete(request)
+        return to_result(completion, request.spec, with_headers=self.include_response_headers)
 
     async def _agenerate(
-        self,
-        messages: list[BaseMessage],
-        stop: list[str] | None = None,
-        run_manager: AsyncCallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
+        self, messages: list[BaseMessage], stop: list[str] | None = None, run_manager: Any = None, **kwargs: Any
     ) -> ChatResult:
-        tries = self._tries(self._request(messages, stop, kwargs, stream=False), kwargs)
-        sent = next(tries)
-        while True:
-            answer = await self._transport.apost(CHAT_PATH, sent.body, **_options(kwargs))
-            done, sent = self._take(answer, sent, tries)
-            if done is not None:
-                return done
+        request = self._request(messages, stop, kwargs)
+        completion = await self._client.acomplete(request)
+        return to_result(completion, request.spec, with_headers=self.include_response_headers)
 
     def _combine_llm_outputs(self, llm_outputs: list[dict[str, Any] | None]) -> dict[str, Any]:
         """Return what `generate` says of several answers together: their tokens, added up."""
@@ -269,53 +247,23 @@ class ChatKluster(Connected, BaseChatModel):
                 total[name] = value if name == "estimated" else total.get(name, 0) + value
         return {"token_usage": total, "model_name": self.model_name} if total else {}
 
-    def _tries(self, sent: ChatRequest, kwargs: Mapping[str, Any]) -> Generator[ChatRequest, Completion, Completion]:
-        repairs = kwargs.get("max_repairs")
-        return prompting.attempts(sent, self.max_repairs if repairs is None else repairs)
-
-    def _take(
-        self, answer: Answer, sent: ChatRequest, tries: Generator[ChatRequest, Completion, Completion]
-    ) -> tuple[ChatResult | None, ChatRequest]:
-        """Return the result, if the answer is what was asked for, and else the next request."""
-        with self._transport.errors:
-            completion = read(answer.data, sent)
-            try:
-                return None, tries.send(completion)
-            except StopIteration as done:
-                headers = answer.headers if self.include_response_headers else None
-                return to_result(done.value, sent.spec, headers), sent
-
-    def _reader(self, sent: ChatRequest) -> tuple[ChatStream, ChunkMaker]:
-        reader = ChatStream(sent)
-        return reader, ChunkMaker(
-            reader, sent.spec, with_headers=self.include_response_headers, v1=self.output_version == "v1"
-        )
-
     def _stream(
-        self,
-        messages: list[BaseMessage],
-        stop: list[str] | None = None,
-        run_manager: CallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
+        self, messages: list[BaseMessage], stop: list[str] | None = None, run_manager: Any = None, **kwargs: Any
     ) -> Iterator[ChatGenerationChunk]:
-        sent = self._request(messages, stop, kwargs, stream=True)
-        reader, maker = self._reader(sent)
-        for delta in self._transport.stream(sent.body, reader, **_options(kwargs)):
+        request = self._request(messages, stop, kwargs, stream=True)
+        maker = ChunkMaker(request.spec, with_headers=self.include_response_headers, v1=self.output_version == "v1")
+        for delta in self._client.stream(request):
             chunk = maker.make(delta)
             if run_manager:
                 run_manager.on_llm_new_token(delta.content, chunk=chunk)
             yield chunk
 
     async def _astream(
-        self,
-        messages: list[BaseMessage],
-        stop: list[str] | None = None,
-        run_manager: AsyncCallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
+        self, messages: list[BaseMessage], stop: list[str] | None = None, run_manager: Any = None, **kwargs: Any
     ) -> AsyncIterator[ChatGenerationChunk]:
-        sent = self._request(messages, stop, kwargs, stream=True)
-        reader, maker = self._reader(sent)
-        async for delta in self._transport.astream(sent.body, reader, **_options(kwargs)):
+        request = self._request(messages, stop, kwargs, stream=True)
+        maker = ChunkMaker(request.spec, with_headers=self.include_response_headers, v1=self.output_version == "v1")
+        async for delta in self._client.astream(request):
             chunk = maker.make(delta)
             if run_manager:
                 await run_manager.on_llm_new_token(delta.content, chunk=chunk)
@@ -392,28 +340,26 @@ class ChatKluster(Connected, BaseChatModel):
             raise ValueError("schema=None is allowed with method='json_mode' only; pass a schema.")
         if tools and not include_raw:
             raise ValueError("tools needs include_raw=True: where the model calls one, nothing is parsed.")
-        target = Target(schema, strict=strict)
+        target = Target(schema, strict=strict, has_other_tools=bool(tools))
         if method is None:
             method = "function_calling" if self._native_tools and target.callable else "prompted"
-        seen = {"kwargs": {"method": method, "strict": strict}, "schema": target.described()}
-        kwargs |= {"ls_structured_output_format": seen, "max_repairs": -1}
-        name = None
+        shown = schema if target.callable else target.json_schema  # LangChain converts it
+        described = {"kwargs": {"method": method, "strict": strict}, "schema": shown}
+        kwargs |= {"ls_structured_output_format": described, "check": target}
         if method == "function_calling":
             tool = target.tool()
-            name = tool["function"]["name"]
-            asked = {
-                "tool_choice": "any" if tools else name,
+            target.tool_name = tool["function"]["name"]
+            defaults = {
+                "tool_choice": "any" if tools else target.tool_name,
                 "parallel_tool_calls": False if self._native_tools else None,
-                **kwargs,
             }
-            bound = self.bind_tools([*(tools or []), tool], **asked)
+            bound = self.bind_tools([*(tools or []), tool], **{**defaults, **kwargs})
         else:
-            wish: dict[str, Any] = {"type": "json_object"}
+            kwargs["response_format"] = {"type": "json_object"}
             if schema is not None:
-                wish = {"type": "json_schema", "json_schema": {"schema": target.json_schema}}
-            kwargs["response_format"] = wish
+                kwargs["response_format"] = {"type": "json_schema", "json_schema": {"schema": target.json_schema}}
             bound = self.bind_tools(tools, **kwargs) if tools else self.bind(**kwargs)
-        return StructuredOutput(self, bound, target, name=name, include_raw=include_raw)
+        return StructuredOutput(self, bound, target, include_raw=include_raw)
 
     @property
     def _native_tools(self) -> bool:
@@ -423,19 +369,9 @@ class ChatKluster(Connected, BaseChatModel):
         """Return about how many tokens a text has, without a tokenizer (the models' have to be downloaded)."""
         if self.custom_get_token_ids is not None:
             return len(self.custom_get_token_ids(text))
-        return tokens.estimate(text)
+        return estimate(text)
 
     def get_num_tokens_from_messages(self, messages: Sequence[BaseMessage], tools: Sequence[Any] | None = None) -> int:
         """Return about how many tokens messages (and tools) have, without a tokenizer."""
         formatted = [convert_to_openai_tool(tool) for tool in tools or ()]
-        return request.estimate_prompt(to_wire(messages), formatted, self.get_num_tokens)
-
-
-def _options(kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the call's own options for the transport."""
-    options = {}
-    if (timeout := kwargs.get("timeout")) is not None:
-        options["timeout"] = timeout
-    if headers := kwargs.get("extra_headers"):
-        options["headers"] = headers
-    return options
+        return self._client.estimate_prompt(to_wire(messages), formatted, self.get_num_tokens)

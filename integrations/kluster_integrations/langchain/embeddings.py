@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from langchain_core.embeddings import Embeddings
 from pydantic import ConfigDict, Field
 
-from kluster_integrations.core import embeddings
+from kluster_integrations.core.client import DEFAULT_EMBEDDING_MODEL, MAX_EMBEDDING_BATCH
 from kluster_integrations.langchain._connection import Connected
 
 __all__ = ["KlusterEmbeddings"]
@@ -29,23 +27,18 @@ class KlusterEmbeddings(Connected, Embeddings):
 
     model_config = ConfigDict(extra="forbid")
 
-    model: str = Field(default=embeddings.DEFAULT_MODEL, min_length=1)
+    model: str = Field(default=DEFAULT_EMBEDDING_MODEL, min_length=1)
     """The model's id; `BAAI/bge-m3` gives 1024 numbers for up to 8192 tokens."""
 
-    chunk_size: int = Field(default=256, ge=1, le=embeddings.MAX_BATCH)
-    """Texts a request; more are sent in several."""
+    chunk_size: int = Field(default=256, ge=1, le=MAX_EMBEDDING_BATCH)
+    """Texts per request; more are sent in several."""
 
     dimensions: int | None = None
-    """Not taken by the service: anything but None is refused (or left out, with `unsupported="drop"`)."""
+    """The service does not take it: anything but None is refused (or left out, with `unsupported="drop"`)."""
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
-        """Return a vector a text, in order."""
-        vectors: list[list[float]] = []
-        with self._transport.errors:
-            for body in self._bodies(texts):
-                answer = self._transport.post(embeddings.EMBEDDINGS_PATH, body)
-                vectors += embeddings.read(answer.data, body)
-        return vectors
+        """Return one vector per text, in order."""
+        return self._client.embed(self.model, texts, chunk_size=self.chunk_size, dimensions=self.dimensions).rows
 
     def embed_query(self, text: str) -> list[float]:
         """Return the vector of a text."""
@@ -53,19 +46,9 @@ class KlusterEmbeddings(Connected, Embeddings):
 
     async def aembed_documents(self, texts: list[str]) -> list[list[float]]:
         """As `embed_documents`."""
-        vectors: list[list[float]] = []
-        with self._transport.errors:
-            for body in self._bodies(texts):
-                answer = await self._transport.apost(embeddings.EMBEDDINGS_PATH, body)
-                vectors += embeddings.read(answer.data, body)
-        return vectors
+        options = {"chunk_size": self.chunk_size, "dimensions": self.dimensions}
+        return (await self._client.aembed(self.model, texts, **options)).rows
 
     async def aembed_query(self, text: str) -> list[float]:
         """As `embed_query`."""
         return (await self.aembed_documents([text]))[0]
-
-    def _bodies(self, texts: list[str]) -> Any:
-        config = self._transport.config
-        return embeddings.build(
-            self.model, texts, config=config, chunk_size=self.chunk_size, dimensions=self.dimensions
-        )
