@@ -12,7 +12,7 @@ import httpx2
 import openai
 import pytest
 from langchain_core.caches import InMemoryCache
-from langchain_core.exceptions import ModelInvalidRequestError
+from langchain_core.exceptions import ModelError, ModelInvalidRequestError
 from langchain_core.globals import set_llm_cache
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage, trim_messages
 from langchain_core.output_parsers import StrOutputParser
@@ -20,10 +20,12 @@ from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import ConfigurableField
 from pydantic import ValidationError
 
+from kluster_integrations import budget
 from kluster_integrations.config import KlusterConfig
 from kluster_integrations.emulator import Emulator, Fault
 from kluster_integrations.langchain import (
     ChatKluster,
+    KlusterBudgetExceededError,
     KlusterEmbeddings,
     KlusterRateLimitError,
     KlusterUnsupportedParameterError,
@@ -224,6 +226,19 @@ def test_a_stream_that_is_left_early_gives_its_slot_back(chat: Callable[..., Cha
         break
 
     assert model.invoke("hi").text
+
+
+def test_a_budget_ends_a_run_and_is_not_retried(chat: Callable[..., ChatKluster], emulator: Emulator) -> None:
+    with budget(usd=1e-9) as spent:
+        answer = chat().invoke("hi")
+        with pytest.raises(KlusterBudgetExceededError) as caught:
+            list(chat().stream("hi"))
+
+    assert isinstance(caught.value, ModelError)
+    assert not caught.value.is_retryable
+    assert caught.value.limit_usd == 1e-9
+    assert spent.usd == pytest.approx(answer.response_metadata["cost"])
+    assert len(emulator.requests) == 1
 
 
 # Streaming flags.

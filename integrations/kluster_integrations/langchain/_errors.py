@@ -15,6 +15,7 @@ from langchain_core.exceptions import (
     ModelAPIError,
     ModelAuthenticationError,
     ModelConnectionError,
+    ModelError,
     ModelInvalidRequestError,
     ModelNotFoundError,
     ModelPermissionDeniedError,
@@ -32,6 +33,7 @@ __all__ = [
     "KlusterAPITimeoutError",
     "KlusterAuthenticationError",
     "KlusterBadRequestError",
+    "KlusterBudgetExceededError",
     "KlusterContextOverflowError",
     "KlusterInternalServerError",
     "KlusterNotFoundError",
@@ -44,15 +46,15 @@ __all__ = [
 
 
 class _OpenAIShape(errors.KlusterError):
-    """Adds what openai's own errors say of the answer; `request` is None, for it would hold the key."""
+    """Adds the attributes of openai's own errors; `request` is None, for it would hold the key."""
 
     @classmethod
     def like(cls, other: errors.KlusterError) -> Self:
         error = super().like(other)
         inner = other.body.get("error", other.body) if isinstance(other.body, dict) else None
         detail = inner if isinstance(inner, dict) else {}
-        said = {"request": None, "response": response_of(other)}
-        error.__dict__.update(said | {name: detail.get(name) for name in ("param", "type")})
+        shape = {"request": None, "response": response_of(other)}
+        error.__dict__.update(shape | {name: detail.get(name) for name in ("param", "type")})
         return error
 
 
@@ -109,7 +111,11 @@ class KlusterTruncatedStreamError(errors.TruncatedStreamError, KlusterAPIConnect
 
 
 class KlusterOutputValidationError(errors.OutputValidationError, OutputParserException):
-    """The model's answer is not what the schema asks for."""
+    """The model's answer is not what was asked for."""
+
+
+class KlusterBudgetExceededError(errors.BudgetExceededError, ModelError):
+    """A budget refuses the request."""
 
 
 LANGCHAIN_ERRORS: Mapping[type[errors.KlusterError], type[errors.KlusterError]] = {
@@ -125,4 +131,5 @@ LANGCHAIN_ERRORS: Mapping[type[errors.KlusterError], type[errors.KlusterError]] 
     errors.APITimeoutError: KlusterAPITimeoutError,
     errors.TruncatedStreamError: KlusterTruncatedStreamError,
     errors.OutputValidationError: KlusterOutputValidationError,
+    errors.BudgetExceededError: KlusterBudgetExceededError,
 }

@@ -33,6 +33,9 @@ __all__ = ["ChunkMaker", "to_message", "to_result", "to_wire"]
 PROVIDER = "kluster"
 _Model = TypeVar("_Model", bound=BaseModel)
 _ROLES = {HumanMessage: "user", SystemMessage: "system", AIMessage: "assistant", ToolMessage: "tool"}
+# Blocks of an answer that go back. Calls are in `tool_calls`; reasoning, and what ran on another provider's server, mean
+# nothing to this model.
+_ANSWERS = ("text", "output_text", "refusal")
 _NAMELESS = "unnamed"  # where the model named no tool: the call goes back with what the agent said to it
 
 
@@ -47,7 +50,9 @@ def _message(message: BaseMessage) -> dict[str, Any]:
     role = next((role for kind, role in _ROLES.items() if isinstance(message, kind)), own)
     content: Any = message.content
     if not isinstance(content, str):
-        content = [_part(block) for block in content if role != "assistant" or _is_text(block)]
+        if role == "assistant":
+            content = [block for block in content if isinstance(block, str) or block.get("type") in _ANSWERS]
+        content = [_part(block) for block in content]
     wire: dict[str, Any] = {"role": role, "content": content}
     if isinstance(message, ToolMessage):
         wire["tool_call_id"] = message.tool_call_id
@@ -62,14 +67,6 @@ def _calls(message: AIMessage) -> Any:
         {"id": c["id"], "type": "function", "function": {"name": c["name"] or _NAMELESS, "arguments": c["args"]}}
         for c in calls
     ] or message.additional_kwargs.get("tool_calls")
-
-
-def _is_text(block: str | dict[Any, Any]) -> bool:
-    """Whether a block of an answer goes back: its text does.
-
-    Calls stand in `tool_calls`; thoughts, and what another provider's model did on its server, mean nothing here.
-    """
-    return isinstance(block, str) or block.get("type") in ("text", "output_text", "refusal")
 
 
 def _part(block: str | dict[Any, Any]) -> str | dict[Any, Any]:

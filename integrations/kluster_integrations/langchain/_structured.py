@@ -59,11 +59,7 @@ class Target:
 
     def __call__(self, completion: Completion) -> str | None:
         """Return what is wrong with an answer, in words for the model; None if nothing is. This is the core's check."""
-        try:
-            self.parse(to_message(completion))
-        except ValueError as err:
-            return str(err)
-        return None
+        return self.parse(to_message(completion))[1]
 
     @property
     def callable(self) -> bool:
@@ -85,12 +81,14 @@ class Target:
         described = {"name": name, "description": self.json_schema.get("description") or ""}
         return {"type": "function", "function": {**described, "parameters": parameters}}
 
-    def parse(self, message: AIMessage) -> Any:
-        """Return the object that an answer holds; None where it calls one of the other tools.
+    def parse(self, message: AIMessage) -> tuple[Any, str | None]:
+        """Return the object that an answer holds (None where it calls another tool), and what is wrong with it."""
+        try:
+            return self._find(message), None
+        except ValueError as err:
+            return None, str(err)
 
-        Raises:
-            ValueError: What is wrong with it, in words for the model.
-        """
+    def _find(self, message: AIMessage) -> Any:
         is_cut = _is_cut(message)
         calls = [(call["name"], call["args"]) for call in message.tool_calls]
         for call in message.invalid_tool_calls:  # a streamed one has not been read by the core
@@ -230,17 +228,10 @@ class StructuredOutput(RunnableLambda[LanguageModelInput, Any]):
         for item in live.final_items(await self._aask(config=config, **again) if again else self._read(live.raw)):
             yield item
 
-    def _parse(self, raw: AIMessage) -> tuple[Any, str | None]:
-        """Return the object that an answer holds, and what is wrong with it in words for the model."""
-        try:
-            with self._model._client.errors:
-                return self._target.parse(raw), None
-        except ValueError as err:
-            return None, str(err)
-
     def _read(self, raw: AIMessage) -> Any:
         """Return the object that an answer holds, or what `include_raw` asks for."""
-        parsed, problem = self._parse(raw)
+        with self._model._client.errors:
+            parsed, problem = self._target.parse(raw)
         if problem is None:
             return {"raw": raw, "parsed": parsed, "parsing_error": None} if self._include_raw else parsed
         # The core has not checked what was streamed, or comes from a cache.
@@ -263,7 +254,8 @@ class StructuredOutput(RunnableLambda[LanguageModelInput, Any]):
 
     def _repair(self, input: LanguageModelInput, raw: AIMessage, kwargs: Mapping[str, Any]) -> dict[str, Any] | None:
         """Return the arguments of the call that asks again where a streamed answer is wrong; else None."""
-        _, problem = self._parse(raw)
+        with self._model._client.errors:
+            _, problem = self._target.parse(raw)
         settings = {"max_repairs": self._model.max_repairs, **cast("Any", self._bound).kwargs, **kwargs}
         if problem is None or settings["max_repairs"] < 1 or _is_cut(raw):
             return None

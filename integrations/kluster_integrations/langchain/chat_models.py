@@ -47,8 +47,8 @@ class ChatKluster(Connected, BaseChatModel):
     model.invoke("What is the ultimate breakfast sandwich?").text
     ```
 
-    Thoughts of reasoning models are in `additional_kwargs["reasoning_content"]` and in `content_blocks`, never in
-    `content`. Tools and JSON answers work on every model: natively where the model has them, else through the prompt.
+    Reasoning is in `additional_kwargs["reasoning_content"]` and in `content_blocks`, never in `content`. Tools and JSON
+    answers work on every model: natively where the model has them, else through the prompt.
 
     Raises:
         pydantic.ValidationError: A `ValueError`, at construction, if an argument is not acceptable.
@@ -77,10 +77,10 @@ class ChatKluster(Connected, BaseChatModel):
     """Whether to give log probabilities, in `response_metadata["logprobs"]`."""
 
     top_logprobs: int | None = None
-    """Alternatives a token, 0 to 20; needs `logprobs`."""
+    """Alternatives per token, 0 to 20; needs `logprobs`."""
 
     max_tokens: int | None = Field(default=None, alias="max_completion_tokens")
-    """Tokens of the answer at the most; sent as `max_completion_tokens`. Default: the server's."""
+    """Most tokens of the answer; sent as `max_completion_tokens`. Default: the server's."""
 
     seed: int | None = None
     """For repeatable sampling, as far as the server can."""
@@ -95,7 +95,7 @@ class ChatKluster(Connected, BaseChatModel):
     """`native` sends tools, `prompted` describes them in the prompt, `auto` prefers native where the model has it."""
 
     max_repairs: int = Field(default=2, ge=0)
-    """How often an answer that is not what a prompt asked for (a call, JSON) is asked for again."""
+    """How often an answer is asked for again: a call with wrong arguments, a missing call, wrong JSON."""
 
     streaming: bool = False
     """Whether `invoke` streams underneath."""
@@ -198,12 +198,7 @@ class ChatKluster(Connected, BaseChatModel):
         return params | {name: value for name, value in kwargs.items() if name not in _NOT_BODY}
 
     def _request(
-        self,
-        messages: Sequence[BaseMessage],
-        stop: list[str] | None,
-        kwargs: Mapping[str, Any],
-        *,
-        stream: bool = False,
+        self, messages: list[BaseMessage], stop: list[str] | None, kwargs: Mapping[str, Any], *, stream: bool = False
     ) -> ChatRequest:
         check, max_repairs = kwargs.get("check"), kwargs.get("max_repairs")
         options = {"timeout": kwargs.get("timeout"), "headers": kwargs.get("extra_headers")}
@@ -284,7 +279,7 @@ class ChatKluster(Connected, BaseChatModel):
             tools: Tools, functions, pydantic classes, TypedDicts or OpenAI's tool objects.
             tool_choice: `auto`, `none`, `any` or `required` (at least one), a tool's name, True (the only one),
                 OpenAI's object, or None for the server's default.
-            strict: Whether schemas are made strict; kluster.ai itself takes no such wish.
+            strict: Whether schemas are made strict; kluster.ai itself has no such parameter.
             parallel_tool_calls: Whether the model may call several at once.
             kwargs: Further parameters of the calls.
 
@@ -321,8 +316,7 @@ class ChatKluster(Connected, BaseChatModel):
                 `json_mode`: any JSON object.
             method: `function_calling` asks for a tool call (prompted on models without tools); `json_schema`,
                 `json_mode` and `prompted` put the schema into the prompt, for kluster.ai has no `response_format`;
-                `json_mode` needs no schema. Default None: a tool call where the model
-                has tools, else prompted.
+                `json_mode` needs no schema. Default None: a tool call where the model has tools, else prompted.
             include_raw: Whether to return `{"raw": AIMessage, "parsed": object, "parsing_error": error}`, and not to
                 raise where parsing fails.
             strict: Whether the schema is made strict (every field required).
@@ -332,7 +326,7 @@ class ChatKluster(Connected, BaseChatModel):
 
         Raises:
             ValueError: If an argument is not acceptable.
-            KlusterOutputValidationError: At calls, if after `max_repairs` further tries the answer is still wrong.
+            KlusterOutputValidationError: At calls, if the answer is wrong after `max_repairs` repairs, or was cut.
         """
         if method not in (None, *get_args(Method)):
             raise ValueError(f"method={method!r} must be None or one of {', '.join(get_args(Method))}.")
