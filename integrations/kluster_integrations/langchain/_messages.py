@@ -33,8 +33,8 @@ __all__ = ["ChunkMaker", "to_message", "to_result", "to_wire"]
 PROVIDER = "kluster"
 _Model = TypeVar("_Model", bound=BaseModel)
 _ROLES = {HumanMessage: "user", SystemMessage: "system", AIMessage: "assistant", ToolMessage: "tool"}
-# Blocks of an answer that go back. Calls are in `tool_calls`; reasoning, and what ran on another provider's server, mean
-# nothing to this model.
+# Blocks of an answer that go back. Calls are in `tool_calls`; reasoning, and what ran on another provider's server, are
+# not for this model.
 _ANSWERS = ("text", "output_text", "refusal")
 _NAMELESS = "unnamed"  # where the model named no tool: the call goes back with what the agent said to it
 
