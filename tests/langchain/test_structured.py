@@ -20,7 +20,7 @@ from kluster_integrations.emulator import Emulator
 from kluster_integrations.langchain import ChatKluster, KlusterOutputValidationError
 
 from ..raw_server import RawRequest, RawServer, Reply, sse, whole
-from .conftest import model_of
+from .conftest import amerged, merged, model_of
 from .people import (
     ADA,
     ADA_JSON,
@@ -566,6 +566,17 @@ def test_a_chain_streams_through(server: RawServer) -> None:
     chain = ChatPromptTemplate([("user", "{text}")]) | model_of(server, NEMO).with_structured_output(PersonDict)
 
     assert list(chain.stream({"text": "go"})) == [{"name": "Ada"}, {"name": "Ada", "subject": "mathematics"}]
+
+
+@pytest.mark.parametrize("model", [NEMO, R1])
+async def test_response_format_streams_what_invoke_returns(server: RawServer, model: str) -> None:
+    schema = {"type": "json_schema", "json_schema": {"schema": NAME_SCHEMA}}
+    said = 'Here:\n```json\n{"name": "Ada"}\n```\nBye.'
+    server.answer = lambda r: texts(*said) if r.json.get("stream") else says(said)
+    bound = model_of(server, model).bind(response_format=schema)
+
+    assert bound.invoke("go").text == '{"name": "Ada"}'
+    assert merged(bound.stream("go")).text == (await amerged(bound.astream("go"))).text == '{"name": "Ada"}'
 
 
 # What LangChain keeps of the check.

@@ -158,14 +158,14 @@ class ChunkMaker:
 
     def make(self, delta: Delta) -> ChatGenerationChunk:
         """Return the chunk of one delta."""
+        if delta[2:] == _NOTHING_ELSE and not self._v1:
+            return _text_chunk(delta)
         for call in delta.tool_calls:
             self._arguments.setdefault(call.index, []).append(call.arguments)
         if delta.usage and self._arguments:  # the last delta
             suffixes = {index: _invalidating_suffix("".join(parts)) for index, parts in self._arguments.items()}
             more = (ToolCallDelta(index, None, None, suffix) for index, suffix in suffixes.items() if suffix)
             delta = delta._replace(tool_calls=(*delta.tool_calls, *more))
-        if delta[2:] == _NOTHING_ELSE and not self._v1:
-            return _text_chunk(delta)
         calls = [tool_call_chunk(name=c.name, args=c.arguments, id=c.id, index=c.index) for c in delta.tool_calls]
         fields = {
             "content": _blocks(delta) if self._v1 else delta.content,
