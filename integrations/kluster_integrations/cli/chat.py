@@ -102,14 +102,11 @@ class Chat:
         self.messages.append({"role": "user", "content": content})
 
     def deltas(self) -> Iterator[Delta]:
-        """Send what has been said, and yield the answer as it comes."""
-        from kluster_integrations.core import request
-        from kluster_integrations.core.streaming import ChatStream
-        from kluster_integrations.core.transport import Transport
+        """Send the conversation, and yield the answer as it comes."""
+        from kluster_integrations.core.client import Client
 
-        sent = request.build(self.model, self.messages, self.params, config=self.config, stream=True)
-        transport = Transport(self.config)
-        return transport.stream(sent.body, ChatStream(sent))
+        client = Client(self.config)
+        return client.stream(client.build(self.model, self.messages, self.params, stream=True))
 
 
 def _piped() -> str:
