@@ -95,27 +95,15 @@ class JSONSchemaValidationError(_Shown, errors.OutputValidationError, lite.JSONS
     """The model's answer is not what was asked for."""
 
 
-# By status first, then by this package's class; the second member is LiteLLM's class, whose attributes are set by it.
-_BY_STATUS: dict[int, tuple[type[errors.KlusterError], Any]] = {
-    422: (UnprocessableEntityError, lite.UnprocessableEntityError),
-    502: (BadGatewayError, lite.BadGatewayError),
-    503: (ServiceUnavailableError, lite.ServiceUnavailableError),
+_BY_CLASS: dict[Any, Any] = {
+    kind.__bases__[1]: kind
+    for kind in (
+        *(AuthenticationError, PermissionDeniedError, NotFoundError, BadRequestError, UnsupportedParamsError),
+        *(ContextWindowExceededError, RateLimitError, InternalServerError, APIConnectionError, Timeout),
+        *(TruncatedStreamError, JSONSchemaValidationError),
+    )
 }
-_BY_CLASS: dict[type[errors.KlusterError], tuple[type[errors.KlusterError], Any]] = {
-    errors.AuthenticationError: (AuthenticationError, lite.AuthenticationError),
-    errors.PermissionDeniedError: (PermissionDeniedError, lite.PermissionDeniedError),
-    errors.NotFoundError: (NotFoundError, lite.NotFoundError),
-    errors.BadRequestError: (BadRequestError, lite.BadRequestError),
-    errors.UnsupportedParameterError: (UnsupportedParamsError, lite.UnsupportedParamsError),
-    errors.ContextWindowExceededError: (ContextWindowExceededError, lite.ContextWindowExceededError),
-    errors.RateLimitError: (RateLimitError, lite.RateLimitError),
-    errors.InternalServerError: (InternalServerError, lite.InternalServerError),
-    errors.KlusterError: (InternalServerError, lite.InternalServerError),
-    errors.APIConnectionError: (APIConnectionError, lite.APIConnectionError),
-    errors.APITimeoutError: (Timeout, lite.Timeout),
-    errors.TruncatedStreamError: (TruncatedStreamError, lite.APIConnectionError),
-    errors.OutputValidationError: (JSONSchemaValidationError, lite.JSONSchemaValidationError),
-}
+_BY_STATUS: dict[int, Any] = {422: UnprocessableEntityError, 502: BadGatewayError, 503: ServiceUnavailableError}
 
 
 def to_litellm(err: errors.KlusterError, model: str, base_url: str) -> errors.KlusterError:
@@ -126,11 +114,12 @@ def to_litellm(err: errors.KlusterError, model: str, base_url: str) -> errors.Kl
         model: The model's id, without the provider.
         base_url: Where the request went.
     """
-    kind, theirs = next(_BY_CLASS[cls] for cls in type(err).__mro__ if cls in _BY_CLASS)
+    kind = next((_BY_CLASS[cls] for cls in type(err).__mro__ if cls in _BY_CLASS), InternalServerError)
     if kind in (BadRequestError, InternalServerError):
-        kind, theirs = _BY_STATUS.get(err.status_code or 0, (kind, theirs))
-    error = kind.like(err)
+        kind = _BY_STATUS.get(err.status_code or 0, kind)
+    error: errors.KlusterError = kind.like(err)
     ours = error.__dict__.copy()
+    theirs: Any = kind.__bases__[2]
     # LiteLLM's own initializer, for each version has attributes of its own.
     theirs.__init__(error, model=model, llm_provider=PROVIDER, **_arguments(err, theirs, base_url))
     status, response = error.status_code, getattr(error, "response", None)
