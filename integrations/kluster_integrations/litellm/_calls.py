@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from kluster_integrations import catalog
 from kluster_integrations.catalog import ModelSpec
 from kluster_integrations.config import KlusterConfig, environment
-from kluster_integrations.core.client import Client, Vectors
+from kluster_integrations.core.client import Client
 from kluster_integrations.core.types import ChatRequest
 from kluster_integrations.errors import BadRequestError, KlusterError
 from kluster_integrations.limits import Limits
@@ -166,19 +166,12 @@ class Call:
         self._announce(request.body)
         return request
 
-    def embed(self, texts: Any) -> Vectors:
-        """Return the vectors of some texts, or of one."""
-        return self.client.embed(self.model, **self._embedding(texts))
-
-    async def aembed(self, texts: Any) -> Vectors:
-        """As `embed`."""
-        return await self.client.aembed(self.model, **self._embedding(texts))
-
-    def _embedding(self, texts: Any) -> dict[str, Any]:
+    def embedding(self, texts: Any) -> dict[str, Any]:
+        """Return the arguments of `Client.embed` for texts, or for one, after LiteLLM's log has been told."""
         _add_missing(catalog.get(self.model))
         self._announce({"model": self.model, "input": texts})
         texts = [texts] if isinstance(texts, str) else texts
-        return {"texts": texts, "dimensions": self._params.get("dimensions"), **self._options}
+        return {"model": self.model, "texts": texts, "dimensions": self._params.get("dimensions"), **self._options}
 
     def _announce(self, body: Mapping[str, Any]) -> None:
         """Tell LiteLLM's log what is about to be sent; the key is not part of it."""

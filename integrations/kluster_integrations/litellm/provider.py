@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 import warnings
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -30,7 +31,7 @@ class KlusterLLM(CustomLLM):
     """LiteLLM's handler for kluster.ai. `register` makes and installs one.
 
     Args:
-        config: The connection; what a call itself says (`api_key`, `api_base`, `timeout`, …) wins. Default: from the
+        config: The connection; the arguments of a call (`api_key`, `api_base`, `timeout`, …) win. Default: from the
             environment, at each call.
         limits: The account's limits, kept over all calls with the same key. Default: those of the plan.
 
@@ -75,8 +76,8 @@ class KlusterLLM(CustomLLM):
     def astreaming(self, *_: Any, **kwargs: Any) -> AsyncIterator[Any]:  # type: ignore[override]
         """Answer `litellm.acompletion(stream=True)`.
 
-        LiteLLM awaits nothing before it hands the stream out: what this side refuses is raised here, and what the
-        server refuses with the first chunk.
+        LiteLLM returns the stream before anything is awaited: what this side refuses is raised here, and what the
+        server refuses is raised with the first chunk.
         """
         with Call(kwargs, self._connections) as call:
             call.prepare_async_stream()
@@ -95,12 +96,14 @@ class KlusterLLM(CustomLLM):
     def embedding(self, *_: Any, **kwargs: Any) -> EmbeddingResponse:
         """Answer `litellm.embedding`."""
         with Call(kwargs, self._connections) as call:
-            return fill_vectors(kwargs["model_response"], call.model, call.embed(kwargs["input"]))
+            vectors = call.client.embed(**call.embedding(kwargs["input"]))
+            return fill_vectors(kwargs["model_response"], call.model, vectors)
 
     async def aembedding(self, *_: Any, **kwargs: Any) -> EmbeddingResponse:
         """Answer `litellm.aembedding`."""
         with Call(kwargs, self._connections) as call:
-            return fill_vectors(kwargs["model_response"], call.model, await call.aembed(kwargs["input"]))
+            vectors = await call.client.aembed(**call.embedding(kwargs["input"]))
+            return fill_vectors(kwargs["model_response"], call.model, vectors)
 
     def image_generation(self, *_: Any, **kwargs: Any) -> ImageResponse:
         """Refuse `litellm.image_generation` and `image_edit`: kluster.ai makes no images.
@@ -120,7 +123,6 @@ class KlusterLLM(CustomLLM):
 
 
 _lock = threading.Lock()
-_checked: set[str] = set()
 
 
 def register(config: KlusterConfig | None = None, *, limits: Limits | None = None) -> KlusterLLM:
@@ -129,25 +131,25 @@ def register(config: KlusterConfig | None = None, *, limits: Limits | None = Non
     Calling it again replaces the configuration, and takes over what has come to the catalog since.
 
     Args:
-        config: The connection; what a call itself says wins. Default: from the environment, at each call.
+        config: The connection; the arguments of a call win. Default: from the environment, at each call.
         limits: The account's limits. Default: those of the plan, where one is known.
 
     Returns:
         The handler that is now installed.
 
     Raises:
-        ValueError: If an environment variable holds what is not acceptable.
+        ValueError: If the value of an environment variable is not acceptable.
     """
-    _check_version()
+    _warn_about(_versions.installed() or "")
     plan = (config or KlusterConfig()).plan
-    Limits.of(plan)  # what is wrong with the environment is said here, and not at the first call
+    Limits.of(plan)  # refuses a wrong environment here, and not at the first call
     handler = KlusterLLM(config, limits=limits)
     with _lock:
         install(handler)
         litellm.register_model(_models.table(plan))
         # Counting the tokens of a Llama would fetch a tokenizer, for half a minute where there is no network.
         litellm.disable_hf_tokenizer_download = True
-        # LiteLLM looks for providers of answers by their bare model ids, and prints a red line where it finds none.
+        # LiteLLM looks for the provider of an answer by its bare model id, and prints a red line if it finds none.
         litellm.suppress_debug_info = True
     return handler
 
@@ -163,9 +165,7 @@ def install(handler: KlusterLLM) -> None:
     custom_llm_setup()  # type: ignore[no-untyped-call]  # up to 1.100 a router does not know the provider without it
 
 
-def _check_version() -> None:
-    version = _versions.installed() or ""
-    if version not in _checked:
-        _checked.add(version)
-        if problem := _versions.problem(version):
-            warnings.warn(problem, RuntimeWarning, stacklevel=3)
+@functools.cache  # once per version
+def _warn_about(version: str) -> None:
+    if problem := _versions.problem(version):
+        warnings.warn(problem, RuntimeWarning, stacklevel=3)
