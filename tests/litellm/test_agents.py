@@ -30,7 +30,7 @@ def service(server: RawServer, monkeypatch: pytest.MonkeyPatch) -> RawServer:
     return server
 
 
-def sent(server: RawServer) -> list[dict[str, Any]]:
+def wire_bodies(server: RawServer) -> list[dict[str, Any]]:
     return [request.json for request in server.requests]
 
 
@@ -64,14 +64,19 @@ CLAUDE_CODE: dict[str, Any] = {
 }
 
 
+REFERENCE = "[tool_reference: Read]\n"  # LiteLLM 1.90 leaves references out itself
+
+
 async def test_a_history_of_claude_code_on_a_model_that_sees(service: RawServer) -> None:
     answer = await litellm.anthropic.messages.acreate(model=GEMMA, **CLAUDE_CODE)
     assert answer["content"][0]["text"] == "Hello"
-    (body,) = sent(service)
+    (body,) = wire_bodies(service)
     system, *turns = body["messages"]
     assert system["content"].startswith("You are an agent.\n\n")
     call = '<tool_call>\n{"name": "ToolSearch", "arguments": {"query": "read"}}\n</tool_call>'
-    result = "<tool_response>\n[tool_reference: Read]\n1 tool found\n</tool_response>"
+    result = "<tool_response>\n1 tool found\n</tool_response>"
+    parts = turns[-1]["content"]
+    parts[0]["text"] = parts[0]["text"].replace(REFERENCE, "")
     assert turns == [
         {"role": "user", "content": "What is in a.png?"},
         {"role": "assistant", "content": call},
@@ -82,9 +87,24 @@ async def test_a_history_of_claude_code_on_a_model_that_sees(service: RawServer)
 async def test_a_history_of_claude_code_on_a_model_that_does_not_see(service: RawServer) -> None:
     answer = await litellm.anthropic.messages.acreate(model=LLAMA, **CLAUDE_CODE)
     assert answer["content"][0]["text"] == "Hello"
-    (body,) = sent(service)
+    (body,) = wire_bodies(service)
     assert [message["role"] for message in body["messages"]] == ["system", "user", "assistant", "tool", "user"]
-    assert body["messages"][3]["content"] == "[tool_reference: Read]\n1 tool found\n[image: the model takes no images]"
+    result = body["messages"][3]["content"]
+    assert result.removeprefix(REFERENCE) == "1 tool found\n[image: the model takes no images]"
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_reference_in_a_tool_result_becomes_a_note(service: RawServer, way: str) -> None:
+    call = {"id": "call_1", "type": "function", "function": {"name": "find", "arguments": "{}"}}
+    content = [{"type": "tool_reference", "tool_name": "Read"}, {"type": "text", "text": "1 tool found"}]
+    messages = [
+        *ASK,
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "call_1", "content": content},
+    ]
+    WAYS[way](model=LLAMA, messages=messages)
+    (body,) = wire_bodies(service)
+    assert body["messages"][-1]["content"] == "[tool_reference: Read]\n1 tool found"
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -92,7 +112,7 @@ async def test_a_history_of_claude_code_on_a_model_that_does_not_see(service: Ra
 def test_the_roles_of_codex_alternate_where_the_template_wants_it(service: RawServer, model: str, way: str) -> None:
     roles = ("system", "developer", "user", "user")
     WAYS[way](model=model, messages=[{"role": role, "content": f"{role} {i}"} for i, role in enumerate(roles)])
-    (body,) = sent(service)
+    (body,) = wire_bodies(service)
     assert body["messages"] == [
         {"role": "system", "content": "system 0\n\ndeveloper 1"},
         {"role": "user", "content": "user 2\n\nuser 3"},
@@ -105,7 +125,7 @@ def test_the_roles_of_codex_through_responses(service: RawServer) -> None:
         for role, text in (("developer", "permissions"), ("user", "environment"), ("user", "task"))
     ]
     litellm.responses(model=GEMMA, input=items, instructions="You are an agent.")
-    (body,) = sent(service)
+    (body,) = wire_bodies(service)
     assert body["messages"] == [
         {"role": "system", "content": "You are an agent.\n\npermissions"},
         {"role": "user", "content": "environment\n\ntask"},
@@ -118,7 +138,7 @@ def test_more_tokens_than_the_model_writes_are_lowered(
 ) -> None:
     with caplog.at_level(logging.WARNING):
         assert WAYS[way](model=GEMMA, messages=ASK, max_tokens=32_000).choices[0].message.content == "Hello"
-    assert [body["max_completion_tokens"] for body in sent(service)] == [8_192]
+    assert [body["max_completion_tokens"] for body in wire_bodies(service)] == [8_192]
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
@@ -126,7 +146,7 @@ def test_more_tokens_than_the_model_writes_do_not_go_to_another_model(service: R
     made = router([GEMMA_ID, SCOUT_ID], groups=False, fallbacks=[{GEMMA_ID: [SCOUT_ID]}])
     answer = made.completion(model=GEMMA_ID, messages=ASK, max_completion_tokens=32_000, stream=stream)
     assert list(answer) if stream else answer.choices
-    assert [(body["model"], body["max_completion_tokens"]) for body in sent(service)] == [(GEMMA_ID, 8_192)]
+    assert [(body["model"], body["max_completion_tokens"]) for body in wire_bodies(service)] == [(GEMMA_ID, 8_192)]
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -80,7 +80,7 @@ class Chat:
     """A conversation with a model.
 
     Attributes:
-        messages: What has been said, in OpenAI's shape.
+        messages: The conversation so far, in OpenAI's shape.
     """
 
     model: str
@@ -122,7 +122,7 @@ def _from_stdin() -> str:
     try:
         return sys.stdin.read().rstrip("\n")
     except UnicodeDecodeError:
-        raise UsageError("stdin is no text; images go with --image FILE.") from None
+        raise UsageError("stdin is not text; pass images with --image FILE.") from None
 
 
 def _show(chat: Chat) -> Completion:

@@ -59,7 +59,7 @@ class Connections:
             return Client(KlusterConfig.merged(self._config, **arguments), limits=self._limits)
         except ValidationError as err:
             message = "; ".join(e["msg"] for e in err.errors())
-            raise BadRequestError(message, hint="check api_key=, api_base= and the variables KLUSTER_….") from None
+            raise BadRequestError(message, hint="check api_key, api_base and KLUSTER_…: `kluster doctor`.") from None
 
 
 class Call:
