@@ -95,12 +95,20 @@ class JSONSchemaValidationError(_Shown, errors.OutputValidationError, lite.JSONS
     """The model's answer is not what was asked for."""
 
 
+class BudgetExceededError(_Shown, errors.BudgetExceededError, lite.BudgetExceededError, lite.BadRequestError):
+    """A budget is spent. A bad request, too: those LiteLLM passes on, and its Router does not retry them."""
+
+    current_cost: Any = property(lambda self: self.spent_usd)
+    max_budget: Any = property(lambda self: self.limit_usd)
+    entity_type = entity_id = None
+
+
 _BY_CLASS: dict[Any, Any] = {
     kind.__bases__[1]: kind
     for kind in (
         *(AuthenticationError, PermissionDeniedError, NotFoundError, BadRequestError, UnsupportedParamsError),
         *(ContextWindowExceededError, RateLimitError, InternalServerError, APIConnectionError, Timeout),
-        *(TruncatedStreamError, JSONSchemaValidationError),
+        *(TruncatedStreamError, JSONSchemaValidationError, BudgetExceededError),
     )
 }
 _BY_STATUS: dict[int, Any] = {422: UnprocessableEntityError, 502: BadGatewayError, 503: ServiceUnavailableError}
@@ -119,7 +127,7 @@ def to_litellm(err: errors.KlusterError, model: str, base_url: str) -> errors.Kl
         kind = _BY_STATUS.get(err.status_code or 0, kind)
     error: errors.KlusterError = kind.like(err)
     ours = error.__dict__.copy()
-    theirs: Any = kind.__bases__[2]
+    theirs: Any = kind.__bases__[-1]
     response = response_of(err, base_url)
     arguments: dict[str, Any] = {"message": err.message}
     if isinstance(err, errors.OutputValidationError):
@@ -134,7 +142,7 @@ def to_litellm(err: errors.KlusterError, model: str, base_url: str) -> errors.Kl
     detail = err.body.get("error", err.body) if isinstance(err.body, dict) else None
     error.__dict__.update(
         ours,
-        message=f"litellm.{theirs.__name__}: {err.message}",
+        message=f"litellm.{kind.__bases__[2].__name__}: {err.message}",
         status_code=status,
         response=response,
         headers={k: v for k, v in err.headers.items() if k in _SHOWN_HEADERS},
