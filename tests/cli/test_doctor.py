@@ -12,7 +12,7 @@ import pytest
 from kluster_integrations.cli import doctor
 from kluster_integrations.config import KlusterConfig
 from kluster_integrations.emulator import Emulator, Fault
-from kluster_integrations.limits import Limits, admitted, paid, shared
+from kluster_integrations.limits import Limits, admitted, shared, wait_for_rate_limit
 
 from ..raw_server import RawServer, Reply, whole
 from .conftest import KEY, LLAMA, QWEN, Run
@@ -154,7 +154,7 @@ def test_the_check_does_not_wait_for_the_limits(kluster: Run, emulator: Emulator
     assert taken is not None
     for _ in range(30):
         with admitted(taken):
-            paid()
+            wait_for_rate_limit()
     _, checks = _checks(kluster, env=env)
     assert checks["one token"]["status"] == "ok"
 
