@@ -15,7 +15,8 @@ CLIENTS := .clients
 VENVC := .venv-record
 PYTEST_ARGS ?=
 
-.PHONY: help demo test test-openai3 test-litellm test-litellm-oldest test-clients lint format bench bench-crewai docs \
+.PHONY: help demo test test-openai3 test-litellm test-litellm-oldest test-clients lint format bench bench-crewai \
+	bench-litellm docs \
 	docs-serve dist release-check record record-check record-live clean
 
 help:
@@ -28,6 +29,7 @@ help:
 	@echo "make lint          ruff, mypy, and a search for keys"
 	@echo "make bench         overhead against the SDK and ChatOpenAI"
 	@echo "make bench-crewai  overhead against CrewAI's own class"
+	@echo "make bench-litellm overhead of kluster/ against openai/ in LiteLLM"
 	@echo "make docs          the documentation, in site/; make docs-serve shows it on port 8000"
 	@echo "make record        the cassettes anew, against the emulator; make record-live against the service, with a key"
 	@echo "make dist          wheel and sdist, in dist/"
@@ -134,6 +136,9 @@ bench: $(VENV)/.bench
 
 bench-crewai: $(VENV)/.bench $(VENV)/.test
 	$(VENV)/bin/python -m benchmarks.crewai_overhead
+
+bench-litellm: $(VENV)/.test
+	$(VENV)/bin/python -m benchmarks.litellm_overhead
 
 $(VENVD)/.docs: $(WHAT) constraints-docs.txt
 	$(call venv,$(VENVD))

@@ -2,9 +2,8 @@
 
     python -m benchmarks.litellm_overhead [--rounds 9]
 
-CPU time is that of the whole process, LiteLLM's logging threads included. A pair of samples is taken a round, in turn,
-and the median of the rounds' quotients decides; it ends with status 1 if `kluster/` is not below `openai/` in each
-case.
+CPU time is that of the whole process, LiteLLM's logging threads included. A pair of samples is taken per round, in
+turn, and the median of the rounds' quotients decides; it ends with status 1 if one is above its target.
 """
 
 from __future__ import annotations
@@ -36,6 +35,8 @@ CASES = {
     "chunk of a tool call": STREAMS * SHORT,
 }
 """What is measured, and how many of it are in a sample."""
+TARGETS = {"call": 0.7, "chunk": 1.0}
+"""The highest quotient of a case, by the first word of its name."""
 
 
 def text_of(answer: Any) -> str:
@@ -116,10 +117,10 @@ def cpu(run: Callable[[], None]) -> float:
 
 
 def measure(address: str, rounds: int) -> bool:
-    """Print a line a case, and return whether each is below."""
+    """Print one line per case, and return whether each reaches its target."""
     ours, theirs = Asker("kluster", address), Asker("openai", address)
-    below = True
-    print(f"{'':24}{'kluster/':>12}{'openai/':>12}{'quotient':>10}   (CPU, median of {rounds})")
+    reached = True
+    print(f"{'':24}{'kluster/':>12}{'openai/':>12}{'quotient':>10}{'target':>8}   (CPU, median of {rounds})")
     for case, count in CASES.items():
         pairs = []
         for asker in (ours, theirs):
@@ -130,9 +131,10 @@ def measure(address: str, rounds: int) -> bool:
             pairs.append((took[ours], took[theirs]))
         quotient = statistics.median(a / b for a, b in pairs)
         mine, other = (statistics.median(side) / count * 1e6 for side in zip(*pairs, strict=True))
-        below = below and quotient < 1
-        print(f"{case:24}{mine:9.0f} µs{other:9.0f} µs{quotient:10.2f}", flush=True)
-    return below
+        target = TARGETS[case.split()[0].rstrip(",")]
+        reached = reached and quotient <= target
+        print(f"{case:24}{mine:9.0f} µs{other:9.0f} µs{quotient:10.2f}{target:8.2f}", flush=True)
+    return reached
 
 
 def main() -> int:

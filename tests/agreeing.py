@@ -63,6 +63,7 @@ class Seen:
 
 
 def failed(err: Exception) -> Seen:
+    err = getattr(err, "original_exception", None) or err  # LiteLLM wraps what breaks its async streams
     classes = [cls.__name__ for cls in type(err).__mro__ if cls.__module__ == "kluster_integrations.core.errors"]
     if not classes:
         raise err
@@ -181,7 +182,7 @@ def litellm(config: KlusterConfig, question: Question, *, stream: bool, sync: bo
         getattr(message, "reasoning_content", None) or "",
         calls_of([(c.function.name, normal(c.function.arguments)) for c in message.tool_calls or ()]),
         City.model_validate_json(text) if question.city else None,
-        usage=(usage.prompt_tokens, usage.completion_tokens, getattr(details, "reasoning_tokens", None)),
+        usage=(usage.prompt_tokens, usage.completion_tokens, getattr(details, "reasoning_tokens", None) or None),
     )
 
 

@@ -92,6 +92,15 @@ def test_thoughts_never_mix_with_the_text(kluster: Run, reach: dict[str, str]) -
     )
 
 
+def test_an_answer_that_was_cut_inside_the_thoughts_is_noted_once(kluster: Run, reach: dict[str, str]) -> None:
+    done = kluster("chat", QWEN, "How many apples?", "--max-tokens", "3", env=reach, alone=True)
+    assert (done.returncode, done.stdout) == (0, "")
+    thoughts, note, *rest = done.stderr.splitlines()
+    assert thoughts.startswith("Thoughts: The user")
+    assert note.startswith("Note: the answer was cut at its limit of tokens; --max-tokens")
+    assert rest == []
+
+
 def test_json_has_all_of_the_answer(kluster: Run, reach: dict[str, str]) -> None:
     done = kluster("chat", QWEN, "How many äpples?", "--json", env=reach)
     assert (done.returncode, done.stderr) == (0, "")

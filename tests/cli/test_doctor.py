@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 
 from kluster_integrations.cli import doctor
+from kluster_integrations.config import KlusterConfig
 from kluster_integrations.emulator import Emulator, Fault
+from kluster_integrations.limits import Limits, admitted, shared, wait_for_rate_limit
 
 from ..raw_server import RawServer, Reply, whole
-from .conftest import KEY, LLAMA, Run
+from .conftest import KEY, LLAMA, QWEN, Run
 
 PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
 
@@ -139,6 +141,22 @@ def test_the_model_can_be_named(kluster: Run, reach: dict[str, str]) -> None:
     assert code == 1
     assert "no/such-model" in checks["one token"]["found"]
     assert "HTTP 404" in checks["one token"]["found"]
+
+
+def test_one_token_of_a_model_that_reasons_is_enough(kluster: Run, reach: dict[str, str]) -> None:
+    done = kluster("doctor", "--model", QWEN, env=reach, alone=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_check_does_not_wait_for_the_limits(kluster: Run, emulator: Emulator, reach: dict[str, str]) -> None:
+    env = {**reach, "KLUSTER_PLAN": "trial", "KLUSTER_MAX_WAIT": "0", "KLUSTER_API_KEY": "kk-key-whose-minute-is-over"}
+    taken = shared(Limits.of("trial"), KlusterConfig(api_key=env["KLUSTER_API_KEY"], base_url=emulator.base_url))
+    assert taken is not None
+    for _ in range(30):
+        with admitted(taken):
+            wait_for_rate_limit()
+    _, checks = _checks(kluster, env=env)
+    assert checks["one token"]["status"] == "ok"
 
 
 def test_a_server_with_other_models_is_asked_for_one_it_has(kluster: Run) -> None:

@@ -88,6 +88,22 @@ def test_cost_with_thoughts_is_exact_whatever_the_numbers(way: str) -> None:
             assert litellm.completion_cost(response, model="kluster/me/thinker") == spec.cost(11, tokens)
 
 
+@pytest.mark.usefixtures("own_catalog")
+@pytest.mark.parametrize("way", WAYS)
+def test_reasoning_tokens_that_the_server_counts_stay(way: str) -> None:
+    """Also where their price and that of the rest are not the whole price to the last digit."""
+    catalog.add(ModelSpec(id="me/thinker", reasoning=True, prices=Prices(0.3, 0.7)))
+    with RawServer() as server:
+        register(KlusterConfig(api_key="key", base_url=server.base_url))
+        for tokens in range(1, 30):
+            details = {"completion_tokens_details": {"reasoning_tokens": tokens}}
+            usage = {"prompt_tokens": 11, "completion_tokens": 31, "total_tokens": 42, **details}
+            message = {"content": "Hi", "reasoning_content": "Hm."}
+            server.script(Reply(sse(message, usage=usage)) if "stream" in way else whole(message, usage=usage))
+            response = WAYS[way](model="kluster/me/thinker", messages=ASK)
+            assert response.usage.completion_tokens_details.reasoning_tokens == tokens
+
+
 def test_details_of_usage() -> None:
     details = {"completion_tokens_details": {"reasoning_tokens": 3}, "prompt_tokens_details": {"cached_tokens": 4}}
     usage = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15, **details}

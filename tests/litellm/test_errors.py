@@ -8,10 +8,10 @@ from typing import Any
 import litellm
 import pytest
 
-from kluster_integrations import errors
+from kluster_integrations import budget, errors
 from kluster_integrations.config import KlusterConfig
 from kluster_integrations.emulator import Emulator, Fault
-from kluster_integrations.litellm import register
+from kluster_integrations.litellm import register, router
 from tests.litellm.asking import ASK, EMBED, LLAMA, WAYS
 from tests.raw_server import RawServer, chunk, event
 
@@ -128,6 +128,32 @@ def test_embedding_errors(kluster: Emulator) -> None:
         litellm.embedding(LLAMA, input=["a"])
     with pytest.raises(litellm.BadRequestError, match="makes embeddings, not chat"):
         litellm.completion(EMBED, messages=ASK)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_spent_budget(kluster: Emulator, way: str) -> None:
+    with budget(usd=0.0001) as spent:
+        model = "kluster/deepseek-ai/DeepSeek-R1-0528"
+        response = WAYS[way](model=model, messages=[{"role": "user", "content": "word " * 100}])
+        assert spent.usd == litellm.completion_cost(response, model=model) > 0.0001
+        with pytest.raises(litellm.BudgetExceededError, match=r"budget of 0\.0001 US\$ is spent") as caught:
+            WAYS[way](model=LLAMA, messages=ASK)
+    error: Any = caught.value
+    assert isinstance(error, errors.BudgetExceededError)
+    assert (error.current_cost, error.max_budget) == (spent.usd, 0.0001)
+    assert error.message.startswith("litellm.BudgetExceededError: ")
+    assert pickle.loads(pickle.dumps(error)).max_budget == 0.0001
+    assert len(kluster.requests) == 1
+
+
+@pytest.mark.parametrize("call", [{"num_retries": 2}, {}], ids=["retries", "none"])
+def test_a_spent_budget_is_not_tried_again(kluster: Emulator, call: dict[str, int]) -> None:
+    made = router(["klusterai/Meta-Llama-3.3-70B-Instruct-Turbo"], base_url=kluster.base_url, api_keys=["k"])
+    with budget(usd=0), pytest.raises(litellm.BudgetExceededError):
+        made.completion(model="klusterai/Meta-Llama-3.3-70B-Instruct-Turbo", messages=ASK, **call)
+    with budget(usd=0), pytest.raises(litellm.BudgetExceededError):
+        litellm.embedding(EMBED, input=["a"])
+    assert kluster.requests == []
 
 
 def test_headers_that_a_proxy_would_hand_on_are_few(kluster: Emulator) -> None:

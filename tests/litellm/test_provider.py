@@ -18,7 +18,7 @@ from kluster_integrations.catalog import ModelSpec
 from kluster_integrations.config import KlusterConfig
 from kluster_integrations.emulator import Emulator, Fault
 from kluster_integrations.limits import Limits
-from kluster_integrations.litellm import KlusterLLM, register
+from kluster_integrations.litellm import KlusterLLM, _calls, register
 from tests.litellm.asking import ASK, EMBED, LLAMA, NEMO, WAYS, bodies, stream
 from tests.raw_server import RawServer, Reply, whole
 
@@ -180,7 +180,7 @@ def test_a_name_that_openai_does_not_know_is_refused_and_extra_body_is_not(klust
 
 
 def test_metadata_of_ours_is_sent_and_litellms_is_not(kluster: Emulator) -> None:
-    ours = {"async": True, "completion_window": "24h"}
+    ours = {"callback_url": "https://example.com/done"}
     litellm.completion(LLAMA, messages=ASK, metadata={"@kluster.ai": ours, "trace_id": "5", "tags": ["a"]})
     assert bodies(kluster)[0]["metadata"] == {"@kluster.ai": ours}
     litellm.completion(LLAMA, messages=ASK, metadata={"trace_id": "5"})
@@ -226,6 +226,17 @@ def test_the_environment_is_read_at_the_call(monkeypatch: pytest.MonkeyPatch, em
         monkeypatch.setenv("KLUSTER_API_KEY", "third")
         with pytest.raises(litellm.AuthenticationError):
             litellm.completion(LLAMA, messages=ASK, max_retries=0)
+
+
+def test_clients_of_many_keys_are_let_go(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A proxy may pass on the keys of all its clients. A stream that is being read is not cut off."""
+    monkeypatch.setattr(_calls, "_MAX_CLIENTS", 2)
+    handler = register(KlusterConfig(base_url=emulator.base_url))
+    chunks = litellm.completion(LLAMA, messages=ASK, stream=True, api_key="key-0")
+    for number in range(1, 5):
+        litellm.completion(LLAMA, messages=ASK, api_key=f"key-{number}")
+    assert handler._connections._client.cache_info().currsize == 2
+    assert "breakfast sandwich" in "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
 
 
 def test_an_address_that_would_leak_the_key_is_refused() -> None:
@@ -326,7 +337,7 @@ def test_a_stream_of_json_is_checked_before_anybody_sees_it(way: str) -> None:
         response = WAYS[way](model=NEMO, messages=ASK, response_format={"type": "json_object"})
         assert response.choices[0].message.content == '{"a": 1}'
         assert response.usage.total_tokens == 14
-        assert not any("stream" in request.json for request in server.requests)
+        assert [request.json["stream"] for request in server.requests] == [True, True]
 
 
 class Log(CustomLogger):

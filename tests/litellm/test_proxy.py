@@ -101,11 +101,20 @@ def test_what_is_not_taken_is_dropped(fleet: Fleet) -> None:
 
 
 def test_metadata_of_ours_reaches_the_server(fleet: Fleet) -> None:
-    ours = {"async": True, "completion_window": "24h"}
+    ours = {"callback_url": "https://example.com/done"}
     fleet.client().chat.completions.create(
         model=LLAMA_ID, messages=ASK, extra_body={"metadata": {"@kluster.ai": ours, "team": "a"}}
     )
     assert bodies(fleet.server)[0]["metadata"] == {"@kluster.ai": ours}
+
+
+def test_an_asynchronous_request_is_refused(fleet: Fleet) -> None:
+    ours = {"async": True, "completion_window": "24h"}
+    with pytest.raises(openai.BadRequestError, match=r"\['async'\]"):
+        fleet.client().chat.completions.create(
+            model=LLAMA_ID, messages=ASK, extra_body={"metadata": {"@kluster.ai": ours}}
+        )
+    assert fleet.server.requests == []
 
 
 def test_fallback(fleet: Fleet) -> None:

@@ -32,7 +32,7 @@ def test_versions_that_do_not(version: str, what: str) -> None:
 
 def test_register_warns_once(monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder) -> None:
     monkeypatch.setattr(_versions, "installed", lambda: "1.106.2")
-    monkeypatch.setattr(provider, "_checked", set())
+    provider._warn_about.cache_clear()
     register()
     register()
     assert [str(w.message) for w in recwarn if "1.106.2" in str(w.message)] == [_versions.problem("1.106.2")]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import typer
@@ -45,8 +47,7 @@ class Group(TyperGroup):
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, "reconfigure"):
                 stream.reconfigure(errors="replace")  # a terminal that cannot show a character is no reason to stop
-        with warnings.catch_warnings():
-            warnings.showwarning = _show_warning
+        with _own_words():
             sys.exit(_exit_code(lambda: super(Group, self).main(*args, **options)))
 
     def invoke(self, ctx: Any) -> Any:
@@ -55,6 +56,19 @@ class Group(TyperGroup):
             return super().invoke(ctx)
         except KeyboardInterrupt:
             raise typer.Exit(_INTERRUPTED) from None
+
+
+@contextmanager
+def _own_words() -> Iterator[None]:
+    """Show warnings as errors are shown; that an answer was cut the commands say themselves, and not the core's log."""
+    log = logging.getLogger("kluster_integrations.core.client")
+    with warnings.catch_warnings():
+        warnings.showwarning = _show_warning
+        log.disabled = True
+        try:
+            yield
+        finally:
+            log.disabled = False
 
 
 def _exit_code(run: Callable[[], object]) -> int:

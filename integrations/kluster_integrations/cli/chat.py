@@ -80,7 +80,7 @@ class Chat:
     """A conversation with a model.
 
     Attributes:
-        messages: What has been said, in OpenAI's shape.
+        messages: The conversation so far, in OpenAI's shape.
     """
 
     model: str
@@ -102,14 +102,11 @@ class Chat:
         self.messages.append({"role": "user", "content": content})
 
     def deltas(self) -> Iterator[Delta]:
-        """Send what has been said, and yield the answer as it comes."""
-        from kluster_integrations.core import request
-        from kluster_integrations.core.streaming import ChatStream
-        from kluster_integrations.core.transport import Transport
+        """Send the conversation, and yield the answer as it comes."""
+        from kluster_integrations.core.client import Client
 
-        sent = request.build(self.model, self.messages, self.params, config=self.config, stream=True)
-        transport = Transport(self.config)
-        return transport.stream(sent.body, ChatStream(sent))
+        client = Client(self.config)
+        return client.stream(client.build(self.model, self.messages, self.params, stream=True))
 
 
 def _piped() -> str:
@@ -125,7 +122,7 @@ def _from_stdin() -> str:
     try:
         return sys.stdin.read().rstrip("\n")
     except UnicodeDecodeError:
-        raise UsageError("stdin is no text; images go with --image FILE.") from None
+        raise UsageError("stdin is not text; pass images with --image FILE.") from None
 
 
 def _show(chat: Chat) -> Completion:

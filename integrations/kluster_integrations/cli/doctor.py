@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from kluster_integrations.config import KlusterConfig
+    from kluster_integrations.core.client import Client
 
 __all__ = ["run"]
 
@@ -196,9 +197,13 @@ def _address(config: KlusterConfig) -> Check:
 
 
 def _server(config: KlusterConfig, model: str | None) -> Iterator[Check]:
+    from kluster_integrations.core.client import Client
+    from kluster_integrations.limits import Limits
+
     quick = config.model_copy(update={"timeout": min(config.timeout, _SECONDS), "max_retries": 0})
+    client = Client(quick, limits=Limits())  # a check waits for nobody's turn
     try:
-        ids, seconds = _models(quick)
+        ids, seconds = _models(client)
     except KlusterError as err:
         yield Check("server", "fail", _said(err), shell_hint(err))
         return
@@ -206,17 +211,16 @@ def _server(config: KlusterConfig, model: str | None) -> Iterator[Check]:
     if quick.api_key is None:
         yield Check("one token", "skip", "not asked: no key")
         return
-    yield _one_token(quick, model or _choose(ids))
+    yield _one_token(client, model or _choose(ids))
 
 
-def _models(config: KlusterConfig) -> tuple[list[str], float]:
-    from kluster_integrations.core.transport import Transport
+def _models(client: Client) -> tuple[list[str], float]:
     from kluster_integrations.errors import InternalServerError
 
     began = time.perf_counter()
     # The extended list needs no key, the plain one tries it.
-    query = {"extended": "true"} if config.api_key is None else None
-    answer = Transport(config).get("/models", query=query).data
+    query = {"extended": "true"} if client.config.api_key is None else None
+    answer = client.get("/models", query=query).data
     rows = answer.get("data") if isinstance(answer, dict) else None
     if not isinstance(rows, list):
         raise InternalServerError("GET /models did not answer with a list of models.", hint="check the base URL.")
@@ -232,16 +236,11 @@ def _choose(ids: list[str]) -> str:
     return next((id_ for id_ in ids if catalog.get(id_).purpose == "chat"), ids[0])
 
 
-def _one_token(config: KlusterConfig, model: str) -> Check:
-    from kluster_integrations.core import request, response
-    from kluster_integrations.core.transport import CHAT_PATH, Transport
-
+def _one_token(client: Client, model: str) -> Check:
     began = time.perf_counter()
     try:
         messages = [{"role": "user", "content": "Say yes."}]
-        sent = request.build(model, messages, {"max_completion_tokens": 1}, config=config)
-        transport = Transport(config)
-        response.read(transport.post(CHAT_PATH, sent.body).data, sent)
+        client.complete(client.build(model, messages, {"max_completion_tokens": 1}))
     except KlusterError as err:
         return Check("one token", "fail", f"{model}: {_said(err)}", shell_hint(err))
     return Check("one token", "ok", f"{model} answers, in {time.perf_counter() - began:.2f} s")

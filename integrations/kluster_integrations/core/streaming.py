@@ -335,7 +335,7 @@ class ChatStream:
             usage = Usage(prompt, completion, prompt + completion, estimated=True)
         if thought and usage.reasoning_tokens is None and usage.completion_tokens:
             share = max(1, round(usage.completion_tokens * thought / (thought + rest)))
-            usage = usage._replace(reasoning_tokens=min(share, usage.completion_tokens))
+            usage = usage._replace(reasoning_tokens=min(share, usage.completion_tokens), reasoning_estimated=True)
         return usage
 
 

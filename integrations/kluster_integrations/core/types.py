@@ -29,7 +29,11 @@ ToolCalling = Literal["auto", "native", "prompted"]
 
 
 class Usage(NamedTuple):
-    """Tokens of a request and its repairs. `estimated` marks numbers that the server did not give."""
+    """Tokens of a request and its repairs.
+
+    `estimated` marks numbers that the server did not give; `reasoning_estimated` marks `reasoning_tokens` alone, which
+    most servers do not count apart.
+    """
 
     prompt_tokens: int
     completion_tokens: int
@@ -37,6 +41,7 @@ class Usage(NamedTuple):
     reasoning_tokens: int | None = None
     cached_tokens: int | None = None
     estimated: bool = False
+    reasoning_estimated: bool = False
 
     def plus(self, other: Usage) -> Usage:
         """Return the tokens of both requests."""
@@ -47,6 +52,7 @@ class Usage(NamedTuple):
             _sum(self.reasoning_tokens, other.reasoning_tokens),
             _sum(self.cached_tokens, other.cached_tokens),
             self.estimated or other.estimated,
+            self.reasoning_estimated or other.reasoning_estimated,
         )
 
 

@@ -1,7 +1,7 @@
 """This package's errors as LiteLLM's users, router and proxy know them: each is LiteLLM's class, too.
 
-LiteLLM passes its own classes on as they are, on every version. What it does not know it maps by rules that differ from
-version to version: before 1.100 a 401 from a custom provider became an `APIConnectionError`.
+Every version of LiteLLM passes its own classes on as they are. Other errors it maps by rules that change: before 1.100
+a 401 from a custom provider became an `APIConnectionError`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from kluster_integrations.litellm._models import PROVIDER
 
 __all__ = ["falling_back", "to_litellm"]
 
-# LiteLLM's proxy hands an error's `headers` on to browsers: only what a client needs for its next try.
+# LiteLLM's proxy passes an error's `headers` on to browsers: only what a client needs for a retry.
 _SHOWN_HEADERS = ("retry-after", "retry-after-ms", "x-request-id")
 
 
@@ -95,27 +95,23 @@ class JSONSchemaValidationError(_Shown, errors.OutputValidationError, lite.JSONS
     """The model's answer is not what was asked for."""
 
 
-# By status first, then by this package's class; the second member is LiteLLM's class, whose attributes are set by it.
-_BY_STATUS: dict[int, tuple[type[errors.KlusterError], Any]] = {
-    422: (UnprocessableEntityError, lite.UnprocessableEntityError),
-    502: (BadGatewayError, lite.BadGatewayError),
-    503: (ServiceUnavailableError, lite.ServiceUnavailableError),
+class BudgetExceededError(_Shown, errors.BudgetExceededError, lite.BudgetExceededError, lite.BadRequestError):
+    """A budget is spent. A bad request, too: those LiteLLM passes on, and its Router does not retry them."""
+
+    current_cost: Any = property(lambda self: self.spent_usd)
+    max_budget: Any = property(lambda self: self.limit_usd)
+    entity_type = entity_id = None
+
+
+_BY_CLASS: dict[Any, Any] = {
+    kind.__bases__[1]: kind
+    for kind in (
+        *(AuthenticationError, PermissionDeniedError, NotFoundError, BadRequestError, UnsupportedParamsError),
+        *(ContextWindowExceededError, RateLimitError, InternalServerError, APIConnectionError, Timeout),
+        *(TruncatedStreamError, JSONSchemaValidationError, BudgetExceededError),
+    )
 }
-_BY_CLASS: dict[type[errors.KlusterError], tuple[type[errors.KlusterError], Any]] = {
-    errors.AuthenticationError: (AuthenticationError, lite.AuthenticationError),
-    errors.PermissionDeniedError: (PermissionDeniedError, lite.PermissionDeniedError),
-    errors.NotFoundError: (NotFoundError, lite.NotFoundError),
-    errors.BadRequestError: (BadRequestError, lite.BadRequestError),
-    errors.UnsupportedParameterError: (UnsupportedParamsError, lite.UnsupportedParamsError),
-    errors.ContextWindowExceededError: (ContextWindowExceededError, lite.ContextWindowExceededError),
-    errors.RateLimitError: (RateLimitError, lite.RateLimitError),
-    errors.InternalServerError: (InternalServerError, lite.InternalServerError),
-    errors.KlusterError: (InternalServerError, lite.InternalServerError),
-    errors.APIConnectionError: (APIConnectionError, lite.APIConnectionError),
-    errors.APITimeoutError: (Timeout, lite.Timeout),
-    errors.TruncatedStreamError: (TruncatedStreamError, lite.APIConnectionError),
-    errors.OutputValidationError: (JSONSchemaValidationError, lite.JSONSchemaValidationError),
-}
+_BY_STATUS: dict[int, Any] = {422: UnprocessableEntityError, 502: BadGatewayError, 503: ServiceUnavailableError}
 
 
 def to_litellm(err: errors.KlusterError, model: str, base_url: str) -> errors.KlusterError:
@@ -126,20 +122,27 @@ def to_litellm(err: errors.KlusterError, model: str, base_url: str) -> errors.Kl
         model: The model's id, without the provider.
         base_url: Where the request went.
     """
-    kind, theirs = next(_BY_CLASS[cls] for cls in type(err).__mro__ if cls in _BY_CLASS)
+    kind = next((_BY_CLASS[cls] for cls in type(err).__mro__ if cls in _BY_CLASS), InternalServerError)
     if kind in (BadRequestError, InternalServerError):
-        kind, theirs = _BY_STATUS.get(err.status_code or 0, (kind, theirs))
-    error = kind.like(err)
+        kind = _BY_STATUS.get(err.status_code or 0, kind)
+    error: errors.KlusterError = kind.like(err)
     ours = error.__dict__.copy()
-    # LiteLLM's own initializer, for each version has attributes of its own.
-    theirs.__init__(error, model=model, llm_provider=PROVIDER, **_arguments(err, theirs, base_url))
-    status, response = error.status_code, getattr(error, "response", None)
-    if err.status_code is not None:  # the real answer, and not one that LiteLLM has made up
-        status, response = err.status_code, response_of(err, base_url)
+    theirs: Any = kind.__bases__[-1]
+    response = response_of(err, base_url)
+    arguments: dict[str, Any] = {"message": err.message}
+    if isinstance(err, errors.OutputValidationError):
+        arguments = {"raw_response": err.raw_text, "schema": err.message}
+    elif theirs not in (lite.APIConnectionError, lite.Timeout):
+        arguments["response"] = response
+    # LiteLLM's own initializer, because the attributes differ from version to version.
+    theirs.__init__(error, model=model, llm_provider=PROVIDER, **arguments)
+    status = err.status_code
+    if status is None:  # no server has answered: then the status and the response that LiteLLM makes up
+        status, response = error.status_code, getattr(error, "response", None)
     detail = err.body.get("error", err.body) if isinstance(err.body, dict) else None
     error.__dict__.update(
         ours,
-        message=f"litellm.{theirs.__name__}: {err.message}",
+        message=f"litellm.{kind.__bases__[2].__name__}: {err.message}",
         status_code=status,
         response=response,
         headers={k: v for k, v in err.headers.items() if k in _SHOWN_HEADERS},
@@ -149,22 +152,21 @@ def to_litellm(err: errors.KlusterError, model: str, base_url: str) -> errors.Kl
 
 
 def falling_back(error: errors.KlusterError, deployment: str | None) -> errors.KlusterError:
-    """Return the error at which a `Router` that has begun with a stream asks other models.
+    """Return the error after which a `Router` that already holds the stream asks other models.
 
-    LiteLLM wraps 429, 5xx and broken connections so by itself. With the others, such as a key that is not accepted or a
-    model that is gone, it would end an async stream for which others could have stood in. The error stays what it was,
-    too: the Router looks for a prompt that is too long, and not every version unwraps what nobody stands in for.
+    LiteLLM itself wraps 429, 5xx and broken connections in `MidStreamFallbackError`. At other errors, such as a key
+    that is not accepted, it would end an async stream although another model could answer. The error keeps its own
+    class, too: the Router looks for a prompt that is too long, and not every version unwraps an error without fallback.
 
     Args:
         error: An error of `to_litellm`.
-        deployment: The Router's id of what has failed: of a group it asks the other keys first.
+        deployment: The Router's id of the deployment that failed: it asks the other keys of a group first.
     """
     if error.status_code is None or error.status_code == 429 or not 400 <= error.status_code < 500:
         return error
     kind: Any = type(error)
     cls = _both(kind)
     twin = cls.__new__(cls, *error.args)
-    # LiteLLM's own initializer, for each version has attributes of its own.
     model = getattr(error, "model", "")
     lite.MidStreamFallbackError.__init__(
         twin, error.message, model, PROVIDER, original_exception=error, is_pre_first_chunk=True
@@ -176,14 +178,6 @@ def falling_back(error: errors.KlusterError, deployment: str | None) -> errors.K
 
 @functools.cache
 def _both(kind: Any) -> Any:
-    # Pickled it is what it was, for this class is nowhere to be imported from.
+    # Pickles as original_exception; this class is dynamic.
     space = {"__module__": kind.__module__, "__reduce__": lambda self: self.original_exception.__reduce__()}
     return type(kind.__name__, (kind, lite.MidStreamFallbackError), space)
-
-
-def _arguments(err: errors.KlusterError, theirs: Any, base_url: str) -> dict[str, Any]:
-    if isinstance(err, errors.OutputValidationError):
-        return {"raw_response": err.raw_text, "schema": err.message}
-    if theirs in (lite.APIConnectionError, lite.Timeout):
-        return {"message": err.message}
-    return {"message": err.message, "response": response_of(err, base_url)}

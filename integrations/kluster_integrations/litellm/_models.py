@@ -13,7 +13,7 @@ PROVIDER = "kluster"
 
 
 def info(spec: ModelSpec) -> dict[str, Any]:
-    """Return LiteLLM's description of a model. A price that nobody has named is left out: LiteLLM counts it as 0."""
+    """Return LiteLLM's description of a model. An unknown price is left out: LiteLLM counts it as 0."""
     chat = spec.purpose != "embeddings"
     entry: dict[str, Any] = {
         "litellm_provider": PROVIDER,
@@ -22,7 +22,7 @@ def info(spec: ModelSpec) -> dict[str, Any]:
         "max_tokens": spec.max_output_tokens if chat else spec.context_window,
     }
     if chat:
-        # Tools and JSON answers work on every model: what a model has not is done in the prompt.
+        # Tools and JSON answers work on every model: through the prompt where a model has none of its own.
         entry |= {
             "max_output_tokens": spec.max_output_tokens,
             "supports_system_messages": True,

@@ -105,11 +105,11 @@ def _environment(plan: Plan | None, redis_url: str | None, max_wait: float | Non
     lines: list[str] = []
     if plan is not None:
         limits = PLANS[plan]
-        said = [
+        parts = [
             f"{limits.requests_per_minute} requests a minute" if limits.requests_per_minute else "",
             f"{limits.concurrent_requests} at the same time" if limits.concurrent_requests else "",
         ]
-        lines += [f"  # The plan's limits, held for a key over all its models: {', '.join(filter(None, said))}."]
+        lines += [f"  # The plan's limits, kept per key over all its models: {', '.join(filter(None, parts))}."]
         lines += [f"  KLUSTER_PLAN: {plan}"]
     if redis_url is not None:
         lines += ["  # Shares the limits between instances.", f"  KLUSTER_REDIS_URL: {json.dumps(redis_url)}"]
@@ -129,9 +129,9 @@ def _models(deployments: Iterable[Mapping[str, Any]]) -> Iterator[str]:
         group = name
         yield f"  - model_name: {_scalar(name)}"
         for part in ("litellm_params", "model_info"):
-            # What the model can do the provider tells LiteLLM itself.
-            said = {k: v for k, v in deployment[part].items() if not k.startswith(("supports_", "litellm_provider"))}
-            inside = ", ".join(f"{k}: {_scalar(v)}" for k, v in said.items())
+            # The provider itself tells LiteLLM what the model can do.
+            fields = {k: v for k, v in deployment[part].items() if not k.startswith(("supports_", "litellm_provider"))}
+            inside = ", ".join(f"{k}: {_scalar(v)}" for k, v in fields.items())
             yield f"    {part}: {{{inside}}}"
 
 
@@ -149,7 +149,7 @@ def _router(
     yield "  # deployments for several keys put `cooldown_time: 30` here instead."
     for name, value in routing.cooldowns(1).items():
         yield f"  {name}: {_scalar(value)}"
-    yield "  # Who answers in whose place, after an error and where the prompt is too long."
+    yield "  # Which models answer instead, after an error and where the prompt is too long."
     for name, table in (("fallbacks", general), ("context_window_fallbacks", longer)):
         yield f"  {name}:" + ("" if table else " []")
         for entry in table:

@@ -18,11 +18,6 @@ _CHEAP = 3
 _MAX_FALLBACKS = 2
 
 
-def _cheapest(specs: Sequence[ModelSpec]) -> list[ModelSpec]:
-    priced = [spec for spec in specs if spec.prices is not None]
-    return sorted(priced, key=_price)[:_CHEAP]
-
-
 def _price(spec: ModelSpec) -> float:
     return spec.prices.input + spec.prices.output if spec.prices else float("inf")
 
@@ -31,10 +26,10 @@ GROUPS: Mapping[str, Callable[[Sequence[ModelSpec]], list[ModelSpec]]] = {
     "tools": lambda specs: [spec for spec in specs if spec.supports_tools],
     "vision": lambda specs: [spec for spec in specs if spec.supports_vision],
     "reasoning": lambda specs: [spec for spec in specs if spec.reasoning],
-    "cheap": _cheapest,
+    "cheap": lambda specs: sorted((spec for spec in specs if spec.prices), key=_price)[:_CHEAP],
 }
-"""The groups by name, and which of the chat models are in each: with native tools, with images, with thoughts, and the
-three of the lowest known price."""
+"""Which of the chat models are in each group: those with native tools, with images, with reasoning, and the three with
+the lowest known price."""
 
 
 def model_list(
@@ -53,7 +48,7 @@ def model_list(
     Args:
         models: Ids; default: all chat and embedding models in service.
         plan: The account's plan. Default: `KLUSTER_PLAN`, else unknown.
-        api_keys: One deployment of each model a key; default: one, with the key of the configuration.
+        api_keys: One deployment of each model per key; default: one, with the key of the configuration.
         base_url: Default: that of the configuration.
         groups: Whether to make the groups of `GROUPS`.
 
@@ -61,18 +56,20 @@ def model_list(
         ValueError: If no plan has that name.
     """
     plan = known_plan(plan)
-    specs = select(models, plan)
-    named = [(spec.id, [spec]) for spec in specs]
-    if groups:
-        chat = [spec for spec in specs if spec.purpose == "chat"]
-        named += [(name, members) for name, pick in GROUPS.items() if (members := pick(chat))]
     keys: Sequence[str | None] = api_keys or (None,)
     return [
         _deployment(name, spec, plan, number, key, base_url)
-        for name, members in named
+        for name, members in _named(select(models, plan), groups=groups)
         for spec in members
         for number, key in enumerate(keys, 1)
     ]
+
+
+def _named(specs: Sequence[ModelSpec], *, groups: bool) -> list[tuple[str, list[ModelSpec]]]:
+    """Return the name and the members of each group: every model alone, then those of `GROUPS` that have members."""
+    chat = [spec for spec in specs if spec.purpose == "chat"]
+    named = [(name, pick(chat)) for name, pick in GROUPS.items()] if groups else []
+    return [*((spec.id, [spec]) for spec in specs), *((name, members) for name, members in named if members)]
 
 
 def _deployment(
@@ -101,21 +98,18 @@ def fallbacks(
 ) -> tuple[list[dict[str, list[str]]], list[dict[str, list[str]]]]:
     """Return `fallbacks` and `context_window_fallbacks` for the groups of `model_list`.
 
-    A model's place is taken by models that can do all that it can, the next cheaper or dearer first; where the window
-    is too short, by those with a longer one, the next longer first.
+    A model falls back to models that can do all that it can, the nearest in price first; where its window is too short,
+    to those with a longer one, the next longer first.
     """
     specs = [spec for spec in select(models, known_plan(plan)) if spec.purpose == "chat"]
     general: list[dict[str, list[str]]] = []
     longer: list[dict[str, list[str]]] = []
-    named = [(spec.id, [spec]) for spec in specs]
-    if groups:
-        named += [(name, members) for name, pick in GROUPS.items() if (members := pick(specs))]
-    for name, members in named:
+    for name, members in _named(specs, groups=groups):
         others = [spec for spec in specs if spec not in members and all(_can_replace(spec, m) for m in members)]
         price = min(map(_price, members))
         near = sorted(others, key=lambda spec: _distance(_price(spec), price))
         window = min(member.context_window for member in members)
-        wide = [spec for spec in specs if spec.context_window > window and _can_replace_any(spec, members)]
+        wide = [s for s in specs if s.context_window > window and any(_can_replace(s, m) for m in members)]
         if near and len(members) == 1:
             general.append({name: [spec.id for spec in near[:_MAX_FALLBACKS]]})
         if wide:
@@ -130,10 +124,6 @@ def _can_replace(spec: ModelSpec, other: ModelSpec) -> bool:
         and spec.supports_vision >= other.supports_vision
         and spec.reasoning >= other.reasoning
     )
-
-
-def _can_replace_any(spec: ModelSpec, members: Sequence[ModelSpec]) -> bool:
-    return any(_can_replace(spec, member) for member in members)
 
 
 def _distance(a: float, b: float) -> float:
@@ -153,8 +143,8 @@ def router(
 ) -> Router:
     """Return a `litellm.Router` over kluster.ai's models, and register the provider with the plan's limits.
 
-    Where there is one key, no deployment is ever taken out of service: its groups have no other, and an error of the
-    key's would lock out everybody. With several keys a failing one rests for 30 seconds, and then gets another chance.
+    With one key no deployment is ever taken out of service: its groups have no other, and an error with the key would
+    lock out everybody. With several keys one that fails rests for 30 seconds, and is then tried again.
 
     Args:
         models: As in `model_list`.
@@ -162,8 +152,7 @@ def router(
         api_keys: As in `model_list`.
         base_url: As in `model_list`.
         redis_url: The Redis through which several processes share limits and cooldowns.
-        max_wait: Seconds that a request waits for the limits before it ends with `RateLimitError`; default: as long as
-            it takes.
+        max_wait: Seconds that a request waits for the limits before it ends with `RateLimitError`; default: no bound.
         groups: As in `model_list`.
         settings: `Router`'s own arguments; they win.
     """
@@ -190,9 +179,9 @@ def router(
 
 
 def retries(max_wait: float | None) -> dict[str, Any]:
-    """Return the Router's settings for further tries, for the seconds that a request waits for the limits.
+    """Return the Router's settings for retries.
 
-    The Router waits as long as a refusal says, which may be a minute: who has set a bound wants the refusal instead.
+    The Router waits as long as a refusal says, which may be a minute. With a bound for waiting it does not retry.
     """
     settings: dict[str, Any] = {"num_retries": 2}
     if max_wait is not None:
@@ -201,7 +190,7 @@ def retries(max_wait: float | None) -> dict[str, Any]:
 
 
 def cooldowns(keys: int) -> dict[str, Any]:
-    """Return the Router's settings for resting deployments, for a number of keys."""
+    """Return the Router's settings for resting deployments, by the number of keys."""
     if keys <= 1:
         return {"disable_cooldowns": True}
     # Without `allowed_fails`: the Router's own rule rests a key that is not accepted after its first error. The
