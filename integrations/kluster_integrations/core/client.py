@@ -17,8 +17,12 @@ from typing import Any, NamedTuple
 
 from kluster_integrations.core import budget, embeddings, prompting, repair, request, specs, tokens
 from kluster_integrations.core.config import KlusterConfig
+from kluster_integrations.core.embeddings import DEFAULT_MODEL as EMBEDDING_MODEL
+from kluster_integrations.core.embeddings import MAX_BATCH as MAX_EMBEDDING_BATCH
 from kluster_integrations.core.errors import KlusterError
+from kluster_integrations.core.json_text import find_json
 from kluster_integrations.core.limits import Limiter, Limits, aadmitted, admitted, shared
+from kluster_integrations.core.prompting import find_calls
 from kluster_integrations.core.response import read
 from kluster_integrations.core.specs import ModelSpec
 from kluster_integrations.core.streaming import ChatStream, read_usage
@@ -34,7 +38,7 @@ from kluster_integrations.core.types import (
     collect,
 )
 
-__all__ = ["Client", "Vectors"]
+__all__ = ["EMBEDDING_MODEL", "MAX_EMBEDDING_BATCH", "Client", "Vectors", "find_calls", "find_json"]
 
 _logger = logging.getLogger(__name__)
 
