@@ -346,7 +346,7 @@ class TestAttempts:
             saying('{"city": "Oslo"}', usage=Usage(20, 2, 22, estimated=True)),
         ]
         answer, _ = run(asking(schema=SCHEMA), tries)
-        assert answer.usage == Usage(30, 3, 33, estimated=True)
+        assert answer.usage == Usage(30, 3, 33, estimated=True, requests=2)
 
     @pytest.mark.parametrize("repairs", [0, 1, 2, 5])
     def test_no_more_than_max_repairs(self, repairs: int) -> None:

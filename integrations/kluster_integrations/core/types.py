@@ -29,7 +29,7 @@ ToolCalling = Literal["auto", "native", "prompted"]
 
 
 class Usage(NamedTuple):
-    """Tokens of a request and its repairs. `estimated` marks numbers that the server did not give."""
+    """Tokens of some requests: one and its repairs. `estimated` marks numbers that the server did not give."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -37,6 +37,7 @@ class Usage(NamedTuple):
     reasoning_tokens: int | None = None
     cached_tokens: int | None = None
     estimated: bool = False
+    requests: int = 1
 
     def plus(self, other: Usage) -> Usage:
         """Return the tokens of both requests."""
@@ -47,6 +48,7 @@ class Usage(NamedTuple):
             _sum(self.reasoning_tokens, other.reasoning_tokens),
             _sum(self.cached_tokens, other.cached_tokens),
             self.estimated or other.estimated,
+            self.requests + other.requests,
         )
 
 
