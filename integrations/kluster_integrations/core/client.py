@@ -336,6 +336,7 @@ class _Outlet:
 
     Reasoning and plain text pass at once. Text that has to be checked as a whole, and tool calls, which must be whole
     before anybody may run them, wait for the end of the answer, and come from a later answer where this one is wrong.
+    Where an answer must not be empty, white space waits for the text behind it.
 
     Attributes:
         request: The request to send next, None once the answer is complete.
@@ -346,7 +347,8 @@ class _Outlet:
         self.request: ChatRequest | None = next(self._tries)
         self._prompted = bool(request.tools)
         self._holds_text = self._holding = request.is_checked
-        self._holds = self._holds_text or (request.max_repairs >= 0 and bool(request.tool_names))
+        self._must_answer = self._is_blank = request.must_answer and request.max_repairs >= 0
+        self._holds = self._holds_text or self._must_answer or (request.max_repairs >= 0 and bool(request.tool_names))
         self._deltas: list[Delta] = []
         self._held_text: list[str] = []
         self._attempt = 1
@@ -361,10 +363,14 @@ class _Outlet:
             return delta
         self._deltas.append(delta)
         content, reasoning, meta = delta.content, delta.reasoning, delta.meta
-        if self._holding or (self._prompted and prompting.CALL_OPEN in content):
-            self._holding = True
+        self._holding = self._holding or (self._prompted and prompting.CALL_OPEN in content)
+        self._is_blank = self._is_blank and not content.strip()
+        if self._holding or self._is_blank:
             self._held_text.append(content)
             content = ""
+        elif self._held_text:
+            content = "".join([*self._held_text, content])
+            self._held_text = []
         if self._attempt > 1:
             meta = None
             if reasoning and self._has_reasoning and not any(d.reasoning for d in self._deltas[:-1]):
@@ -372,9 +378,10 @@ class _Outlet:
         elif meta and "matched_stop" in meta:  # of an answer that may not be the last
             meta = {k: v for k, v in meta.items() if k != "matched_stop"}
         self._has_reasoning = self._has_reasoning or bool(reasoning)
-        if not (content or reasoning or meta):
+        logprobs = None if self._holding else delta.logprobs
+        if not (content or reasoning or meta or logprobs):
             return None
-        return Delta(content, reasoning, (), None, None, None if self._holding else delta.logprobs, meta, delta.headers)
+        return Delta(content, reasoning, (), None, None, logprobs, meta, delta.headers)
 
     def end(self) -> Iterator[Delta]:
         """Yield what was held, if the answer is right; else set the next `request`."""
@@ -388,6 +395,7 @@ class _Outlet:
             yield from self._rest(done.value)
         self._attempt += 1
         self._deltas, self._held_text, self._holding = [], [], self._holds_text
+        self._is_blank = self._must_answer
 
     def _rest(self, completion: Completion) -> Iterator[Delta]:
         text = completion.text if self._holds_text else "".join(self._held_text)
