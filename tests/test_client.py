@@ -81,6 +81,17 @@ class TestWhatStreams:
         assert len(server.requests) == 2
         assert deltas[-1].usage is not None
 
+    @pytest.mark.parametrize("empty", ["", " \n"])
+    def test_an_answer_that_must_not_be_empty_passes_at_once(self, server: RawServer, empty: str) -> None:
+        server.script(Reply(sse({"content": empty})), Reply(sse({"content": "Hel"}, {"content": "lo"})))
+        made = client(server)
+        request = made.build(LLAMA, [{"role": "user", "content": "hi"}], {}, stream=True)
+        request.must_answer = True
+        deltas = list(made.stream(request))
+        assert [d.content for d in deltas if d.content] == ["Hel", "lo"]
+        assert deltas[-1].usage is not None
+        assert deltas[-1].usage.requests == 2
+
     def test_logprobs_go_with_the_text(self, server: RawServer) -> None:
         probs = {"content": [{"token": "Hi", "logprob": -0.1}]}
         body = sse({"content": "Hi"})

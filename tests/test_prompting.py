@@ -346,7 +346,19 @@ class TestAttempts:
             saying('{"city": "Oslo"}', usage=Usage(20, 2, 22, estimated=True)),
         ]
         answer, _ = run(asking(schema=SCHEMA), tries)
-        assert answer.usage == Usage(30, 3, 33, estimated=True)
+        assert answer.usage == Usage(30, 3, 33, estimated=True, requests=2)
+
+    @pytest.mark.parametrize("empty", [saying(""), saying(" \n"), saying("", [CALL])], ids=["none", "blank", "call"])
+    def test_an_answer_that_must_not_be_empty(self, empty: Completion) -> None:
+        assert run(asking(), [empty])[0] == empty
+
+        answer, sent = run(asking(must_answer=True), [empty, saying("Oslo")])
+        assert (answer.text, len(sent)) == ("Oslo", 2)
+        assert "empty" in sent[1][2]["content"]
+
+    def test_a_call_of_an_offered_tool_is_an_answer(self) -> None:
+        request = asking(tools=[WEATHER], tool_names=frozenset({"get_weather"}), must_answer=True)
+        assert run(request, [saying("", [CALL])])[0].tool_calls == [CALL]
 
     @pytest.mark.parametrize("repairs", [0, 1, 2, 5])
     def test_no_more_than_max_repairs(self, repairs: int) -> None:

@@ -15,7 +15,7 @@ from kluster_integrations.crewai import KlusterLLM, kluster_llm
 from kluster_integrations.errors import OutputValidationError
 
 from ..raw_server import DONE, RawServer, Reply, chunk, event, sse, whole
-from .crews import KEY, LLAMA, R1, Report, hello, make_agent, ran, weather
+from .crews import GEMMA, KEY, LLAMA, R1, Report, hello, make_agent, ran, weather
 
 PROSE = 'Here it is:\n```json\n{"city": "Paris", "temperature": 21}\n```\nI hope this helps.'
 USAGE = {"usage": {"prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 7}}
@@ -127,10 +127,17 @@ def test_a_stop_word_within_thoughts_ends_nothing(server: RawServer, on: Any) ->
 def test_stop_words_are_sent_and_applied(server: RawServer, on: Any) -> None:
     server.script(whole({"content": "one END two"}), whole({"content": "Bonjour\nObservation: x"}))
 
-    assert on(R1, stop=["END"]).call("hi") == "one"
+    assert on(stop=["END"]).call("hi") == "one"
     assert server.requests[0].json["stop"] == ["END"]
     assert hello(on()).kickoff().raw == "Bonjour"
     assert server.requests[1].json["stop"] == ["\nObservation:"]
+
+
+def test_stop_words_are_not_sent_for_a_model_that_thinks(server: RawServer, on: Any) -> None:
+    server.script(whole({"content": "END of the thought</think>one END two"}))
+
+    assert on(R1, stop=["END"]).call("hi") == "one "
+    assert "stop" not in server.requests[0].json
 
 
 def test_messages_lose_what_kluster_does_not_take(server: RawServer, on: Any) -> None:
@@ -140,18 +147,39 @@ def test_messages_lose_what_kluster_does_not_take(server: RawServer, on: Any) ->
     assert server.requests[0].json["messages"] == [{"role": "user", "content": "hi"}]
 
 
-def test_an_image_that_a_tool_gives_goes_into_a_user_message(server: RawServer, on: Any) -> None:
-    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
-    call = {"id": "c1", "type": "function", "function": {"name": "look", "arguments": "{}"}}
-    on("google/gemma-3-27b-it").call(
-        [
-            {"role": "user", "content": "look"},
-            {"role": "assistant", "content": None, "tool_calls": [call]},
-            {"role": "tool", "tool_call_id": "c1", "content": [image]},
-        ]
-    )
+IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
 
-    assert server.requests[0].json["messages"][-1] == {"role": "user", "content": [image]}
+
+def with_result(*parts: Any) -> list[dict[str, Any]]:
+    """Return a conversation whose last message is a tool's result."""
+    call = {"id": "c1", "type": "function", "function": {"name": "look", "arguments": "{}"}}
+    return [
+        {"role": "user", "content": "look"},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "c1", "name": "look", "content": list(parts)},
+    ]
+
+
+def test_an_image_that_a_tool_gives_goes_into_a_user_message(server: RawServer, on: Any) -> None:
+    on(GEMMA).call(with_result(IMAGE))
+
+    last = server.requests[0].json["messages"][-1]
+    assert (last["role"], last["content"][-1]) == ("user", IMAGE)
+
+
+@pytest.mark.parametrize("model", [LLAMA, R1])
+@pytest.mark.parametrize(
+    ("part", "note"),
+    [
+        (IMAGE, "[image: the model takes no images]"),
+        ({"type": "resource_link", "uri": "file:///a.txt", "name": "a"}, "[resource_link: a file:///a.txt]"),
+        ({"type": "file", "file": {"file_id": "f-1"}}, "[file: f-1]"),
+        ({"type": "tool_reference", "tool_name": "get_weather"}, "[tool_reference: get_weather]"),
+    ],
+)
+def test_what_a_tool_gives_never_ends_an_agent(part: Any, note: str, model: str, server: RawServer, on: Any) -> None:
+    assert on(model).call(with_result(part)) == "Hello"
+    assert note in server.requests[0].json["messages"][-1]["content"]
 
 
 def test_agent_kickoff_without_an_answer_says_so(server: RawServer, on: Any) -> None:

@@ -89,6 +89,7 @@ def test_what_cannot_succeed_is_not_tried_again_by_the_agent(
     assert isinstance(caught.value, HookAborted)
     assert len(emulator.requests) == tries
     assert terminal(events) == [LLMCallFailedEvent]
+    assert len({e.call_id for e in events}) == 1
 
 
 def test_a_stream_that_breaks_is_tried_again_by_the_agent(llm: Make, emulator: Emulator) -> None:

@@ -25,7 +25,7 @@ from pydantic import BaseModel
 from kluster_integrations.crewai import KlusterLLM, kluster_embedder
 from kluster_integrations.emulator import Emulator
 
-from .crews import KEY, LLAMA, R1, Report, crew, get_weather, hello, make_agent, ran, weather
+from .crews import GEMMA, KEY, LLAMA, R1, Report, crew, get_weather, hello, make_agent, ran, weather
 
 Make = Callable[..., KlusterLLM]
 BOTH = pytest.mark.parametrize("model", [LLAMA, R1])
@@ -422,6 +422,61 @@ def test_tools_of_an_mcp_server(model: str, llm: Make, emulator: Emulator, tmp_p
 
     assert "Measured: 21 degrees in Paris" in output.raw
     assert len(emulator.requests) == 2
+
+
+MCP_PARTS = """
+from mcp.server.fastmcp import FastMCP
+from mcp.types import BlobResourceContents, EmbeddedResource, ImageContent, ResourceLink
+
+server = FastMCP("cameras")
+
+@server.tool()
+def look(city: str) -> list:
+    \"\"\"Current weather in a city.\"\"\"
+    return [
+        ImageContent(type="image", data="AAAA", mimeType="image/png"),
+        ResourceLink(type="resource_link", uri="file:///paris.txt", name="paris"),
+        EmbeddedResource(
+            type="resource",
+            resource=BlobResourceContents(uri="file:///paris.bin", mimeType="application/octet-stream", blob="AAAA"),
+        ),
+    ]
+
+server.run()
+"""
+
+
+@pytest.mark.parametrize(
+    ("model", "tool_calling"), [(LLAMA, "native"), (R1, "prompted"), (R1, "react"), (GEMMA, "prompted")]
+)
+def test_an_mcp_tool_that_gives_no_text(
+    model: str, tool_calling: Any, llm: Make, emulator: Emulator, tmp_path: Path
+) -> None:
+    from crewai.mcp import MCPServerStdio
+
+    (tmp_path / "cameras.py").write_text(MCP_PARTS, encoding="utf-8")
+    cameras = MCPServerStdio(command=sys.executable, args=[str(tmp_path / "cameras.py")])
+    one = llm(model, tool_calling=tool_calling)
+
+    assert crew(one, "What is the weather in Paris?", agent={"mcps": [cameras]}).kickoff().raw
+    assert len(emulator.requests) == 2
+    assert "file:///paris.txt" in results(emulator)
+
+
+@tool("look")
+def look(city: str) -> Any:
+    """Current weather in a city."""
+    return "VISION_IMAGE:image/png:iVBORw0KGgo="  # CrewAI makes an image part of it in the steps of a plan
+
+
+@pytest.mark.parametrize(("model", "sees"), [(LLAMA, False), (R1, False), (GEMMA, True)])
+def test_a_tool_that_gives_an_image(model: str, sees: bool, llm: Make, emulator: Emulator) -> None:
+    one = crew(llm(model), "What is the weather in Paris?", tools=[look], agent={"planning": True})
+
+    assert one.kickoff().raw
+    sent = json.dumps([request.body["messages"] for request in emulator.requests])
+    assert ('"image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}' in sent) is sees
+    assert ("[image: the model takes no images]" in sent) is not sees
 
 
 @BOTH

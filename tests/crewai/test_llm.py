@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -23,7 +25,9 @@ from crewai.events.types.llm_events import (
 
 from kluster_integrations.crewai import KlusterLLM, kluster_llm
 from kluster_integrations.emulator import Emulator
+from kluster_integrations.errors import OutputValidationError
 
+from ..raw_server import RawServer, Reply, sse, whole
 from .crews import GEMMA, KEY, LLAMA, R1, Report, hello, make_agent
 
 Make = Callable[..., KlusterLLM]
@@ -118,6 +122,42 @@ def test_usage_of_a_stream_without_usage_is_estimated(llm: Make, events: list[An
     assert events[-1].usage["estimated"] is True
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_thoughts_are_counted_where_the_server_does_not(stream: bool, server: RawServer, events: list[Any]) -> None:
+    message = {"content": "42", "reasoning_content": "Six times seven. " * 9}
+    server.script(Reply(sse(message)) if stream else whole(message))
+    one = kluster_llm(R1, base_url=server.base_url, api_key=KEY, stream=stream)
+
+    one.call("6 * 7?")
+    assert events[-1].usage["reasoning_tokens"] > 0
+    assert one.get_token_usage_summary().reasoning_tokens == events[-1].usage["reasoning_tokens"]
+
+
+def test_tokens_and_requests_of_an_answer_that_stays_wrong_are_counted(server: RawServer) -> None:
+    server.answer = lambda _: whole({"content": "no"})
+    one = kluster_llm(LLAMA, base_url=server.base_url, api_key=KEY)
+
+    with pytest.raises(OutputValidationError):
+        one.call("hi", response_model=Report)
+    usage = one.get_token_usage_summary()
+    assert (usage.successful_requests, usage.total_tokens) == (3, 3 * 7)
+
+
+def test_crews_that_are_summed_up_at_the_same_time(llm: Make) -> None:
+    shared = llm()
+    shared.call("hi")
+    crews = [Crew(agents=[make_agent(shared), make_agent(shared)], tasks=[]) for _ in range(8)]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            sums = pool.map(lambda one: [one.calculate_usage_metrics() for _ in range(200)], crews)
+            counts = [each.successful_requests for total in sums for each in total]
+    finally:
+        sys.setswitchinterval(interval)
+    assert counts == [1] * 1_600
+
+
 @pytest.mark.parametrize(("plan", "window"), [(None, 131_072), ("core", 131_072), ("trial", 32_768)])
 def test_the_window_is_the_models_under_the_plan(plan: Any, window: int, llm: Make) -> None:
     assert llm(plan=plan).get_context_window_size() == int(window * 0.85)
@@ -130,7 +170,7 @@ def test_natively_the_window_is_6963(native: Any, emulator: Emulator) -> None:
 def test_tokens_are_counted_without_a_request(llm: Make, emulator: Emulator, caplog: pytest.LogCaptureFixture) -> None:
     one = llm()
 
-    assert one.get_input_tokens_count("four") == 1
+    assert one.get_input_tokens_count("four") == 5  # with what a message costs
     longer = [{"role": "user", "content": "x" * 400}]
     assert 100 <= one.get_input_tokens_count(longer) <= 110
     assert one.get_input_tokens_count(longer, tools=[WEATHER]) > one.get_input_tokens_count(longer) + 30
@@ -163,7 +203,7 @@ def test_copies_share_the_connection_and_not_the_usage(duplicate: Any, llm: Make
     twin.call("hi")
     twin.stop.append("more")
     assert (one.get_token_usage_summary().successful_requests, one.stop) == (1, ["END"])
-    assert (twin.temperature, twin.tool_calling, twin.transport) == (0.5, "prompted", one.transport)
+    assert (twin.temperature, twin.tool_calling, twin.client) == (0.5, "prompted", one.client)
 
 
 def test_a_pickle_holds_no_key(llm: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,7 +214,7 @@ def test_a_pickle_holds_no_key(llm: Make, monkeypatch: pytest.MonkeyPatch) -> No
     restored = pickle.loads(pickled)
 
     assert KEY.encode() not in pickled
-    assert restored.transport.secret == "kk-other"
+    assert restored.client.config.api_key.get_secret_value() == "kk-other"
     assert (restored.spec.context_window, restored.base_url, restored.max_tokens) == (32_768, one.base_url, 99)
     assert restored.call("hi")
 
@@ -198,7 +238,7 @@ def test_an_llm_that_crewai_rebuilds_from_its_dump_is_the_same(llm: Make, emulat
     assert type(twin) is KlusterLLM
     assert twin is not one
     assert (twin.max_tokens, twin.tool_calling, twin.max_repairs) == (99, "prompted", 1)
-    assert twin.transport is one.transport
+    assert twin.client is one.client
     assert twin.call("hi")
     assert emulator.requests[0].body["max_completion_tokens"] == 99
 

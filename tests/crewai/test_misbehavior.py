@@ -10,6 +10,7 @@ import pytest
 
 pytest.importorskip("crewai")
 
+from crewai.hooks.dispatch import HookAborted
 
 from kluster_integrations.crewai import KlusterRateLimitError, kluster_llm
 from kluster_integrations.errors import InternalServerError, OutputValidationError
@@ -191,9 +192,52 @@ def test_a_call_that_the_server_did_not_read(stream: bool, stage: Stage) -> None
 
 
 def test_an_example_of_a_call_is_text(stage: Stage) -> None:
-    text = '<tool_call>{"name": "name_of_the_tool", "arguments": {}}</tool_call> is the format.'
+    text = 'The format is <tool_call>{"name": "name_of_the_tool", "arguments": {}}</tool_call>.'
 
     assert stage.run(NATIVE, {"content": text}) == text
+
+
+@BOTH
+@pytest.mark.parametrize("kind", [NATIVE, PROMPTED])
+def test_arguments_that_stay_wrong_are_never_run(stream: bool, kind: str, stage: Stage) -> None:
+    wrong = calls(kind, '["Paris"]')
+
+    with pytest.raises(OutputValidationError, match="get_weather") as caught:
+        stage.run(kind, wrong, stream=stream)
+    assert not isinstance(caught.value, HookAborted)  # another run of the task may bring a better answer
+    assert ran == []
+    assert len(stage.server.requests) == 3 * 3
+
+
+@BOTH
+def test_arguments_with_words_around_them_are_asked_for_again(stream: bool, stage: Stage) -> None:
+    first = calls(NATIVE, f"Sure: {PARIS.replace('Paris', 'Rome')}")
+
+    assert stage.run(NATIVE, first, calls(NATIVE, PARIS), final(NATIVE), stream=stream) == "Sunny."
+    assert ran == ["Paris"]
+    assert len(stage.server.requests) == 3
+
+
+def test_a_function_is_not_run_with_what_stands_in_its_arguments(server: RawServer) -> None:
+    schema = {"type": "object", "properties": {"city": {"type": "string"}}}
+    tool = {"type": "function", "function": {"name": "get_weather", "parameters": schema}}
+    server.script(whole(calls(NATIVE, f"Sure: {PARIS.replace('Paris', 'Rome')}")), whole(calls(NATIVE, PARIS)))
+    llm = kluster_llm(LLAMA, base_url=server.base_url, api_key=KEY)
+
+    functions = {"get_weather": lambda city: f"sunny in {city}"}
+    assert llm.call("Weather?", tools=[tool], available_functions=functions) == "sunny in Paris"
+
+
+@EVERY
+@BOTH
+def test_a_draft_in_a_thought_that_is_cut_is_not_run(stream: bool, kind: str, stage: Stage) -> None:
+    draft = calls(kind if kind != NATIVE else PROMPTED, PARIS)["content"]
+    cut = ({"content": None, "reasoning_content": draft}, "length")
+
+    with pytest.raises(OutputValidationError, match="cut, while the model was reasoning"):
+        stage.run(kind, cut, stream=stream, agent={"max_retry_limit": 0})
+    assert ran == []
+    assert len(stage.server.requests) == 1  # the same limit would cut it again
 
 
 @EVERY

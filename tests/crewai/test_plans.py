@@ -13,7 +13,7 @@ pytest.importorskip("crewai")
 from crewai.agent.planning_config import PlanningConfig
 
 from kluster_integrations.crewai import KlusterLLM, kluster_llm
-from kluster_integrations.crewai._plans import carried_out
+from kluster_integrations.crewai._plans import renumber_steps
 from kluster_integrations.errors import OutputValidationError
 
 from ..raw_server import RawRequest, RawServer, Reply, whole
@@ -173,7 +173,7 @@ def test_an_agent_for_whom_every_plan_fails_ends(by_task: bool, effort: Any, mod
     assert len(server.requests) <= 16
 
 
-def test_natively_the_second_of_two_steps_with_a_number_is_carried_out_again_and_again(
+def test_natively_the_second_of_two_steps_with_a_number_is_renumber_steps_again_and_again(
     server: RawServer, native: Any
 ) -> None:
     server.answer = pessimist
@@ -191,14 +191,24 @@ def test_steps_of_a_new_plan_do_not_take_the_numbers_of_steps_that_are_done() ->
         {"step_number": 2, "description": "d", "tool_to_use": "", "depends_on": [1, 2, 3]},
     ]
 
-    made = carried_out({"plan": "p", "steps": steps, "ready": True}, prompt, None)
+    made = renumber_steps({"plan": "p", "steps": steps, "ready": True}, prompt, None)
     assert [(s["step_number"], s["tool_to_use"], s["depends_on"]) for s in made["steps"]] == [
         (5, "get_weather", []),
         (6, None, [5]),
     ]
 
 
+def test_a_step_that_waits_for_anything_but_a_number() -> None:
+    steps = [
+        {"step_number": "1", "description": "a", "depends_on": "all"},
+        {"step_number": [2], "description": "b", "depends_on": [[1], {}, 1]},
+    ]
+
+    made = renumber_steps({"plan": "", "steps": steps}, [], None)
+    assert [(s["step_number"], s["depends_on"]) for s in made["steps"]] == [(1, []), (2, [1])]
+
+
 def test_a_plan_has_no_more_steps_than_the_agent_allows() -> None:
     steps = [{"step_number": n, "description": "x"} for n in range(1, 40)]
 
-    assert len(carried_out({"plan": "", "steps": steps}, [], None)["steps"]) == 20
+    assert len(renumber_steps({"plan": "", "steps": steps}, [], None)["steps"]) == 20

@@ -162,7 +162,7 @@ def test_the_key_stays_secret(adapter: Adapter, kluster: Emulator, monkeypatch: 
     assert "another-company" not in str(sent)
 
 
-@adapters("litellm")
+@adapters("litellm", "crewai")
 def test_limits_of_the_plan(adapter: Adapter, kluster: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KLUSTER_PLAN", "trial")
     monkeypatch.setenv("KLUSTER_MAX_WAIT", "0")

@@ -22,6 +22,7 @@ from kluster_integrations.core.embeddings import MAX_BATCH as MAX_EMBEDDING_BATC
 from kluster_integrations.core.errors import KlusterError
 from kluster_integrations.core.json_text import find_json, read_arguments
 from kluster_integrations.core.limits import Limiter, Limits, aadmitted, admitted, shared
+from kluster_integrations.core.prompting import find_calls
 from kluster_integrations.core.repair import repair_text
 from kluster_integrations.core.response import read
 from kluster_integrations.core.schemas import schema_error
@@ -47,6 +48,7 @@ __all__ = [
     "Client",
     "Vectors",
     "estimate",
+    "find_calls",
     "find_json",
     "read_arguments",
     "repair_text",
@@ -354,6 +356,7 @@ class _Outlet:
 
     Reasoning and plain text pass at once. Text that has to be checked as a whole, and tool calls, which must be whole
     before anybody may run them, wait for the end of the answer, and come from a later answer where this one is wrong.
+    Where an answer must not be empty, white space waits for the text behind it.
 
     Attributes:
         request: The request to send next, None once the answer is complete.
@@ -364,7 +367,8 @@ class _Outlet:
         self.request: ChatRequest | None = next(self._tries)
         self._prompted = bool(request.tools)
         self._holds_text = self._holding = request.is_checked
-        self._holds = self._holds_text or (request.max_repairs >= 0 and bool(request.tool_names))
+        self._must_answer = self._is_blank = request.must_answer and request.max_repairs >= 0
+        self._holds = self._holds_text or self._must_answer or (request.max_repairs >= 0 and bool(request.tool_names))
         self._deltas: list[Delta] = []
         self._held_text: list[str] = []
         self._attempt = 1
@@ -379,10 +383,14 @@ class _Outlet:
             return delta
         self._deltas.append(delta)
         content, reasoning, meta, headers = delta.content, delta.reasoning, delta.meta, delta.headers
-        if self._holding or (self._prompted and prompting.CALL_OPEN in content):
-            self._holding = True
+        self._holding = self._holding or (self._prompted and prompting.CALL_OPEN in content)
+        self._is_blank = self._is_blank and not content.strip()
+        if self._holding or self._is_blank:
             self._held_text.append(content)
             content = ""
+        elif self._held_text:
+            content = "".join([*self._held_text, content])
+            self._held_text = []
         if self._attempt > 1:  # both stand on the first delta only: who adds deltas up would double them
             meta = headers = None
             if reasoning and self._has_reasoning and not any(d.reasoning for d in self._deltas[:-1]):
@@ -390,9 +398,10 @@ class _Outlet:
         elif meta and "matched_stop" in meta:  # of an answer that may not be the last
             meta = {k: v for k, v in meta.items() if k != "matched_stop"}
         self._has_reasoning = self._has_reasoning or bool(reasoning)
-        if not (content or reasoning or meta):
+        logprobs = None if self._holding else delta.logprobs
+        if not (content or reasoning or meta or logprobs):
             return None
-        return Delta(content, reasoning, (), None, None, None if self._holding else delta.logprobs, meta, headers)
+        return Delta(content, reasoning, (), None, None, logprobs, meta, headers)
 
     def end(self) -> Iterator[Delta]:
         """Yield what was held, if the answer is right; else set the next `request`."""
@@ -406,6 +415,7 @@ class _Outlet:
             yield from self._rest(done.value)
         self._attempt += 1
         self._deltas, self._held_text, self._holding = [], [], self._holds_text
+        self._is_blank = self._must_answer
 
     def _rest(self, completion: Completion) -> Iterator[Delta]:
         text = completion.text if self._holds_text else "".join(self._held_text)

@@ -23,7 +23,7 @@ __all__ = [
     "alternate",
     "ask_for_json",
     "begins_like_call",
-    "calls_in",
+    "find_calls",
     "render",
     "wire_arguments",
 ]
@@ -333,11 +333,10 @@ class ToolCallSplitter:
         return calls
 
 
-def calls_in(text: str) -> tuple[str, list[PromptedCall]]:
-    """Return a whole text without its `<tool_call>` blocks, and their calls."""
-    splitter = ToolCallSplitter()
-    (before, calls), (rest, last) = splitter.feed(text), splitter.close()
-    return before + rest, [*calls, *last]
+def find_calls(text: str, names: frozenset[str] = frozenset()) -> list[PromptedCall]:
+    """Return the calls in a whole text: of any tool as `<tool_call>`, of these tools in any form."""
+    splitter = ToolCallSplitter(names)
+    return [*splitter.feed(text)[1], *splitter.close()[1]]
 
 
 def _call_from(value: object) -> PromptedCall | None:

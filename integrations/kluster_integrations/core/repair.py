@@ -72,7 +72,11 @@ def find_problem(request: ChatRequest, completion: Completion) -> str | None:
             return "The answer holds no JSON."
         if problem := schema_error(value, request.schema):
             return problem
-    return request.check(completion) if request.check is not None else None
+    if request.check is not None and (problem := request.check(completion)):
+        return problem
+    if request.must_answer and not completion.text.strip() and not (calls and request.tool_names):
+        return "The answer is empty."
+    return None
 
 
 def _how(request: ChatRequest) -> str:

@@ -29,7 +29,7 @@ ToolCalling = Literal["auto", "native", "prompted"]
 
 
 class Usage(NamedTuple):
-    """Tokens of a request and its repairs.
+    """Tokens of some requests: one and its repairs.
 
     `estimated` marks numbers that the server did not give; `reasoning_estimated` marks `reasoning_tokens` alone, which
     most servers do not count apart.
@@ -42,6 +42,7 @@ class Usage(NamedTuple):
     cached_tokens: int | None = None
     estimated: bool = False
     reasoning_estimated: bool = False
+    requests: int = 1
 
     def plus(self, other: Usage) -> Usage:
         """Return the tokens of both requests."""
@@ -53,6 +54,7 @@ class Usage(NamedTuple):
             _sum(self.cached_tokens, other.cached_tokens),
             self.estimated or other.estimated,
             self.reasoning_estimated or other.reasoning_estimated,
+            self.requests + other.requests,
         )
 
 
@@ -152,6 +154,8 @@ class ChatRequest:
         must_call: Whether the answer is to hold a call: of any tool (True), or of the named one.
         schema: The JSON schema (`{}` for any object) that the answer is to follow, where `response_format` asked.
         check: What else must be true of the answer.
+        must_answer: Whether an answer with neither text nor a call of an offered tool is wrong. Unlike `check` it holds
+            no text back in a stream: where there is none, there is nothing to hold.
         max_repairs: How often a wrong answer is asked for again; below zero nothing is checked.
         returns_invalid_calls: Whether a call whose arguments are still not JSON after the last repair is returned with
             its `error`, and not raised as `OutputValidationError`.
@@ -166,6 +170,7 @@ class ChatRequest:
     must_call: bool | str = False
     schema: Mapping[str, Any] | None = None
     check: Check | None = None
+    must_answer: bool = False
     max_repairs: int = 2
     returns_invalid_calls: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)

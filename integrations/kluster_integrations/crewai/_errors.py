@@ -1,17 +1,16 @@
 """This package's errors as CrewAI understands them.
 
     ContextWindowExceededError -> also `LLMContextLengthExceededError`: the executor shortens the conversation
-    whatever was tried often enough, or cannot succeed -> also `HookAborted`, while an agent is at work
+    whatever was retried often enough, or cannot succeed -> also `HookAborted`, while an agent is at work
 
 CrewAI runs a whole task again, `Agent.max_retry_limit` (2) times, after any error but its own deliberate stops, of
-which `HookAborted` is the public one. The transport has already made its tries by then, so without that mark one rate
-limit costs three times the configured requests, and a wrong key three. Calls that no agent makes (memory analysis, a
-plain `llm.call`) raise the same errors without the mark: there CrewAI goes on without what it could not get.
+which `HookAborted` is the public one. The transport has already retried by then, so without that mark one rate limit
+costs three times the configured requests, and a wrong key three. Calls that no agent makes (memory analysis, a plain
+`llm.call`) raise the same errors without the mark: there CrewAI goes on without what it could not get.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Self
 
 from crewai.hooks.dispatch import HookAborted
@@ -24,6 +23,7 @@ __all__ = [
     "KlusterAPITimeoutError",
     "KlusterAuthenticationError",
     "KlusterBadRequestError",
+    "KlusterBudgetExceededError",
     "KlusterContextWindowError",
     "KlusterInternalServerError",
     "KlusterNotFoundError",
@@ -47,7 +47,7 @@ class KlusterContextWindowError(errors.ContextWindowExceededError, LLMContextLen
 
 
 class _Stops(errors.KlusterError, HookAborted):
-    """Ends the task: not to be tried again by the agent."""
+    """Ends the task: the agent does not run it again."""
 
     @classmethod
     def like(cls, other: errors.KlusterError) -> Self:
@@ -77,46 +77,35 @@ class KlusterUnsupportedParameterError(errors.UnsupportedParameterError, Kluster
 
 
 class KlusterRateLimitError(_Stops, errors.RateLimitError):
-    """Too many requests, after all configured tries."""
+    """Too many requests, after all configured retries."""
 
 
 class KlusterInternalServerError(_Stops, errors.InternalServerError):
-    """The server failed, after all configured tries."""
+    """The server failed, after all configured retries."""
 
 
 class KlusterAPIConnectionError(_Stops, errors.APIConnectionError):
-    """No connection, after all configured tries."""
+    """No connection, after all configured retries."""
 
 
 class KlusterAPITimeoutError(errors.APITimeoutError, KlusterAPIConnectionError):
-    """Nothing came in time, in any of the configured tries."""
+    """Nothing came in time, after all configured retries."""
 
 
-# Not here: TruncatedStreamError (nothing has tried that again yet) and OutputValidationError (another run of the task
-# may well bring a better answer).
-_STOPPING: Mapping[type[errors.KlusterError], type[errors.KlusterError]] = {
-    errors.AuthenticationError: KlusterAuthenticationError,
-    errors.PermissionDeniedError: KlusterPermissionDeniedError,
-    errors.NotFoundError: KlusterNotFoundError,
-    errors.BadRequestError: KlusterBadRequestError,
-    errors.UnsupportedParameterError: KlusterUnsupportedParameterError,
-    errors.RateLimitError: KlusterRateLimitError,
-    errors.InternalServerError: KlusterInternalServerError,
-    errors.APIConnectionError: KlusterAPIConnectionError,
-    errors.APITimeoutError: KlusterAPITimeoutError,
-}
+class KlusterBudgetExceededError(_Stops, errors.BudgetExceededError):
+    """A budget is spent, or cannot count the model."""
 
 
 def for_crewai(error: errors.KlusterError, *, by_agent: bool) -> errors.KlusterError:
-    """Return the error that CrewAI is to see; `by_agent` says that an agent made the call."""
+    """Return the error that CrewAI is to see; `by_agent` says that an agent made the call.
+
+    Two errors have no class here that ends the task: nothing has retried after a `TruncatedStreamError` yet, and after
+    an `OutputValidationError` another run of the task may well bring a better answer.
+    """
     if type(error) is errors.ContextWindowExceededError:
         return KlusterContextWindowError.like(error)
-    cls = _STOPPING.get(type(error)) if by_agent else None
-    return cls.like(error) if cls and not _is_untried(error) else error
-
-
-def _is_untried(error: errors.KlusterError) -> bool:
-    """Return whether an error may pass but came inside a 200, which the transport does not try again."""
-    if not isinstance(error, errors.InternalServerError | errors.RateLimitError):
-        return False
-    return error.status_code == 200 or not error.headers  # an HTTP error has headers
+    may_pass = isinstance(error, errors.InternalServerError | errors.RateLimitError)
+    # Nothing has retried after an error inside a 200, which has no headers of its own.
+    is_untried = may_pass and (error.status_code == 200 or not error.headers)
+    stops: type[_Stops] | None = globals().get(f"Kluster{type(error).__name__}")
+    return stops.like(error) if stops and by_agent and not is_untried else error

@@ -16,26 +16,15 @@ from typing import Any
 
 from crewai.utilities.i18n import I18N_DEFAULT
 
-from kluster_integrations.core import prompting
+from kluster_integrations.core.client import find_json
 
-__all__ = [
-    "FUNCTION",
-    "MAX_ATTEMPTS",
-    "READY",
-    "arguments_from",
-    "carried_out",
-    "is_bounded",
-    "is_ready",
-    "wanted_as_text",
-]
+__all__ = ["FUNCTION", "READY", "is_ready", "plan_accepted", "read_plan", "renumber_steps", "wanted_as_text"]
 
 FUNCTION = "create_reasoning_plan"
 READY = "READY: I am ready to execute the task."
 """What CrewAI looks for in a plan that is a text."""
 
-MAX_ATTEMPTS = 3
-"""How often a plan is asked for where CrewAI has no bound of its own."""
-
+_MAX_ATTEMPTS = 3  # at a plan, where CrewAI has no bound of its own
 _MAX_STEPS = 20  # CrewAI's default
 _DONE = re.compile(r"^\s*- Step (\d+):", re.MULTILINE)
 _VERDICT = re.compile(r"\b(NOT[\s_]+)?READY\b")
@@ -55,39 +44,44 @@ def is_ready(text: str) -> bool:
     return not (verdicts and verdicts[-1])
 
 
-def is_bounded(agent: object) -> bool:
-    """Return whether CrewAI itself stops asking, since the agent says when."""
-    return getattr(getattr(agent, "planning_config", None), "max_attempts", None) is not None
+def plan_accepted(attempts: dict[str, int], task: object, agent: object, *, ready: bool) -> bool:
+    """Return whether a plan is to be carried out: when it is ready, or was asked for often enough.
+
+    `attempts` counts the plans that were not ready. CrewAI itself stops asking where the agent has `max_attempts`.
+    """
+    if getattr(getattr(agent, "planning_config", None), "max_attempts", None) is not None:
+        return ready
+    key = f"{getattr(task, 'id', '')}/{getattr(agent, 'id', '')}"
+    count = attempts.pop(key, 0) + 1
+    if ready or count >= _MAX_ATTEMPTS:
+        return True
+    attempts[key] = count
+    return False
 
 
-def arguments_from(text: str) -> dict[str, Any]:
+def read_plan(text: str) -> dict[str, Any]:
     """Return the plan that a text is, where the model did not call the function: ready, for asking again is no help."""
-    value = prompting.find_json(text)
-    if isinstance(value, dict):
-        value = value.get("arguments", value)
+    value = find_json(text)
     return value if isinstance(value, dict) and "plan" in value else {"plan": text, "steps": [], "ready": True}
 
 
-def carried_out(plan: Mapping[str, Any], messages: Sequence[Mapping[str, Any]], agent: object) -> dict[str, Any]:
-    """Return a plan with steps that have numbers of their own and wait for earlier steps only.
+def renumber_steps(plan: Mapping[str, Any], messages: Sequence[Mapping[str, Any]], agent: object) -> dict[str, Any]:
+    """Return a plan whose steps have unique numbers and wait only for earlier steps.
 
-    Args:
-        plan: The function's arguments.
-        messages: What the planner asked; of an agent without a task it names the steps that are done, by number.
-        agent: CrewAI's agent, for the steps that its executor has, and the number of steps that it allows.
+    Of an agent without a task, `messages` name the steps that are done; of a task, only the agent's executor has them.
     """
-    done = [int(n) for message in messages for n in _DONE.findall(str(message.get("content")))]
-    first = max([*done, *_numbers(agent)], default=0) + 1
-    most = getattr(getattr(agent, "planning_config", None), "max_steps", None) or _MAX_STEPS
-    given = plan.get("steps")
-    steps = [s for s in given if isinstance(s, Mapping)][:most] if isinstance(given, list) else []
-    numbers: dict[Any, int] = {}
-    made: list[dict[str, Any]] = []
-    for number, step in enumerate(steps, first):
-        waits = step.get("depends_on")
-        earlier = [numbers[n] for n in waits if n in numbers] if isinstance(waits, list) else []
-        tool = step.get("tool_to_use")
-        made.append(
+    state = getattr(getattr(agent, "agent_executor", None), "state", None)
+    taken = [todo.step_number for todo in getattr(getattr(state, "todos", None), "items", ())]
+    taken += [int(number) for message in messages for number in _DONE.findall(str(message.get("content")))]
+    limit = getattr(getattr(agent, "planning_config", None), "max_steps", None) or _MAX_STEPS
+    steps = plan.get("steps")
+    steps = [step for step in steps if isinstance(step, Mapping)][:limit] if isinstance(steps, list) else []
+    numbers: dict[str, int] = {}
+    renumbered: list[dict[str, Any]] = []
+    for number, step in enumerate(steps, max(taken, default=0) + 1):
+        waits_for, tool = step.get("depends_on"), step.get("tool_to_use")
+        earlier = [numbers[str(n)] for n in waits_for if str(n) in numbers] if isinstance(waits_for, list) else []
+        renumbered.append(
             {
                 "step_number": number,
                 "description": str(step.get("description") or ""),
@@ -95,11 +89,5 @@ def carried_out(plan: Mapping[str, Any], messages: Sequence[Mapping[str, Any]], 
                 "depends_on": earlier,
             }
         )
-        numbers.setdefault(step.get("step_number"), number)
-    return {"plan": str(plan.get("plan") or ""), "steps": made, "ready": plan.get("ready") is True}
-
-
-def _numbers(agent: object) -> list[int]:
-    """Return the numbers of the steps that the agent has in a task: CrewAI does not name them when it plans anew."""
-    state = getattr(getattr(agent, "agent_executor", None), "state", None)
-    return [todo.step_number for todo in getattr(getattr(state, "todos", None), "items", ())]
+        numbers.setdefault(str(step.get("step_number")), number)
+    return {"plan": str(plan.get("plan") or ""), "steps": renumbered, "ready": plan.get("ready") is True}

@@ -44,16 +44,14 @@ def first_action(text: str) -> str:
 
 
 def problem(text: str, *, is_cut: bool) -> str | None:
-    """Return what is wrong with a reply that is neither an action nor an answer, None if nothing is.
+    """Return what is wrong with a reply (after `first_action`) that is neither an action nor an answer, else None.
 
-    Args:
-        text: The reply, after `first_action`.
-        is_cut: Whether the model was stopped by the limit of tokens; CrewAI would complete half an argument.
+    An action that `is_cut` is wrong, for CrewAI would complete half an argument.
     """
     if _FINAL in text:
         return None
     if not constants.ACTION_REGEX.search(text):
         return _UNFINISHED if text.lstrip().startswith("Thought:") else None
     if is_cut:
-        return "It was cut off."
+        return 'What stands behind "Action Input:" may not be all of it.'
     return None if constants.ACTION_INPUT_REGEX.search(text) else _NO_INPUT

@@ -7,7 +7,7 @@ from typing import Any
 from crewai.utilities.converter import Converter
 from pydantic import BaseModel, ValidationError
 
-from kluster_integrations.core import prompting
+from kluster_integrations.core.client import find_json
 
 __all__ = ["KlusterConverter"]
 
@@ -39,6 +39,6 @@ class KlusterConverter(Converter):
         """Return the object if the text holds it already."""
         model: type[BaseModel] = self.model
         try:
-            return model.model_validate(prompting.find_json(self.text))
+            return model.model_validate(find_json(self.text))
         except ValidationError:
             return None

@@ -8,8 +8,8 @@ from chromadb.api.types import EmbeddingFunction, Space
 from crewai.rag.embeddings.providers.custom.embedding_callable import CustomEmbeddingFunction
 
 from kluster_integrations.config import KlusterConfig
-from kluster_integrations.core import embeddings
-from kluster_integrations.core.transport import Transport
+from kluster_integrations.core.client import DEFAULT_EMBEDDING_MODEL, MAX_EMBEDDING_BATCH, Client
+from kluster_integrations.limits import Limits
 
 __all__ = ["KlusterEmbedder", "kluster_embedder"]
 
@@ -17,26 +17,21 @@ __all__ = ["KlusterEmbedder", "kluster_embedder"]
 class KlusterEmbedder(CustomEmbeddingFunction, EmbeddingFunction[Any]):  # CrewAI checks for the one and for the other
     """Makes vectors of texts. CrewAI wants a class to make it of, without arguments: `kluster_embedder` gives one."""
 
-    model: ClassVar[str] = embeddings.DEFAULT_MODEL
+    model: ClassVar[str] = DEFAULT_EMBEDDING_MODEL
     chunk_size: ClassVar[int] = 256
-    transport: ClassVar[Transport | None] = None
+    client: ClassVar[Client | None] = None
 
     def __init__(self, **_: Any) -> None:
         # Without `kluster_embedder` all is as the environment says.
-        self._transport = self.transport or Transport(KlusterConfig())
+        self._client = self.client or Client(KlusterConfig())
 
     def __call__(self, input: list[str]) -> Any:
-        """Return a vector a text, in order.
+        """Return one vector per text, in order.
 
         Raises:
-            KlusterError: What goes wrong; empty texts are refused before any request.
+            KlusterError: Whatever goes wrong; empty texts are refused before any request.
         """
-        vectors: list[list[float]] = []
-        with self._transport.errors:
-            config = self._transport.config
-            for body in embeddings.build(self.model, input, config=config, chunk_size=self.chunk_size):
-                vectors += embeddings.read(self._transport.post(embeddings.EMBEDDINGS_PATH, body).data, body)
-        return vectors
+        return self._client.embed(self.model, input, chunk_size=self.chunk_size).rows
 
     @staticmethod
     def name() -> str:
@@ -50,7 +45,8 @@ class KlusterEmbedder(CustomEmbeddingFunction, EmbeddingFunction[Any]):  # CrewA
     @classmethod
     def build_from_config(cls, config: dict[str, Any]) -> KlusterEmbedder:
         """Make one of what Chroma has stored."""
-        return _embedder_class(config["model"], cls.chunk_size, cls.transport)()
+        made: KlusterEmbedder = type(cls.__name__, (cls,), {"model": config["model"], "__module__": __name__})()
+        return made
 
     def default_space(self) -> Space:
         """Return the distance that fits the vectors, which have length 1."""
@@ -65,16 +61,12 @@ class KlusterEmbedder(CustomEmbeddingFunction, EmbeddingFunction[Any]):  # CrewA
         return False
 
 
-def _embedder_class(model: str, chunk_size: int, transport: Transport | None) -> type[KlusterEmbedder]:
-    values = {"model": model, "chunk_size": chunk_size, "transport": transport, "__module__": __name__}
-    return type("KlusterEmbedder", (KlusterEmbedder,), values)
-
-
 def kluster_embedder(
-    model: str = embeddings.DEFAULT_MODEL,
+    model: str = DEFAULT_EMBEDDING_MODEL,
     *,
     chunk_size: int = 256,
     config: KlusterConfig | None = None,
+    limits: Limits | None = None,
     http_client: Any = None,
     **connection: Any,
 ) -> Any:
@@ -82,17 +74,20 @@ def kluster_embedder(
 
     Args:
         model: The model's id; `BAAI/bge-m3` gives 1024 numbers for up to 8192 tokens.
-        chunk_size: Texts a request, 1 to 2048.
+        chunk_size: Texts per request, 1 to 2048.
         config: All of the connection at once; arguments given beside it win.
+        limits: The account's limits. Default: those of the plan.
         http_client: An `httpx.Client` to use in place of the shared one.
         connection: `api_key`, `base_url` and the other fields of `KlusterConfig`; default: the environment.
 
     Raises:
         ValueError: If an argument is not acceptable.
     """
-    if not 1 <= chunk_size <= embeddings.MAX_BATCH:
-        raise ValueError(f"chunk_size={chunk_size!r} must be a number from 1 to {embeddings.MAX_BATCH}.")
+    if not 1 <= chunk_size <= MAX_EMBEDDING_BATCH:
+        raise ValueError(f"chunk_size={chunk_size!r} must be a number from 1 to {MAX_EMBEDDING_BATCH}.")
     if unknown := sorted(set(connection) - set(KlusterConfig.model_fields)):
         raise ValueError(f"{', '.join(unknown)}: allowed are {', '.join(KlusterConfig.model_fields)}.")
-    made = Transport(KlusterConfig.merged(config, **connection), http_client=http_client)
-    return {"provider": "custom", "config": {"embedding_callable": _embedder_class(model, chunk_size, made)}}
+    client = Client(KlusterConfig.merged(config, **connection), limits=limits, http_client=http_client)
+    values = {"model": model, "chunk_size": chunk_size, "client": client, "__module__": __name__}
+    made = type("KlusterEmbedder", (KlusterEmbedder,), values)
+    return {"provider": "custom", "config": {"embedding_callable": made}}

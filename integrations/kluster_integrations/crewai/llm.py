@@ -3,69 +3,62 @@
 from __future__ import annotations
 
 import copy
-import json
 import sys
+import threading
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, ClassVar, Literal, Self, TypeVar, get_args
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, ClassVar, Literal, Self, get_args
 from weakref import WeakValueDictionary
 
 from crewai.agents.agent_builder import base_agent
-from crewai.llms.base_llm import BaseLLM, llm_call_context
+from crewai.llms.base_llm import BaseLLM
 from crewai.llms.context_window import CONTEXT_WINDOW_USAGE_RATIO
 from crewai.types.usage_metrics import UsageMetrics
-from crewai.utilities.message_utils import message_content_text
 from pydantic import BaseModel, PrivateAttr, SecretStr
 
 from kluster_integrations import catalog
 from kluster_integrations.catalog import Plan
 from kluster_integrations.config import KlusterConfig, Unsupported
-from kluster_integrations.core import request, tokens
-from kluster_integrations.core.response import read
-from kluster_integrations.core.streaming import ChatStream
-from kluster_integrations.core.transport import CHAT_PATH, Transport
-from kluster_integrations.core.types import Delta, ToolCall, ToolCalling, collect
-from kluster_integrations.crewai._turn import Turn, model_of
+from kluster_integrations.core.client import Client
+from kluster_integrations.core.types import ChatRequest, ToolCalling, collect
+from kluster_integrations.crewai._turn import Turn
+from kluster_integrations.errors import OutputValidationError
+from kluster_integrations.limits import Limits
 
 __all__ = ["KlusterLLM", "ToolUse", "kluster_llm"]
 
 ToolUse = Literal[ToolCalling, "react"]
-_Method = TypeVar("_Method", bound=Callable[..., Any])
 _FIELDS = ("temperature", "top_p", "max_tokens", "seed", "frequency_penalty", "presence_penalty", "n")
 _CONNECTION = frozenset(KlusterConfig.model_fields) - {"api_key", "base_url", "default_headers"}  # what a dump may hold
 _NOT_BODY = frozenset({*_CONNECTION, "connection", "tool_calling", "max_repairs", "extra_body"})
-_TOKENS_A_MESSAGE = 4
-
-
-def _retried_below(method: _Method) -> _Method:
-    """Keep CrewAI from wrapping its own three tries around the transport's: this is the mark it sets when it has."""
-    method._crewai_rate_limit_wrapped = True  # type: ignore[attr-defined]
-    return method
+_sums = threading.local()  # the sum that a `Crew` is adding up in this thread, and the LLMs that it holds so far
 
 
 class KlusterLLM(BaseLLM):
     """A kluster.ai model as a CrewAI LLM: `Agent(llm=kluster_llm("<model id>"))`.
 
-    Tools, `output_pydantic`, `output_json`, `response_model` and planning work on every model. Thoughts of reasoning
-    models are in `LLMThinkingChunkEvent`, never in an answer.
+    Tools, `output_pydantic`, `output_json`, `response_model` and planning work on every model. The reasoning of a model
+    is in `LLMThinkingChunkEvent`, never in an answer.
 
     Args:
         model: The model's id, sent as it is; `kluster models` lists them.
         api_key: Default: `KLUSTER_API_KEY` or its aliases; see `KlusterConfig`. It is in no dump, copy to disk or log.
         base_url: Default: `KLUSTER_BASE_URL`, else `https://api.kluster.ai/v1`.
-        plan: The account's plan, which decides windows. Default: `KLUSTER_PLAN`, else unknown.
+        plan: The account's plan, which decides windows and limits. Default: `KLUSTER_PLAN`, else unknown.
         timeout: Seconds to wait between bytes. Default: `KLUSTER_TIMEOUT`, else 600.
-        max_retries: Further tries after 408, 409, 429, 5xx and broken connections, the only ones that are made.
-            Default: `KLUSTER_MAX_RETRIES`, else 2.
+        max_retries: Retries after 408, 409, 429, 5xx and broken connections; CrewAI's own are off. Default:
+            `KLUSTER_MAX_RETRIES`, else 2.
         unsupported: `error` or `drop` for parameters that kluster.ai does not take. Default: `error`.
         config: All of the connection at once; arguments given beside it win.
+        limits: The account's limits, which requests wait for; in no dump. Default: those of the plan.
         default_headers: Sent with every request; in no dump.
         http_client: An `httpx.Client` to use in place of the shared one.
         http_async_client: The same for async calls.
         tool_calling: How agents use tools. `auto`: native where the model has them, else prompted tool calls.
             `native`, `prompted`: one of the two. `react`: CrewAI's own text format, as for models without tools.
-        max_repairs: How often an answer that is not what was asked for (a call, JSON, anything at all) is asked for
-            again, with what is wrong.
+        max_repairs: How often a wrong answer (invalid arguments, wrong JSON, nothing at all) is asked for again, with
+            what is wrong. Default: 2.
         params: CrewAI's (`temperature`, `top_p`, `max_tokens` or `max_completion_tokens`, `seed`, `stop`, `stream`,
             `frequency_penalty`, `presence_penalty`, `response_format`) and further ones of OpenAI's API: `logprobs`,
             `top_logprobs`, `logit_bias`, `metadata`, `parallel_tool_calls`, and `extra_body` for fields beyond it.
@@ -81,12 +74,11 @@ class KlusterLLM(BaseLLM):
     response_format: Any = None
     """A pydantic class, or OpenAI's `response_format`; holds for every call without tools."""
 
-    _transport: Transport | None = PrivateAttr(default=None)
+    _client: Client | None = PrivateAttr(default=None)
     _plans: dict[str, int] = PrivateAttr(default_factory=dict)
-    _summed_into: object = PrivateAttr(default=None)
 
     # CrewAI rebuilds some LLMs of a crew (planning, chat) from their dumps, which have no key: they find it here.
-    _connections: ClassVar[WeakValueDictionary[str, Transport]] = WeakValueDictionary()
+    _connections: ClassVar[WeakValueDictionary[str, Client]] = WeakValueDictionary()
 
     def __init__(
         self,
@@ -99,6 +91,7 @@ class KlusterLLM(BaseLLM):
         max_retries: int | None = None,
         unsupported: Unsupported | None = None,
         config: KlusterConfig | None = None,
+        limits: Limits | None = None,
         default_headers: Mapping[str, str] | None = None,
         http_client: Any = None,
         http_async_client: Any = None,
@@ -106,17 +99,9 @@ class KlusterLLM(BaseLLM):
         max_repairs: int | None = None,
         **params: Any,
     ) -> None:
-        options = {
-            **(params.pop("additional_params", None) or {}),
-            **_given(
-                plan=plan,
-                timeout=timeout,
-                max_retries=max_retries,
-                unsupported=unsupported,
-                tool_calling=tool_calling,
-                max_repairs=max_repairs,
-            ),
-        }
+        options: dict[str, Any] = {"plan": plan, "timeout": timeout, "max_retries": max_retries}
+        options |= {"unsupported": unsupported, "tool_calling": tool_calling, "max_repairs": max_repairs}
+        options = {name: value for name, value in options.items() if value is not None}
         most = params.pop("max_completion_tokens", None)
         if params.get("max_tokens") is None and most is not None:  # of the two, CrewAI lets the old name win
             params["max_tokens"] = most
@@ -124,32 +109,24 @@ class KlusterLLM(BaseLLM):
             params["stop"] = [stop]
         elif stop is not None and not isinstance(stop, Iterable):
             raise ValueError(f"stop={stop!r} must be a text or a list of texts.")
-        params |= {"llm_type": "kluster", "provider": "kluster", "additional_params": options}
+        params["additional_params"] = {**(params.get("additional_params") or {}), **options}
+        params |= {"llm_type": "kluster", "provider": "kluster"}
         super().__init__(model=model, **params)
         known = self._connections.get(self.additional_params.get("connection", ""))
         if known is not None and api_key is None and config is None:
-            self._transport = known
+            self._client = known
         else:
-            given = _given(api_key=api_key, base_url=base_url, default_headers=default_headers)
-            self._transport = self._connect(config, given, http_client, http_async_client)
-        self.base_url = self.transport.config.base_url
+            ways = {"limits": limits, "http_client": http_client, "http_async_client": http_async_client}
+            self._connect(config, ways, api_key=api_key, base_url=base_url, default_headers=default_headers)
+        self.base_url = self.client.config.base_url
         self._check()
 
-    def _connect(
-        self,
-        config: KlusterConfig | None,
-        given: dict[str, Any],
-        http_client: Any = None,
-        http_async_client: Any = None,
-    ) -> Transport:
-        own = {name: self.additional_params.get(name) for name in _CONNECTION}
-        made = Transport(
-            KlusterConfig.merged(config, **own, **given), http_client=http_client, http_async_client=http_async_client
-        )
-        name = uuid.uuid4().hex
-        self.additional_params["connection"] = name
-        self._connections[name] = made
-        return made
+    def _connect(self, config: KlusterConfig | None, ways: Mapping[str, Any], **own: Any) -> Client:
+        own |= {name: self.additional_params.get(name) for name in _CONNECTION}
+        client = self._client = Client(KlusterConfig.merged(config, **own), **ways)
+        self.additional_params["connection"] = name = uuid.uuid4().hex
+        self._connections[name] = client
+        return client
 
     def _check(self) -> None:
         """Refuse at once what no call could send."""
@@ -157,20 +134,19 @@ class KlusterLLM(BaseLLM):
             raise ValueError(f"tool_calling={self.tool_calling!r} must be auto, native, prompted or react.")
         if not isinstance(self.max_repairs, int) or self.max_repairs < 0:
             raise ValueError(f"max_repairs={self.max_repairs!r} must be a whole number, 0 or more.")
-        request.build(self.model, [{"role": "user", "content": ""}], self._params(), config=self.transport.config)
+        self._build([{"role": "user", "content": ""}])
 
     @property
-    def transport(self) -> Transport:
-        """The way to the server."""
-        made = self._transport
-        if made is None:  # restored from a pickle
-            made = self._transport = self._connect(None, {"base_url": self.base_url})
-        return made
+    def client(self) -> Client:
+        """The core's client, which sends the requests."""
+        if self._client is None:  # restored from a pickle
+            return self._connect(None, {}, base_url=self.base_url)
+        return self._client
 
     @property
     def spec(self) -> catalog.ModelSpec:
         """What the catalog knows of the model, under the account's plan."""
-        return catalog.get(self.model, plan=self.transport.config.plan)
+        return catalog.get(self.model, plan=self.client.config.plan)
 
     @property
     def tool_calling(self) -> ToolUse:
@@ -195,11 +171,38 @@ class KlusterLLM(BaseLLM):
             params["max_tokens"] = int(most)
         if stops := self.stop_sequences:
             params["stop"] = list(stops)
-        if self.response_format is not None and model_of(self.response_format) is None:
+        if self.response_format is not None and self._response_model() is None:
             params["response_format"] = self.response_format
         return params | {k: v for k, v in self.additional_params.items() if k not in _NOT_BODY}
 
-    @_retried_below
+    def _response_model(self) -> type[BaseModel] | None:
+        """Return the `response_format` if it is a pydantic class."""
+        own = self.response_format
+        return own if isinstance(own, type) and issubclass(own, BaseModel) else None
+
+    def _build(
+        self, messages: Sequence[Mapping[str, Any]], params: Mapping[str, Any] | None = None, *, stream: bool = False
+    ) -> ChatRequest:
+        mode = self.tool_calling
+        request = self.client.build(
+            self.model,
+            messages,
+            {**self._params(), **(params or {})},
+            stream=stream,
+            tool_calling="auto" if mode == "react" else mode,
+            extra_body=self.additional_params.get("extra_body"),
+            max_repairs=self.max_repairs,
+        )
+        request.must_answer = True  # CrewAI's executors take an empty answer for an error
+        return request
+
+    def _turn(self, model: type[BaseModel] | None, *given: Any) -> AbstractContextManager[Turn]:
+        return Turn(self, self._build, self._plans, model or self._response_model(), *given).reported()
+
+    @classmethod
+    def _wrap_call_method(cls, method_name: str) -> None:
+        """Keep CrewAI from wrapping its own retries around those of the transport."""
+
     def call(
         self,
         messages: str | Sequence[Mapping[str, Any]],
@@ -227,24 +230,17 @@ class KlusterLLM(BaseLLM):
         Raises:
             KlusterError: See `_errors`.
         """
-        with llm_call_context():
-            turn = Turn(self, messages, tools, available_functions, from_task, from_agent, response_model)
-            with turn.reported():
-                sent = turn.begin()
-                while True:
-                    if turn.stream:
-                        deltas, calls = [], list[ToolCall]()
-                        for delta in turn.transport.stream(sent.body, ChatStream(sent)):
-                            turn.watch(delta, calls)
-                            deltas.append(delta)
-                        answer = collect(deltas)
-                    else:
-                        answer = read(turn.transport.post(CHAT_PATH, sent.body).data, sent)
-                    if (more := turn.take(answer)) is None:
-                        return turn.result()
-                    sent = more
+        with self._turn(response_model, messages, tools, available_functions, from_task, from_agent) as turn:
+            request = turn.begin()
+            try:
+                if turn.stream:
+                    completion = collect(map(turn.watch, self.client.stream(request)))
+                else:
+                    completion = self.client.complete(request)
+            except OutputValidationError as err:
+                completion = turn.take_wrong(err)
+            return turn.result(completion)
 
-    @_retried_below
     async def acall(
         self,
         messages: str | Sequence[Mapping[str, Any]],
@@ -256,30 +252,20 @@ class KlusterLLM(BaseLLM):
         response_model: type[BaseModel] | None = None,
     ) -> Any:
         """As `call`."""
-        with llm_call_context():
-            turn = Turn(self, messages, tools, available_functions, from_task, from_agent, response_model)
-            with turn.reported():
-                sent = turn.begin()
-                while True:
-                    if turn.stream:
-                        deltas, calls = list[Delta](), list[ToolCall]()
-                        async for delta in turn.transport.astream(sent.body, ChatStream(sent)):
-                            turn.watch(delta, calls)
-                            deltas.append(delta)
-                        answer = collect(deltas)
-                    else:
-                        answer = read((await turn.transport.apost(CHAT_PATH, sent.body)).data, sent)
-                    if (more := turn.take(answer)) is None:
-                        return turn.result()
-                    sent = more
+        with self._turn(response_model, messages, tools, available_functions, from_task, from_agent) as turn:
+            request = turn.begin()
+            try:
+                if turn.stream:
+                    completion = collect([turn.watch(delta) async for delta in self.client.astream(request)])
+                else:
+                    completion = await self.client.acomplete(request)
+            except OutputValidationError as err:
+                completion = turn.take_wrong(err)
+            return turn.result(completion)
 
     def supports_function_calling(self) -> bool:
         """Whether agents give tools and response models to the LLM: yes, unless CrewAI's ReAct is wanted."""
         return self.tool_calling != "react"
-
-    def supports_stop_words(self) -> bool:
-        """Whether stop words are honored: they are sent, and applied to the answer."""
-        return True
 
     def supports_multimodal(self) -> bool:
         """Whether the model takes images; of a model that the catalog does not know, only the server can say."""
@@ -299,14 +285,9 @@ class KlusterLLM(BaseLLM):
         response_model: type[BaseModel] | None = None,
     ) -> int:
         """Estimate the tokens of a prompt, without a tokenizer or a request."""
-        if isinstance(messages, str):
-            return tokens.estimate(messages)
-        count = sum(tokens.estimate(_text(message)) + _TOKENS_A_MESSAGE for message in messages)
-        if tools:
-            count += tokens.estimate(json.dumps(tools, default=str))
-        if response_model is not None:
-            count += tokens.estimate(json.dumps(response_model.model_json_schema()))
-        return count
+        given = [{"content": messages}] if isinstance(messages, str) else messages
+        schemas = [response_model.model_json_schema()] if response_model is not None else []
+        return self.client.estimate_prompt(given, [*(tools or ()), *schemas])
 
     def get_token_usage_summary(self) -> UsageMetrics:
         """Return the tokens of all calls of this object.
@@ -317,9 +298,11 @@ class KlusterLLM(BaseLLM):
         caller = sys._getframe(1)
         if caller.f_code.co_name == "calculate_usage_metrics":
             total = caller.f_locals.get("total_usage_metrics")
-            if total is not None and total is self._summed_into:
+            if total is None or total is not getattr(_sums, "total", None):
+                _sums.total, _sums.counted = total, set()
+            if id(self) in _sums.counted:
                 return UsageMetrics()
-            self._summed_into = total
+            _sums.counted.add(id(self))
         return super().get_token_usage_summary()
 
     def to_config_dict(self) -> dict[str, Any]:
@@ -336,7 +319,7 @@ class KlusterLLM(BaseLLM):
         """Return a copy with the same connection and its own usage, as `kickoff_for_each` needs."""
         twin = super().__copy__()
         twin.stop, twin.additional_params = list(self.stop), dict(self.additional_params)
-        twin._begin_anew()
+        twin._token_usage, twin._plans = dict.fromkeys(self._token_usage, 0), {}
         return twin
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
@@ -345,24 +328,10 @@ class KlusterLLM(BaseLLM):
         twin.additional_params = copy.deepcopy(self.additional_params, memo)
         return twin
 
-    def _begin_anew(self) -> None:
-        self._token_usage = dict.fromkeys(self._token_usage, 0)
-        self._plans, self._summed_into = {}, None
-
     def __getstate__(self) -> dict[Any, Any]:
         """Return the state for a pickle: without the key, which a restored object takes from the environment."""
         state = super().__getstate__()
-        private = state["__pydantic_private__"] or {}
-        return {**state, "__pydantic_private__": {**private, "_transport": None, "_summed_into": None}}
-
-
-def _given(**values: Any) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if value is not None}
-
-
-def _text(message: Mapping[str, Any]) -> str:
-    calls = message.get("tool_calls")
-    return message_content_text(message) + (json.dumps(calls, default=str) if calls else "")  # type: ignore[arg-type]
+        return {**state, "__pydantic_private__": {**(state["__pydantic_private__"] or {}), "_client": None}}
 
 
 def kluster_llm(model: str, **options: Any) -> KlusterLLM:
