@@ -157,6 +157,28 @@ ROWS = {
     "native-cut": calling(
         Answer(None, "length", calls=(("create_city", '{"city": "Os'),)), error="OutputValidationError"
     ),
+    "native-text-before": replace(
+        calling(
+            Answer("Let me look.", "tool_calls", calls=(("create_city", "Oslo"),)),
+            Answer("Again.", "tool_calls", calls=(("create_city", CITY),)),
+            text="Let me look.\n\nAgain.",
+            calls=CREATED,
+        ),
+        crewai=Seen(calls=CREATED, usage=(20, 16, None)),  # which takes calls or text
+    ),
+    "prompted-text-before": replace(
+        calling(
+            Answer("Let me look. <tool_call>oops</tool_call>"),
+            Answer(f"Again. {CALL}"),
+            model=NEMO,
+            text="Let me look. \n\nAgain. ",
+            calls=CREATED,
+        ),
+        crewai=Seen(calls=CREATED, usage=(20, 16, None)),
+    ),
+    "prompted-result-made-up": calling(
+        Answer("<tool_response>\n3\n</tool_response>"), Answer(CALL), model=NEMO, calls=CREATED
+    ),
     "native-nothing": calling(Answer(None, "tool_calls", calls=(("Oslo", ""),)), calls=(("Oslo", "{}"),)),
     **{
         f"text-call-{name}": calling(Answer(text), calls=CREATED)

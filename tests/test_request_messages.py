@@ -226,7 +226,7 @@ class TestToolResults:
     def test_images_follow_the_results_where_the_model_sees(self) -> None:
         sent = self.sent([*results([TEXT, image()], "3", [image(), image()]), *HELLO], NATIVE_SEEING)
         assert [m["role"] for m in sent] == ["user", "assistant", "tool", "tool", "tool", "user", "user"]
-        assert [m["content"] for m in sent[2:5]] == ["a chart", "3", "The image is in the next message."]
+        assert [m["content"] for m in sent[2:5]] == ["a chart", "3", "The image follows."]
         assert sent[5]["content"] == [image()] * 3
 
     def test_images_at_the_end(self) -> None:

@@ -371,8 +371,10 @@ class _Outlet:
         self._holds = self._holds_text or self._must_answer or (request.max_repairs >= 0 and bool(request.tool_names))
         self._deltas: list[Delta] = []
         self._held_text: list[str] = []
+        self._blank = ""  # white space, which may be all that there is
         self._attempt = 1
-        self._has_text = self._has_reasoning = False
+        self._has_text = self._has_reasoning = False  # of anything that was shown
+        self._new_text = self._new_reasoning = False  # of this attempt
 
     def take(self, delta: Delta) -> Delta | None:
         """Return what may be seen of a delta at once."""
@@ -383,25 +385,39 @@ class _Outlet:
             return delta
         self._deltas.append(delta)
         content, reasoning, meta, headers = delta.content, delta.reasoning, delta.meta, delta.headers
-        self._holding = self._holding or (self._prompted and prompting.CALL_OPEN in content)
-        self._is_blank = self._is_blank and not content.strip()
-        if self._holding or self._is_blank:
-            self._held_text.append(content)
-            content = ""
-        elif self._held_text:
-            content = "".join([*self._held_text, content])
-            self._held_text = []
+        if content:
+            content = self._certain(content)
+        if content and not self._new_text:
+            content = f"\n\n{content}" if self._has_text else content
+            self._has_text = self._new_text = True
+        if reasoning and not self._new_reasoning:
+            reasoning = f"\n\n{reasoning}" if self._has_reasoning else reasoning
+            self._has_reasoning = self._new_reasoning = True
         if self._attempt > 1:  # both stand on the first delta only: who adds deltas up would double them
             meta = headers = None
-            if reasoning and self._has_reasoning and not any(d.reasoning for d in self._deltas[:-1]):
-                reasoning = f"\n\n{reasoning}"
         elif meta and "matched_stop" in meta:  # of an answer that may not be the last
             meta = {k: v for k, v in meta.items() if k != "matched_stop"}
-        self._has_reasoning = self._has_reasoning or bool(reasoning)
         logprobs = None if self._holding else delta.logprobs
         if not (content or reasoning or meta or logprobs):
             return None
         return Delta(content, reasoning, (), None, None, logprobs, meta, headers)
+
+    def _certain(self, content: str) -> str:
+        """Return what of a text may be seen, and hold the rest."""
+        if not self._holding and (self._prompted or not self._new_text):
+            at = prompting.doubtful_from(content, prompted=self._prompted)
+            self._holding = at < len(content)
+            if self._holding:
+                self._held_text.append(content[at:])
+                content = content[:at]
+        elif self._holding:
+            self._held_text.append(content)
+            return ""
+        if self._is_blank and not content.strip():
+            self._blank += content
+            return ""
+        content, self._blank, self._is_blank = self._blank + content, "", False
+        return content
 
     def end(self) -> Iterator[Delta]:
         """Yield what was held, if the answer is right; else set the next `request`."""
@@ -414,11 +430,14 @@ class _Outlet:
             self.request = None
             yield from self._rest(done.value)
         self._attempt += 1
+        self._new_text = self._new_reasoning = False
         self._deltas, self._held_text, self._holding = [], [], self._holds_text
-        self._is_blank = self._must_answer
+        self._is_blank, self._blank = self._must_answer, ""
 
     def _rest(self, completion: Completion) -> Iterator[Delta]:
-        text = completion.text if self._holds_text else "".join(self._held_text)
+        text = completion.text if self._holds_text else self._blank + "".join(self._held_text)
+        if text and self._has_text and not self._new_text:
+            text = f"\n\n{text}"
         calls = tuple(ToolCallDelta(i, c.id, c.name, c.arguments) for i, c in enumerate(completion.tool_calls))
         _note_empty(completion.finish_reason, has_answer=bool(completion.text or calls))
         meta = {"matched_stop": completion.meta["matched_stop"]} if "matched_stop" in completion.meta else None
@@ -434,6 +453,5 @@ def _usage_in(data: object) -> Usage | None:
 def _note_empty(finish_reason: str, *, has_answer: bool) -> None:
     if finish_reason == "length" and not has_answer:
         _logger.warning(
-            "The answer is empty: its limit of tokens was reached while the model was reasoning. Raise "
-            "max_completion_tokens."
+            "The answer is empty: its limit of tokens was reached before it began. Raise max_completion_tokens."
         )

@@ -22,7 +22,7 @@ __all__ = [
     "ToolCallSplitter",
     "alternate",
     "ask_for_json",
-    "begins_like_call",
+    "doubtful_from",
     "find_calls",
     "render",
     "wire_arguments",
@@ -178,9 +178,14 @@ _MAX_CLOSES = 32  # closing tags within one argument; each costs a pass over the
 _BETWEEN_CALLS = re.compile(r"[\s;,]*")
 
 
-def begins_like_call(text: str) -> bool:
-    """Whether a text begins with a tag that only calls have."""
-    return text.lstrip().startswith((CALL_OPEN, _PYTHON_TAG, _MISTRAL))
+def doubtful_from(text: str, *, prompted: bool) -> int:
+    """Return where text begins that is not for anybody to see, but a call that could not be read, or a made-up result.
+
+    The length, where there is no such text. A model that was not asked for `<tool_call>` may speak of it.
+    """
+    if prompted:
+        return min(at if (at := text.find(mark)) >= 0 else len(text) for mark in (CALL_OPEN, RESULT_OPEN))
+    return 0 if text.lstrip().startswith((CALL_OPEN, _PYTHON_TAG, _MISTRAL)) else len(text)
 
 
 class ToolCallSplitter:
@@ -211,7 +216,7 @@ class ToolCallSplitter:
     def __init__(self, names: frozenset[str] = frozenset(), *, prompted: bool = True) -> None:
         self._names = names
         self._prompted = prompted
-        self._marks = (CALL_OPEN, _PYTHON_TAG, _MISTRAL) if names else (CALL_OPEN,)
+        self._marks = (CALL_OPEN, *((RESULT_OPEN,) if prompted else ()), *((_PYTHON_TAG, _MISTRAL) if names else ()))
         self._held = ""
         self._searched = 0  # of an open block, up to where no closing tag ends it
         self._tries = 0

@@ -11,7 +11,7 @@ from kluster_integrations.core.json_text import compact, find_json, read_argumen
 from kluster_integrations.core.schemas import schema_error
 from kluster_integrations.core.types import ChatRequest, Completion, Message
 
-__all__ = ["attempts", "find_problem", "repair_text"]
+__all__ = ["attempts", "find_problem", "repair_text", "shown_text"]
 
 _NOT_RUN = "Not run, for another call of the same answer is wrong."
 
@@ -20,8 +20,9 @@ def attempts(request: ChatRequest) -> Generator[ChatRequest, Completion, Complet
     """Yield requests, take their completions, and return the first that is what was asked for.
 
     What is wrong goes back to the model, at most `request.max_repairs` times; not where the answer was cut at its limit
-    of tokens, which would cut it again. The completion that is returned has the tokens and the reasoning of all
-    attempts, and where JSON was asked for its text is JSON alone.
+    of tokens, which would cut it again. The completion that is returned has the tokens, the reasoning and (where the
+    text itself is not checked) the text of all attempts, for a stream has shown it by then. Where JSON was asked for,
+    its text is JSON alone.
 
     Raises:
         OutputValidationError: If the last answer is wrong, too; it carries the raw text and the completion.
@@ -30,9 +31,11 @@ def attempts(request: ChatRequest) -> Generator[ChatRequest, Completion, Complet
     check_calls(completion)
     if request.max_repairs < 0:
         return completion
-    usage, reasoning, left = completion.usage, [completion.reasoning], request.max_repairs
+    usage, reasoning, text, left = completion.usage, [completion.reasoning], list[str](), request.max_repairs
     while (problem := find_problem(request, completion)) and left and not completion.is_cut:
         left -= 1
+        if not request.is_checked:
+            text.append(shown_text(request, completion.text))
         request = replace(request, body={**request.body, "messages": _ask_again(request, completion, problem)})
         completion = yield request
         check_calls(completion)
@@ -41,9 +44,16 @@ def attempts(request: ChatRequest) -> Generator[ChatRequest, Completion, Complet
     completion.usage, completion.reasoning = usage, "\n\n".join(filter(None, reasoning))
     if problem and not (request.returns_invalid_calls and _invalid_call(completion)):
         raise _failure(request, completion, problem)
+    completion.text = "\n\n".join(filter(None, [*text, completion.text]))
     if request.schema is not None and not completion.tool_calls:
         completion.text = compact(find_json(completion.text, is_cut=completion.is_cut))
     return completion
+
+
+def shown_text(request: ChatRequest, text: str) -> str:
+    """Return what of a wrong answer's text a stream has shown."""
+    shown = text[: prompting.doubtful_from(text, prompted=bool(request.tools))]
+    return shown if shown.strip() or not request.must_answer else ""
 
 
 def check_calls(completion: Completion) -> None:
@@ -60,10 +70,11 @@ def find_problem(request: ChatRequest, completion: Completion) -> str | None:
     if isinstance(request.must_call, str) and request.must_call not in {c.name for c in calls}:
         return f"The answer must call the tool `{request.must_call}`{_how(request)}."
     if request.tool_names and not calls:
-        if prompting.CALL_OPEN in text if request.tools else prompting.begins_like_call(text):
-            return 'A tool call must be one JSON object with "name" and "arguments"' + _how(request) + "."
-        if request.tools and prompting.RESULT_OPEN in text:
+        doubtful = text[prompting.doubtful_from(text, prompted=bool(request.tools)) :]
+        if doubtful.startswith(prompting.RESULT_OPEN):
             return f"No tool was called, so there is no {prompting.RESULT_OPEN}: call the tool, or answer without."
+        if doubtful:
+            return 'A tool call must be one JSON object with the "name" of a tool and "arguments"' + _how(request) + "."
         if request.must_call:
             return f"The answer must call a tool{_how(request)}."
     if request.schema is not None and not calls:

@@ -289,7 +289,7 @@ def _message(message: object, where: str, spec: ModelSpec, images: list[dict[str
 
 
 _PAST = ("assistant", "tool")
-_IMAGE_FOLLOWS = "The image is in the next message."
+_IMAGE_FOLLOWS = "The image follows."
 
 
 def _past_content(content: object, spec: ModelSpec, images: list[dict[str, Any]] | None) -> str:
