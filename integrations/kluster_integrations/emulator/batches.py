@@ -60,9 +60,7 @@ async def _list(request: Request) -> Response:
         raise bad_request(f"'limit' must be a number from 1 to {_MOST_LISTED}", "limit")
     now = time.time()
     jobs = [
-        job
-        for job in reversed(service_of(request).batches.jobs.values())
-        if now >= job.created + job.behavior.list_lag
+        job for job in reversed(service_of(request).batches.jobs.values()) if now >= job.created + job.behavior.list_lag
     ]
     if (after := request.query_params.get("after")) is not None:
         ids = [job.id for job in jobs]

@@ -31,8 +31,8 @@ async def _chat(request: Request) -> Response:
     service = service_of(request)
     body = rules.parse_json(await request.body())
     checked = rules.check_chat(body, service.settings)
-    metadata = body["metadata"] if isinstance(body, dict) and isinstance(body.get("metadata"), dict) else {}
-    options = metadata.get("@kluster.ai")
+    metadata = body.get("metadata")
+    options = metadata.get("@kluster.ai") if isinstance(metadata, dict) else None
     if isinstance(options, dict) and options.get("async") is True:
         return Json(service.batches.queue(body, options, functools.partial(complete, service)))
     if not checked.stream:
