@@ -159,10 +159,9 @@ class JobSteps:
         window = journal.get("window")
         if window == "auto":
             window = estimate.cheapest_window
-        if estimate.cheapest == "real_time":
+        if estimate.cheapest == "real_time" and (cost := estimate.by_window[window]) is not None:
             _logger.warning(
-                "In real time the job would cost about $%.4f, in a window of %s $%.4f.",
-                *(estimate.real_time, window, estimate.by_window[window]),
+                "In real time the job would cost about $%.4f, in %s $%.4f.", estimate.real_time, window, cost
             )
         most = journal.get("max_cost")
         if most is not None:

@@ -45,6 +45,7 @@ class BatchBehavior:
         text_timestamps: Whether `*_at` are decimal strings, as seen live, and not numbers.
         errors: The form of `errors`: `null`, `list`, `object` (OpenAI's); `auto` is null unless the job failed.
         missing: Numbers of lines, from 0, that are in neither the output nor the error file.
+        texts: Numbers of lines, and the text with which each is answered in place of the engine's answer.
         failing: Numbers of lines, and the HTTP status with which each ends in the error file.
         expires_after: How many lines are answered before the job expires; None is all, so that it does not.
         fails: Why the service refuses the whole job; None if it does not.
@@ -59,6 +60,7 @@ class BatchBehavior:
     text_timestamps: bool = False
     errors: Literal["auto", "null", "list", "object"] = "auto"
     missing: Collection[int] = ()
+    texts: Mapping[int, str] = field(default_factory=dict)
     failing: Mapping[int, int] = field(default_factory=dict)
     expires_after: int | None = None
     fails: str | None = None
@@ -281,7 +283,7 @@ class Batches:
                 end = "expired"
                 break
             if number not in behavior.missing:
-                await self._answer(job, line, behavior.failing.get(number), answer)
+                await self._answer(job, number, line, answer)
         if job.status == "cancelling":
             end = "cancelled"
         else:
@@ -292,10 +294,14 @@ class Batches:
             job.error_file_id = self._keep_results(f"{job.id}_error.jsonl", job.failed)
         job.turn(end)
 
-    async def _answer(self, job: Job, line: Fields, status: int | None, answer: Answer) -> None:
+    async def _answer(self, job: Job, number: int, line: Fields, answer: Answer) -> None:
+        status = job.behavior.failing.get(number)
         if status is None:
             try:
                 body, status = await answer(line["body"]), 200
+                if (text := job.behavior.texts.get(number)) is not None:
+                    message = {"role": "assistant", "content": text}
+                    body["choices"][0].update(message=message, finish_reason="stop")
             except ApiError as exc:
                 body, status = exc.body, exc.status
         else:
