@@ -107,24 +107,44 @@ class BatchJob(JobSteps):
         return await asyncio.to_thread(cls.create, requests, folder=folder, **options)
 
     @classmethod
-    def open(cls, folder: str | Path, *, config: KlusterConfig | None = None) -> BatchJob:
+    def open(
+        cls,
+        folder: str | Path,
+        *,
+        config: KlusterConfig | None = None,
+        window: Window | Literal["auto"] | None = None,
+        max_cost: float | None = None,
+    ) -> BatchJob:
         """Return the job that a folder holds.
+
+        Args:
+            folder: Where it is.
+            config: The connection; default: from the environment.
+            window: Another completion window, as long as nothing is submitted; None leaves it as it is.
+            max_cost: Another limit, in US$; None leaves it as it is.
 
         Raises:
             NotFoundError: The folder holds no job.
             JobLockedError: Another process works on this job.
         """
-        if (Path(folder) / NAME).exists():
-            job = cls(folder, config)
-            if job._journal.get("window") is not None:
-                return job
+        if not (Path(folder) / NAME).exists():
+            raise _no_job(folder)
+        job = cls(folder, config)
+        try:
+            if job._journal.get("window") is None:
+                raise _no_job(folder)
+            given = {"window": window, "max_cost": max_cost}
+            with job._journal.commit():
+                job._set(**{name: value for name, value in given.items() if value is not None})
+        except BaseException:
             job.close()
-        raise NotFoundError(f"folder={str(folder)!r} holds no job.", hint="BatchJob.create() makes one.")
+            raise
+        return job
 
     @classmethod
-    async def aopen(cls, folder: str | Path, *, config: KlusterConfig | None = None) -> BatchJob:
+    async def aopen(cls, folder: str | Path, **options: Any) -> BatchJob:
         """As `open`."""
-        return cls.open(folder, config=config)
+        return cls.open(folder, **options)
 
     @classmethod
     def adopt(cls, batch_id: str, *, folder: str | Path, config: KlusterConfig | None = None) -> BatchJob:
@@ -184,6 +204,10 @@ class BatchJob(JobSteps):
     async def asubmit(self) -> None:
         """As `submit`."""
         await self._adrive(self._submitting())
+
+    def last_status(self) -> BatchStatus:
+        """Say how far all is, as it was last seen; nothing is asked."""
+        return self._status()
 
     def status(self) -> BatchStatus:
         """Look at the service's jobs, take the results of those that have ended, and say how far all is.
@@ -345,14 +369,16 @@ class BatchJob(JobSteps):
         built.max_repairs = repairs
         return built
 
-    def _set(self, *, window: str, max_cost: float | None, strict: bool) -> None:
-        before = self._journal.get("window")
-        if self._journal.parts() and window not in (before, "auto"):
-            raise BadRequestError(
-                f"window={window!r} comes too late: the job was submitted with {before!r}.", hint="leave it as it is."
-            )
-        settled = before if self._journal.parts() else window
-        self._journal.put({"window": settled, "max_cost": max_cost, "strict": strict})
+    def _set(self, **values: Any) -> None:
+        window, before = values.get("window"), self._journal.get("window")
+        if window is not None and self._journal.parts():
+            if window not in (before, "auto"):
+                raise BadRequestError(
+                    f"window={window!r} comes too late: the job was submitted with {before!r}.",
+                    hint="leave it as it is.",
+                )
+            del values["window"]
+        self._journal.put(values)
 
     def _error_of(self, row: Row) -> KlusterError:
         if row.error is None:
@@ -369,3 +395,7 @@ class BatchJob(JobSteps):
                 return KlusterError(f"Input {row.number} was not answered: the job was cancelled.", code="cancelled")
             case _:
                 return InternalServerError(f"Input {row.number} has no line in the results, in {row.lines} jobs.")
+
+
+def _no_job(folder: str | Path) -> NotFoundError:
+    return NotFoundError(f"folder={str(folder)!r} holds no job.", hint="BatchJob.create() makes one.")
