@@ -114,7 +114,7 @@ class TestFailures:
 
 
 def test_cancel(kluster: Run, env: dict[str, str], inputs: Path, folder: str, emulator: Emulator) -> None:
-    emulator.batches.behavior = BatchBehavior(pre_schedule=0.05)
+    emulator.batches.behavior = BatchBehavior(pre_schedule=0.3)
     kluster("batch", "submit", folder, "--input", str(inputs), "--model", LLAMA, env=env)
     assert kluster("batch", "cancel", folder, env=env).returncode == 0
     done = kluster("batch", "watch", folder, env=env)

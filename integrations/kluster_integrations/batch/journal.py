@@ -113,7 +113,8 @@ class Journal:
                 _opened.pop(_key(self.folder), None)
 
     def __del__(self) -> None:
-        self._db.close()
+        if hasattr(self, "_db"):
+            self._db.close()
 
     @contextlib.contextmanager
     def in_use(self) -> Iterator[None]:

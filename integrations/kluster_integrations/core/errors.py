@@ -229,7 +229,7 @@ class BatchFailedError(KlusterError):
             last two are None where the service does not name a line.
     """
 
-    default_hint = "correct the inputs, and create a job of them in another folder."
+    default_hint = "correct what it names (or set plan=…, if lines are too many), and create a job in another folder."
     lines: Sequence[Mapping[str, Any]] = ()
 
 
