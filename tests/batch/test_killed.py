@@ -6,6 +6,7 @@ before the last answer was seen. So a proxy that kills before and after each req
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import random
@@ -42,24 +43,29 @@ class Victim:
 
     def __init__(self, folder: Path, base_url: str, settle: float = 0.05) -> None:
         self._args = (str(folder), base_url, settle)
-        self._process = _PROCESSES.Process(target=work, args=self._args)
+        self._lock = threading.Lock()  # exitcode must not be read in two threads: one of them would see 255
+        self._pid: int | None = None
         self.starts = 0
 
     def kill(self) -> None:
-        pid = self._process.pid
-        if pid is not None and self._process.exitcode is None:
-            os.kill(pid, signal.SIGKILL)
+        with self._lock, contextlib.suppress(ProcessLookupError):
+            if self._pid is not None:
+                os.kill(self._pid, signal.SIGKILL)
 
     def run(self, begin: Callable[[], None] = lambda: None) -> None:
         while self.starts < _MOST_STARTS:
-            self._process = _PROCESSES.Process(target=work, args=self._args)
+            process = _PROCESSES.Process(target=work, args=self._args)
             self.starts += 1
             begin()
-            self._process.start()
-            self._process.join(60)
-            if self._process.exitcode == 0:
+            with self._lock:
+                process.start()
+                self._pid = process.pid
+            process.join(60)
+            with self._lock:
+                self._pid = None
+            if process.exitcode == 0:
                 return
-            assert self._process.exitcode == -signal.SIGKILL
+            assert process.exitcode == -signal.SIGKILL
         pytest.fail(f"not done after {_MOST_STARTS} starts")
 
 
