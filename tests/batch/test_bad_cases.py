@@ -213,6 +213,15 @@ class TestCreation:
         assert places(job) == [True] * 3
         assert set(lines_by_id(service).values()) == {1}
 
+    def test_a_list_that_is_an_error_says_nothing(self, service: Emulator, tmp_path: Path) -> None:
+        service.batches.script(BatchBehavior(create="500 after"))
+        service.add_fault(Fault("error_event", path="/v1/batches", after=1))
+        job = create(service, tmp_path, 3)
+        with pytest.raises(errors.InternalServerError, match="not a list of batch jobs"):
+            job.submit()
+        job.submit()
+        assert set(lines_by_id(service).values()) == {1}
+
     def test_too_many_requests(self, service: Emulator, tmp_path: Path) -> None:
         service.add_fault(Fault("status", status=429, retry_after=0.01, path="/v1/batches", times=2))
         job = create(service, tmp_path, 3)

@@ -237,12 +237,15 @@ class JobSteps:
         query: dict[str, object] = {"limit": 100}
         while True:
             page = (yield Do("get", ("/batches",), {"query": query})).data
-            batches = page.get("data") or []
+            batches = page.get("data") if isinstance(page, dict) else None
+            if not isinstance(batches, list):  # an error inside a 200 is not an empty list: a second job would follow
+                raise InternalServerError(f"The answer is not a list of batch jobs: {str(page)[:200]}")
             for batch in batches:
                 if batch.get("input_file_id") == part.file_id:
                     return _checked(batch)
             # Newest first; a day is more than any clock is wrong.
-            if not page.get("has_more") or not batches or _created(batches[-1]) < (part.intent or 0) - _DAY:
+            has_more = batches and page.get("has_more", len(batches) == query["limit"])
+            if not has_more or _created(batches[-1]) < (part.intent or 0) - _DAY:
                 return None
             query["after"] = page.get("last_id") or batches[-1]["id"]
 
