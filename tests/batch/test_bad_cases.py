@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -71,21 +73,62 @@ class TestLines:
         assert isinstance(refused.error, errors.BadRequestError)
         assert (refused.tries, len(service.batches.jobs)) == (1, 1)
 
+    @pytest.mark.parametrize(
+        "junk",
+        [
+            b"{",
+            b"[]",
+            b"null",
+            b'{"custom_id": "%s"}',
+            b'{"custom_id": "%s", "response": "no"}',
+            b'{"custom_id": "%s", "response": {"status_code": 200, "body": null}}',
+            b'{"custom_id": "%s", "response": {"status_code": 200, "body": []}}',
+            b'{"custom_id": "%s", "response": {"status_code": 200, "body": {"choices": "x"}}}',
+            b'{"custom_id": "%s", "response": {"status_code": 200, "body": {"error": {"message": "x"}}}}',
+            b'{"custom_id": "%s", "response": {"status_code": "500", "body": "x"}}',
+            b'{"custom_id": "%s", "response": null, "error": {"code": "batch_expired", "message": "x"}}',
+            b'{"custom_id": "%s", "response": null, "error": "x"}',
+        ],
+    )
+    def test_junk_is_sent_again(self, service: Emulator, tmp_path: Path, junk: bytes) -> None:
+        job = create(service, tmp_path, 3)
+        job.submit()
+
+        def spoil(lines: list[bytes]) -> list[bytes]:
+            custom_id = json.loads(lines[1])["custom_id"].encode()
+            return [lines[0], junk.replace(b"%s", custom_id) + b"\n", lines[2]]
+
+        _change_results(service, spoil)
+        job.wait()
+        assert places(job) == [True] * 3
+        assert tries(job) == [1, 2, 1]
+
+    def test_half_a_surrogate_pair(self, service: Emulator, tmp_path: Path) -> None:
+        service.batches.script(BatchBehavior(texts={0: "no \ud83d", 1: "no \ud83d"}))
+        plain, schema = questions(2)
+        any_object = {"type": "json_object"}
+        job = create(service, tmp_path, [plain, {"messages": schema, "response_format": any_object}])
+        job.wait()
+        first, second = job.results()
+        assert first.completion is not None
+        assert first.completion.text == "no \ud83d"
+        assert (second.completion is not None, second.tries) == (True, 2)
+
     def test_the_order_of_the_results_does_not_count(self, service: Emulator, tmp_path: Path) -> None:
         job = create(service, tmp_path, 6)
         job.submit()
-        _reverse_results(service)
+        _change_results(service, lambda lines: lines[::-1])
         job.wait()
         assert places(job) == [True] * 6
 
 
-def _reverse_results(server: Emulator) -> None:
+def _change_results(server: Emulator, change: Callable[[list[bytes]], list[bytes]]) -> None:
     [batch] = server.batches.jobs.values()
     while batch.output_file_id is None:
         time.sleep(0.001)
     file = server.batches.files[batch.output_file_id]
-    lines = file.data.splitlines(keepends=True)
-    server.batches.files[file.id] = type(file)(file.name, file.purpose, b"".join(lines[::-1]), file.id)
+    lines = change(file.data.splitlines(keepends=True))
+    server.batches.files[file.id] = type(file)(file.name, file.purpose, b"".join(lines), file.id)
 
 
 class TestExpired:

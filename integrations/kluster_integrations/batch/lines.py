@@ -13,7 +13,7 @@ from kluster_integrations.core.errors import BadRequestError, KlusterError
 from kluster_integrations.core.response import read
 from kluster_integrations.core.types import ChatRequest, Completion
 
-__all__ = ["BATCH_PATH", "Line", "Replayed", "as_bytes", "pack", "repack", "replay", "unpack"]
+__all__ = ["BATCH_PATH", "Line", "Replayed", "as_bytes", "dump", "pack", "repack", "replay", "unpack"]
 
 BATCH_PATH = "/v1/chat/completions"
 _ASSUMED_COMPLETION = 500  # tokens, where a request sets no limit; stated in CostEstimate
@@ -68,7 +68,7 @@ def pack(index: int, request: ChatRequest) -> Line:
 
 def repack(index: int, request: ChatRequest) -> Line:
     """Return the line of a repair; what reading its answer needs is kept already."""
-    body = json.dumps(request.body, ensure_ascii=False)
+    body = dump(request.body)
     encoded = body.encode()
     custom_id = f"{index:08d}-{hashlib.sha256(encoded).hexdigest()[:12]}"
     most = request.body.get("max_completion_tokens")
@@ -82,6 +82,16 @@ def repack(index: int, request: ChatRequest) -> Line:
         most or min(_ASSUMED_COMPLETION, request.spec.max_output_tokens),
         not most,
     )
+
+
+def dump(body: Mapping[str, Any]) -> str:
+    """Return a body as JSON; where a model has written half of a surrogate pair, in ASCII: UTF-8 cannot say it."""
+    text = json.dumps(body, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return json.dumps(body)
+    return text
 
 
 def unpack(body: str, extra: str | None) -> ChatRequest:

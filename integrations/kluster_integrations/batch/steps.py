@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from kluster_integrations.batch.journal import Journal, Part
-from kluster_integrations.batch.lines import BATCH_PATH, as_bytes, pack, repack, replay, unpack
+from kluster_integrations.batch.lines import BATCH_PATH, as_bytes, dump, pack, repack, replay, unpack
 from kluster_integrations.batch.types import (
     ENDED,
     BatchStatus,
@@ -296,7 +296,7 @@ class JobSteps:
                     unpack(*self._journal.input(number)), map(loads, self._journal.answers(number))
                 ).request
                 assert request is not None
-                body = json.dumps(request.body, ensure_ascii=False)
+                body = dump(request.body)
             file.write(as_bytes(custom_id, body))
         file.seek(0)
 
@@ -365,9 +365,11 @@ class JobSteps:
                 try:
                     result = loads(raw)
                 except ValueError:
-                    _logger.warning("A line of the results of %s is not JSON: it counts as missing.", part.batch_id)
-                else:
+                    result = None
+                if isinstance(result, dict):
                     self._take_line(part, result)
+                else:
+                    _logger.warning("A line of %s's results is not a JSON object: it counts as missing.", part.batch_id)
             what, is_sent_again = {
                 "completed": ("missing", True),
                 "expired": ("expired", not journal.get("strict")),
@@ -383,8 +385,10 @@ class JobSteps:
 
     def _take_line(self, part: Part, result: Mapping[str, Any]) -> None:
         journal = self._journal
-        custom_id, response, error = str(result.get("custom_id")), result.get("response") or {}, result.get("error")
+        custom_id, response, error = str(result.get("custom_id")), result.get("response"), result.get("error")
+        response = response if isinstance(response, Mapping) else {}
         body, status = response.get("body"), response.get("status_code")
+        status = int(str(status)) if str(status).isdecimal() else None  # numbers have been seen as text
         if journal.get("is_blind") and not journal.numbers("custom_id=?", custom_id):
             model = body.get("model") if isinstance(body, Mapping) else None
             self._add_adopted(journal.count(), custom_id, {"model": model or "unknown", "messages": []})
@@ -404,7 +408,7 @@ class JobSteps:
             status = err.status_code or 500
             self._fail(number, {"status": status, "body": body}, again=status in _AGAIN or status >= 500)
             return
-        journal.keep_answer(number, json.dumps(body, ensure_ascii=False))
+        journal.keep_answer(number, json.dumps(body))
         cost = price(request.spec.id, done.tokens, journal.get("window"))
         if done.request is None:
             journal.end(number, "answered", cost)

@@ -311,8 +311,8 @@ class Batches:
         (job.answered if status == 200 else job.failed).append(result)
 
     def _keep_results(self, name: str, lines: list[Fields]) -> str:
-        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-        return self.keep(StoredFile(name, "batch_output", text.encode("utf-8", "replace"))).id
+        text = "".join(json.dumps(line) + "\n" for line in lines)  # ASCII: a text may hold half a surrogate pair
+        return self.keep(StoredFile(name, "batch_output", text.encode())).id
 
 
 def _read_lines(data: bytes) -> tuple[list[Fields], list[Fields]]:
