@@ -23,7 +23,7 @@ import httpx
 from kluster_integrations._version import __version__
 from kluster_integrations.core import limits
 from kluster_integrations.core.config import KlusterConfig
-from kluster_integrations.core.connections import Connections, drain
+from kluster_integrations.core.connections import Connections, Form, drain
 from kluster_integrations.core.errors import (
     APIConnectionError,
     BadRequestError,
@@ -64,7 +64,7 @@ class _Call:
         sender: Whose connection and key.
         path: Below the base URL.
         body: The JSON body; without it and `content` the request is a GET.
-        content: A body of another kind, whose type is in `headers`.
+        content: A form, in place of a JSON body.
         streamed: Whether the answer is a stream: unless it is one JSON document or a page; with `raw` of any kind.
         timeout: As the other options, that of `post`.
         headers: They win over all others.
@@ -77,20 +77,19 @@ class _Call:
         path: str,
         body: Mapping[str, Any] | None = None,
         *,
-        content: bytes | None = None,
+        content: Form | None = None,
         streamed: bool | Literal["raw"] = False,
         timeout: Any = None,
         headers: Mapping[str, Any] | None = None,
         max_retries: int | None = None,
     ) -> None:
         config = sender.config
-        if body is not None:
-            content = _dumps(body).encode()
-        if content is not None:
+        is_get = body is None and content is None
+        if not is_get:
             config.require_key()
-        self.method = "GET" if content is None else "POST"
+        self.method = "GET" if is_get else "POST"
         self.url = _url(config.base_url + path)
-        self.content = content or b""
+        self.content = content or (b"" if body is None else _dumps(body).encode())
         timeout = config.timeout if timeout is None else timeout
         self.timeouts = tuple(getattr(timeout, kind, timeout) for kind in ("connect", "read", "write", "pool"))
         self._streamed = streamed
@@ -98,8 +97,9 @@ class _Call:
         self._max_retries = config.max_retries if max_retries is None else max_retries
         self._retries = 0
         # A server that has seen this key knows that it has the request already.
-        once = {} if content is None else {"idempotency-key": ("Idempotency-Key", str(uuid.uuid4()))}
-        self._headers = _with_headers({**once, **sender.headers}, headers or {})
+        once = {} if is_get else {"idempotency-key": ("Idempotency-Key", str(uuid.uuid4()))}
+        kind = {"content-type": ("Content-Type", content.content_type)} if content else {}
+        self._headers = _with_headers({**once, **sender.headers, **kind}, headers or {})
 
     def headers(self, **defaults: str) -> dict[str, str]:
         """Return the headers of the next try; of the defaults those that it has no others for."""
@@ -158,16 +158,6 @@ def _with_headers(headers: _Headers, more: Mapping[str, Any]) -> _Headers:
             )
         headers[name.lower()] = (name, text)
     return headers
-
-
-def _multipart(form: Mapping[str, str], field: str, name: str, file: BinaryIO) -> dict[str, Any]:
-    """Return body and type of a form with a file (RFC 7578)."""
-    boundary = uuid.uuid4().hex
-    parts = [f'--{boundary}\r\nContent-Disposition: form-data; name="{k}"\r\n\r\n{v}\r\n' for k, v in form.items()]
-    disposition = f'Content-Disposition: form-data; name="{field}"; filename="{name}"'
-    parts.append(f"--{boundary}\r\n{disposition}\r\nContent-Type: application/jsonl\r\n\r\n")
-    content = b"".join(("".join(parts).encode(), file.read(), f"\r\n--{boundary}--\r\n".encode()))
-    return {"content": content, "headers": {"Content-Type": f"multipart/form-data; boundary={boundary}"}}
 
 
 class Transport:
@@ -251,19 +241,19 @@ class Transport:
             form: The other fields.
             field: The file's field.
             name: The file's name, as the server sees it.
-            file: Read to its end, into memory.
+            file: Read as it goes out, at each try from its beginning.
 
         Raises:
             KlusterError: Whatever goes wrong.
         """
         with self.errors:
-            found: Answer = self._send(_Call(self, path, **_multipart(form, field, name, file)))
+            found: Answer = self._send(_Call(self, path, content=Form(form, field, name, file)))
             return found
 
     async def aupload(self, path: str, form: Mapping[str, str], field: str, name: str, file: BinaryIO) -> Answer:
         """As `upload`."""
         with self.errors:
-            found: Answer = await self._asend(_Call(self, path, **_multipart(form, field, name, file)))
+            found: Answer = await self._asend(_Call(self, path, content=Form(form, field, name, file)))
             return found
 
     def download(self, path: str, to: BinaryIO) -> None:
