@@ -208,6 +208,11 @@ class TestFolder:
     def test_unknown_window(self, service: Emulator, tmp_path: Path, window: Any) -> None:
         with pytest.raises(errors.BadRequestError, match="24h, 48h, 72h, auto"):
             create(service, tmp_path, 1, window=window)
+        assert list(tmp_path.iterdir()) == []
+        create(service, tmp_path, 1).close()
+        if window is not None:
+            with pytest.raises(errors.BadRequestError, match="24h, 48h, 72h, auto"):
+                BatchJob.open(tmp_path, config=connection(service), window=window)
 
     def test_the_key_is_nowhere(self, service: Emulator, tmp_path: Path) -> None:
         create(service, tmp_path, 1).wait()

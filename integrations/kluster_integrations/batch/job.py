@@ -10,12 +10,13 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, Self
 
 from kluster_integrations.batch.journal import NAME, Row, open_journal
 from kluster_integrations.batch.lines import pack, replay, unpack
 from kluster_integrations.batch.steps import FILE_BYTES, JobSteps, Steps
 from kluster_integrations.batch.types import (
+    WINDOWS,
     BatchResult,
     BatchStatus,
     CostEstimate,
@@ -88,9 +89,7 @@ class BatchJob(JobSteps):
             BadRequestError: A request cannot be sent as it is, or the folder holds a job of other requests.
             JobLockedError: Another process works on this job.
         """
-        if window not in (*get_args(Window), "auto"):
-            allowed = ", ".join((*get_args(Window), "auto"))
-            raise BadRequestError(f"window={window!r} must be one of {allowed}.", hint="the longer, the cheaper.")
+        _check_window(window)
         job = cls(folder, config)
         try:
             with job._transport.errors, job._journal.in_use(), job._journal.commit():
@@ -125,8 +124,11 @@ class BatchJob(JobSteps):
 
         Raises:
             NotFoundError: The folder holds no job.
+            BadRequestError: The window is not allowed, or comes too late.
             JobLockedError: Another process works on this job.
         """
+        if window is not None:
+            _check_window(window)
         if not (Path(folder) / NAME).exists():
             raise _no_job(folder)
         job = cls(folder, config)
@@ -395,6 +397,14 @@ class BatchJob(JobSteps):
                 return KlusterError(f"Input {row.number} was not answered: the job was cancelled.", code="cancelled")
             case _:
                 return InternalServerError(f"Input {row.number} has no line in the results, in {row.lines} jobs.")
+
+
+def _check_window(window: object) -> None:
+    allowed = (*WINDOWS, "auto")
+    if window not in allowed:
+        raise BadRequestError(
+            f"window={window!r} must be one of {', '.join(allowed)}.", hint="the longer, the cheaper."
+        )
 
 
 def _no_job(folder: str | Path) -> NotFoundError:
