@@ -33,6 +33,11 @@ PARENTS: dict[str, str] = {
     "TruncatedStreamError": "APIConnectionError",
     "OutputValidationError": "KlusterError",
     "BudgetExceededError": "KlusterError",
+    "BatchFailedError": "KlusterError",
+    "BatchExpiredError": "KlusterError",
+    "JobLockedError": "KlusterError",
+    "SubmissionUnclearError": "KlusterError",
+    "CostLimitError": "KlusterError",
 }
 
 

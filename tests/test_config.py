@@ -23,6 +23,7 @@ from kluster_integrations.config import (
     env_values,
     known_plan,
 )
+from kluster_integrations.core.config import seconds_from
 from kluster_integrations.errors import AuthenticationError
 from kluster_integrations.limits import Limits
 
@@ -61,6 +62,8 @@ VARIABLES: list[tuple[str, str, Callable[[], object], object]] = [
     ("KLUSTER_UNSUPPORTED", "Drop", lambda: KlusterConfig().unsupported, "drop"),
     ("KLUSTER_MAX_WAIT", "2.5", lambda: Limits.of("core").max_wait, 2.5),
     ("KLUSTER_REDIS_URL", "redis://a.example", lambda: Limits.of("core").redis_url, "redis://a.example"),
+    ("KLUSTER_BATCH_SETTLE", "1.5", lambda: seconds_from("batch_settle", 60), 1.5),
+    ("KLUSTER_BATCH_POLL", "0", lambda: seconds_from("batch_poll", 5), 0),
     ("KLUSTER_DEBUG", "1", lambda: env_value("debug"), "1"),
 ]
 

@@ -45,7 +45,7 @@ def test_every_error() -> None:
 
 
 def test_every_command() -> None:
-    commands = {str(command.name) for command in app.registered_commands}
+    commands = {str(command.name) for command in (*app.registered_commands, *app.registered_groups)}
     assert {name.split()[1] for name in first_column("command-line.md") if name.startswith("kluster ")} == commands
 
 
@@ -64,6 +64,8 @@ def test_every_extra() -> None:
         ("kluster_integrations.langchain", "langchain_core"),
         ("kluster_integrations.litellm", None),
         ("kluster_integrations.crewai", "crewai"),
+        ("kluster_integrations.batch", None),
+        ("kluster_integrations.verify", None),
         ("kluster_integrations.emulator", None),
         ("kluster_integrations.recording", None),
     ],

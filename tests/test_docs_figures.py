@@ -119,3 +119,11 @@ def test_figures_in_the_text() -> None:
     spec = catalog.get(embeddings.DEFAULT_MODEL)
     assert f"up to {spec.context_window:,} tokens a text, {spec.embedding_dimensions:,} numbers" in text
     assert f"{embeddings.MAX_BATCH:,} texts a request" in text
+
+
+def test_the_bill_of_the_batch_page() -> None:
+    spec = catalog.get("klusterai/Meta-Llama-3.3-70B-Instruct-Turbo")
+    real_time = spec.cost(300 * 100_000, 50 * 100_000)
+    in_72h = 350 * 100_000 * spec.batch_prices["72h"] / 1_000_000
+    page = " ".join((ROOT / "docs" / "batch.md").read_text("utf-8").split())
+    assert f"cost ${real_time:.2f} in real time, and ${in_72h:.2f} in a job" in page

@@ -13,7 +13,12 @@
     │   ├── APITimeoutError              nothing came in time
     │   └── TruncatedStreamError         the stream stopped before the answer was complete
     ├── OutputValidationError        the model's text is not what was asked for
-    └── BudgetExceededError          a `budget` is spent, or cannot count the model; nothing was sent
+    ├── BudgetExceededError          a `budget` is spent, or cannot count the model; nothing was sent
+    ├── BatchFailedError             the service refused a batch job as a whole
+    ├── BatchExpiredError            the window of a batch job ended before all of it was answered
+    ├── JobLockedError               somebody else works on the batch job of this folder
+    ├── SubmissionUnclearError       nobody knows whether a batch job was created
+    └── CostLimitError               it would cost more than `max_cost`
 
 An HTTP error is judged by its status alone: kluster.ai has answered a 500 with `"type": "invalid_request_error"` and
 `errorCode` in place of `code` (reference/kluster-api.md, Errors). Keys never enter: the HTTP library's exceptions,
@@ -25,14 +30,19 @@ from kluster_integrations.core.errors import (
     APITimeoutError,
     AuthenticationError,
     BadRequestError,
+    BatchExpiredError,
+    BatchFailedError,
     BudgetExceededError,
     ContextWindowExceededError,
+    CostLimitError,
     InternalServerError,
+    JobLockedError,
     KlusterError,
     NotFoundError,
     OutputValidationError,
     PermissionDeniedError,
     RateLimitError,
+    SubmissionUnclearError,
     TruncatedStreamError,
     UnsupportedParameterError,
     from_body,
@@ -45,14 +55,19 @@ __all__ = [
     "APITimeoutError",
     "AuthenticationError",
     "BadRequestError",
+    "BatchExpiredError",
+    "BatchFailedError",
     "BudgetExceededError",
     "ContextWindowExceededError",
+    "CostLimitError",
     "InternalServerError",
+    "JobLockedError",
     "KlusterError",
     "NotFoundError",
     "OutputValidationError",
     "PermissionDeniedError",
     "RateLimitError",
+    "SubmissionUnclearError",
     "TruncatedStreamError",
     "UnsupportedParameterError",
     "from_body",

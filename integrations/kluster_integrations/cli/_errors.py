@@ -38,7 +38,8 @@ _HINTS: Mapping[type[KlusterError], str] = {
 class Group(TyperGroup):
     """The commands, with one way to fail.
 
-    Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted. `KLUSTER_DEBUG=1` shows the traceback of a failure.
+    Exit codes: 0 done, 1 failed, 2 wrong usage, 3 a part of it failed, 130 interrupted. `KLUSTER_DEBUG=1` shows the
+    traceback of a failure.
     """
 
     def main(self, *args: Any, **options: Any) -> NoReturn:

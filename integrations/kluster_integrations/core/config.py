@@ -29,6 +29,7 @@ __all__ = [
     "known_plan",
     "normalize_base_url",
     "scrubbed",
+    "seconds_from",
 ]
 
 DEFAULT_BASE_URL = "https://api.kluster.ai/v1"
@@ -45,12 +46,14 @@ ENVIRONMENT: Mapping[str, tuple[str, ...]] = {
     "unsupported": ("KLUSTER_UNSUPPORTED",),
     "max_wait": ("KLUSTER_MAX_WAIT",),
     "redis_url": ("KLUSTER_REDIS_URL",),
+    "batch_settle": ("KLUSTER_BATCH_SETTLE",),
+    "batch_poll": ("KLUSTER_BATCH_POLL",),
     "debug": ("KLUSTER_DEBUG",),
 }
 """Every variable that this package reads, by what it sets; of several the first that is set wins.
 
-The last three are not fields of `KlusterConfig`: `Limits.of` reads the first two, the command line the third. The
-aliases are those of the vendor's own forks.
+The last five are not fields of `KlusterConfig`: `Limits.of` reads the first two, batch jobs the next, the command line
+the last. The aliases are those of the vendor's own forks.
 """
 
 
@@ -82,6 +85,24 @@ def known_plan(plan: Plan | None = None) -> Plan | None:
     """
     name = plan or env_value("plan")
     return parse_plan(name) if name else None
+
+
+def seconds_from(name: str, default: float) -> float:
+    """Return the seconds that the variable of `name` holds, or the default where it is not set.
+
+    Raises:
+        ValueError: If it is not a number, 0 or more.
+    """
+    text = env_value(name)
+    if text is None:
+        return default
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 <= seconds < math.inf:
+        raise ValueError(f"{env_source(name)}={text!r} must be a number of seconds, 0 or more.")
+    return seconds
 
 
 _NOT_SHOWN = "(not shown)"

@@ -16,9 +16,10 @@ import os
 import threading
 import time
 import urllib.request
+import uuid
 import weakref
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 import httpcore
 import httpx
@@ -30,14 +31,50 @@ if TYPE_CHECKING:
 
     import aiohttp
 
-__all__ = ["Connections", "Received", "Request", "drain"]
+__all__ = ["Connections", "Form", "Received", "Request", "drain"]
 
 _GRACE = 0.01  # seconds for the end of a body behind `[DONE]`: servers often send it as a packet of its own
 _KEPT = 30.0  # seconds that an idle connection is kept: less than load balancers keep it
 _LARGE = 2**20  # bytes; aiohttp warns of a larger body unless it is a file
+_PIECE = 2**16  # bytes of a file in memory
 _TIMEOUTS = ("connect", "read", "write", "pool")
 # What httpx can decode depends on what else is installed, and only its client says so.
 _ACCEPT_ENCODING = httpx.Client(transport=httpx.BaseTransport()).headers["Accept-Encoding"]
+
+
+class Form(httpx.SyncByteStream):
+    """A form with a file (multipart/form-data, RFC 7578), which is read as it goes out, at each try from its beginning.
+
+    Args:
+        fields: The other fields.
+        field: The file's field.
+        name: The file's name, as the server sees it.
+        file: The file.
+    """
+
+    def __init__(self, fields: Mapping[str, str], field: str, name: str, file: BinaryIO) -> None:
+        boundary = uuid.uuid4().hex
+        begin = f"--{boundary}\r\nContent-Disposition: form-data; name="
+        head = "".join(f'{begin}"{key}"\r\n\r\n{value}\r\n' for key, value in fields.items())
+        head += f'{begin}"{field}"; filename="{name}"\r\nContent-Type: application/jsonl\r\n\r\n'
+        self.content_type = f"multipart/form-data; boundary={boundary}"
+        self._head, self._tail = head.encode(), f"\r\n--{boundary}--\r\n".encode()
+        self._file, self._size = file, file.seek(0, io.SEEK_END)
+
+    def __len__(self) -> int:
+        return len(self._head) + self._size + len(self._tail)
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield self._head
+        self._file.seek(0)
+        while piece := self._file.read(_PIECE):
+            yield piece
+        yield self._tail
+
+    async def pieces(self) -> AsyncGenerator[bytes]:
+        """As iterating over it."""
+        for piece in self:
+            yield piece
 
 
 class Request(Protocol):
@@ -45,7 +82,7 @@ class Request(Protocol):
 
     method: str
     url: httpx.URL
-    content: bytes
+    content: bytes | Form
     timeouts: tuple[float | None, ...]
 
     def headers(self, **defaults: str) -> dict[str, str]:
@@ -315,7 +352,7 @@ class Connections:
     def send(self, request: Request) -> Any:
         """Send a request and return the response, httpx's or httpx2's, with its body unread."""
         if self._client is not None:
-            return self._client.send(_built(self._client, request), stream=True)
+            return self._client.send(_built(self._client, request, request.content or None), stream=True)
         ours = {"host": request.url.netloc.decode(), "accept_encoding": _ACCEPT_ENCODING}
         if request.content:
             ours["content_length"] = str(len(request.content))
@@ -323,15 +360,17 @@ class Connections:
             request.method,
             request.url,
             headers=_encoded(request.headers(**ours)),
-            stream=httpx.ByteStream(request.content),
+            stream=request.content if isinstance(request.content, Form) else httpx.ByteStream(request.content),
             extensions={"timeout": dict(zip(_TIMEOUTS, request.timeouts, strict=True))},
         )
         return _pools.join(self, None, _open).http.handle_request(made)
 
     async def asend(self, request: Request) -> Received:
         """As `send`."""
+        content = request.content
+        data = content.pieces() if isinstance(content, Form) else content
         if (client := self._async_client) is not None:
-            return _Foreign(await _cancelled_once(client.send(_built(client, request), stream=True)))
+            return _Foreign(await _cancelled_once(client.send(_built(client, request, data or None), stream=True)))
         import aiohttp  # takes 60 ms, and most programs are sync
 
         pool = _pools.join(self, asyncio.get_running_loop(), _aopen)
@@ -341,8 +380,8 @@ class Connections:
         response = await pool.http.request(
             request.method,
             str(request.url),
-            data=request.content if len(request.content) < _LARGE else io.BytesIO(request.content),
-            headers=request.headers(),
+            data=io.BytesIO(data) if isinstance(data, bytes) and len(data) >= _LARGE else data,
+            headers=request.headers(**_length(content)),
             timeout=aiohttp.ClientTimeout(sock_connect=request.timeouts[0], sock_read=request.timeouts[1]),
             allow_redirects=False,
         )
@@ -365,9 +404,14 @@ def _check_client(name: str, client: object, kind: str) -> None:
         raise TypeError(f"{name} must be an httpx.{kind} or httpx2.{kind}, not {type(client).__name__}.")
 
 
-def _built(client: Any, request: Request) -> Any:
+def _length(content: bytes | Form) -> dict[str, str]:
+    """Return the header with the length of a form, which would else be sent in chunks."""
+    return {"content_length": str(len(content))} if isinstance(content, Form) else {}
+
+
+def _built(client: Any, request: Request, content: Any) -> Any:
     """Return the request of a client of the caller's, which has headers of its own."""
-    headers, content = _encoded(request.headers()), request.content or None
+    headers = _encoded(request.headers(**_length(request.content)))
     url, timeout = str(request.url), request.timeouts
     return client.build_request(request.method, url, headers=headers, content=content, timeout=timeout)
 

@@ -13,7 +13,12 @@
     │   ├── APITimeoutError              nothing came in time
     │   └── TruncatedStreamError         the stream stopped before the answer was complete
     ├── OutputValidationError        the model's text is not what was asked for
-    └── BudgetExceededError          a `budget` is spent, or cannot count the model; nothing was sent
+    ├── BudgetExceededError          a `budget` is spent, or cannot count the model; nothing was sent
+    ├── BatchFailedError             the service refused a batch job as a whole
+    ├── BatchExpiredError            the window of a batch job ended before all of it was answered
+    ├── JobLockedError               somebody else works on the batch job of this folder
+    ├── SubmissionUnclearError       nobody knows whether a batch job was created
+    └── CostLimitError               it would cost more than `max_cost`
 
 An HTTP error is judged by its status alone: kluster.ai has answered a 500 with `"type": "invalid_request_error"` and
 `errorCode` in place of `code` (reference/kluster-api.md, Errors). Keys never enter: the HTTP library's exceptions,
@@ -27,7 +32,7 @@ import json
 import math
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -36,14 +41,19 @@ __all__ = [
     "APITimeoutError",
     "AuthenticationError",
     "BadRequestError",
+    "BatchExpiredError",
+    "BatchFailedError",
     "BudgetExceededError",
     "ContextWindowExceededError",
+    "CostLimitError",
     "InternalServerError",
+    "JobLockedError",
     "KlusterError",
     "NotFoundError",
     "OutputValidationError",
     "PermissionDeniedError",
     "RateLimitError",
+    "SubmissionUnclearError",
     "TruncatedStreamError",
     "UnsupportedParameterError",
     "from_body",
@@ -209,6 +219,51 @@ class BudgetExceededError(KlusterError):
     default_hint = "pass a higher usd=… to budget(), or send the rest outside of it."
     spent_usd: float = 0.0
     limit_usd: float = 0.0
+
+
+class BatchFailedError(KlusterError):
+    """The service refused a batch job as a whole: none of its lines ran.
+
+    Attributes:
+        lines: What is wrong: `code`, `message`, `line` (from 1, in the file) and `index` (of the input, from 0); the
+            last two are None where the service does not name a line.
+    """
+
+    default_hint = "correct what it names (or set plan=…, if lines are too many), and create a job in another folder."
+    lines: Sequence[Mapping[str, Any]] = ()
+
+
+class BatchExpiredError(KlusterError):
+    """The window of a batch job ended before all of its inputs were answered.
+
+    Attributes:
+        done: The indexes of the inputs that have a result.
+        missing: The indexes of those that have none.
+    """
+
+    default_hint = "results() has what was answered; send the rest in a job of its own."
+    done: Sequence[int] = ()
+    missing: Sequence[int] = ()
+
+
+class JobLockedError(KlusterError):
+    """Another process, thread or task works on the batch job of this folder."""
+
+    default_hint = "wait until it has ended; one process at a time drives a job."
+
+
+class SubmissionUnclearError(KlusterError):
+    """A batch job may or may not have been created, and creating it again could cost more than `max_cost`."""
+
+    default_hint = (
+        "look at the account's jobs; submit() looks again, and with a higher max_cost it creates the job anew."
+    )
+
+
+class CostLimitError(KlusterError):
+    """The estimated cost is above `max_cost`, or cannot be known because a model has no price."""
+
+    default_hint = "raise max_cost=…, or send less; what was answered so far stays."
 
 
 _BY_STATUS: Mapping[int, type[KlusterError]] = {

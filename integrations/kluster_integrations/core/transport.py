@@ -16,14 +16,14 @@ import time
 import urllib.parse
 import uuid
 from collections.abc import AsyncIterator, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, Literal, NamedTuple
 
 import httpx
 
 from kluster_integrations._version import __version__
 from kluster_integrations.core import limits
 from kluster_integrations.core.config import KlusterConfig
-from kluster_integrations.core.connections import Connections, drain
+from kluster_integrations.core.connections import Connections, Form, drain
 from kluster_integrations.core.errors import (
     APIConnectionError,
     BadRequestError,
@@ -58,7 +58,18 @@ class Answer(NamedTuple):
 
 
 class _Call:
-    """One request over all its tries, without any I/O. None as body is a GET; the options are those of `post`."""
+    """One request over all its tries, without any I/O.
+
+    Args:
+        sender: Whose connection and key.
+        path: Below the base URL.
+        body: The JSON body; without it and `content` the request is a GET.
+        content: A form, in place of a JSON body.
+        streamed: Whether the answer is a stream: unless it is one JSON document or a page; with `raw` of any kind.
+        timeout: As the other options, that of `post`.
+        headers: They win over all others.
+        max_retries: Default: the configuration's.
+    """
 
     def __init__(
         self,
@@ -66,17 +77,19 @@ class _Call:
         path: str,
         body: Mapping[str, Any] | None = None,
         *,
-        streamed: bool = False,
+        content: Form | None = None,
+        streamed: bool | Literal["raw"] = False,
         timeout: Any = None,
         headers: Mapping[str, Any] | None = None,
         max_retries: int | None = None,
     ) -> None:
         config = sender.config
-        if body is not None:
+        is_get = body is None and content is None
+        if not is_get:
             config.require_key()
-        self.method = "GET" if body is None else "POST"
+        self.method = "GET" if is_get else "POST"
         self.url = _url(config.base_url + path)
-        self.content = b"" if body is None else _dumps(body).encode()
+        self.content = content or (b"" if body is None else _dumps(body).encode())
         timeout = config.timeout if timeout is None else timeout
         self.timeouts = tuple(getattr(timeout, kind, timeout) for kind in ("connect", "read", "write", "pool"))
         self._streamed = streamed
@@ -84,8 +97,9 @@ class _Call:
         self._max_retries = config.max_retries if max_retries is None else max_retries
         self._retries = 0
         # A server that has seen this key knows that it has the request already.
-        once = {} if body is None else {"idempotency-key": ("Idempotency-Key", str(uuid.uuid4()))}
-        self._headers = _with_headers({**once, **sender.headers}, headers or {})
+        once = {} if is_get else {"idempotency-key": ("Idempotency-Key", str(uuid.uuid4()))}
+        kind = {"content-type": ("Content-Type", content.content_type)} if content else {}
+        self._headers = _with_headers({**once, **sender.headers, **kind}, headers or {})
 
     def headers(self, **defaults: str) -> dict[str, str]:
         """Return the headers of the next try; of the defaults those that it has no others for."""
@@ -97,7 +111,8 @@ class _Call:
         _log.debug("%s %s: HTTP %s", self.method, self.url, response.status_code)
         kind = response.headers.get("content-type", "").lower()
         ok = 200 <= response.status_code < 300
-        return self._streamed and ok and not kind.startswith(("application/json", "text/html"))
+        is_whole = self._streamed != "raw" and kind.startswith(("application/json", "text/html"))
+        return bool(self._streamed) and ok and not is_whole
 
     def answer(self, response: Any, content: bytes) -> Answer:
         """Return the decoded answer.
@@ -190,6 +205,12 @@ class Transport:
             found: Answer = self._send(_Call(self, f"{path}?{urllib.parse.urlencode(query)}" if query else path))
             return found
 
+    async def aget(self, path: str, *, query: Mapping[str, object] | None = None) -> Answer:
+        """As `get`."""
+        with self.errors:
+            found: Answer = await self._asend(_Call(self, f"{path}?{urllib.parse.urlencode(query)}" if query else path))
+            return found
+
     def post(self, path: str, body: Mapping[str, Any], **options: Any) -> Answer:
         """Send a JSON body and return the decoded answer.
 
@@ -211,6 +232,50 @@ class Transport:
         with self.errors:
             found: Answer = await self._asend(_Call(self, path, body, **options))
             return found
+
+    def upload(self, path: str, form: Mapping[str, str], field: str, name: str, file: BinaryIO) -> Answer:
+        """Send a file as multipart/form-data.
+
+        Args:
+            path: Below the base URL.
+            form: The other fields.
+            field: The file's field.
+            name: The file's name, as the server sees it.
+            file: Read as it goes out, at each try from its beginning.
+
+        Raises:
+            KlusterError: Whatever goes wrong.
+        """
+        with self.errors:
+            found: Answer = self._send(_Call(self, path, content=Form(form, field, name, file)))
+            return found
+
+    async def aupload(self, path: str, form: Mapping[str, str], field: str, name: str, file: BinaryIO) -> Answer:
+        """As `upload`."""
+        with self.errors:
+            found: Answer = await self._asend(_Call(self, path, content=Form(form, field, name, file)))
+            return found
+
+    def download(self, path: str, to: BinaryIO) -> None:
+        """Write the body of an answer to a file as it comes.
+
+        Raises:
+            KlusterError: Whatever goes wrong, also in the middle; then the file has a part of it.
+        """
+        with self.errors, contextlib.closing(self._send(_Call(self, path, streamed="raw"))) as found, self._io:
+            for piece in found.iter_bytes():
+                to.write(piece)
+
+    async def adownload(self, path: str, to: BinaryIO) -> None:
+        """As `download`."""
+        with self.errors:
+            found = await self._asend(_Call(self, path, streamed="raw"))
+            try:
+                with self._io:
+                    while piece := await found.piece():
+                        to.write(piece)
+            finally:
+                await found.close()
 
     def stream(self, body: Mapping[str, Any], reader: ChatStream, **options: Any) -> Iterator[Delta]:
         """Send a chat request with `stream` set, and yield what `reader` makes of the answer as it comes.

@@ -14,11 +14,13 @@ if TYPE_CHECKING:
     from kluster_integrations.emulator.faults import Fault
     from kluster_integrations.emulator.gate import RecordedRequest
     from kluster_integrations.emulator.instances import instance
+    from kluster_integrations.emulator.jobs import BatchBehavior
     from kluster_integrations.emulator.server import Emulator
 
-__all__ = ["Emulator", "Fault", "RecordedRequest", "create_app", "instance"]
+__all__ = ["BatchBehavior", "Emulator", "Fault", "RecordedRequest", "create_app", "instance"]
 
 _HOMES = {
+    "BatchBehavior": "jobs",
     "Emulator": "server",
     "Fault": "faults",
     "RecordedRequest": "gate",

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from starlette.routing import Mount, Router
 
 from kluster_integrations.catalog import ModelSpec, Plan
-from kluster_integrations.emulator import chat, embeddings, models, verify
+from kluster_integrations.emulator import batches, chat, embeddings, files, models, verify
 from kluster_integrations.emulator.errors import ApiError, error_body
 from kluster_integrations.emulator.faults import Fault
 from kluster_integrations.emulator.gate import Gate
@@ -30,6 +30,8 @@ _GROUPS = (
     chat.ROUTES,
     embeddings.ROUTES,
     verify.ROUTES,
+    files.ROUTES,
+    batches.ROUTES,
 )
 
 

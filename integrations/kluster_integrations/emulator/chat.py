@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import time
 from collections.abc import AsyncGenerator
@@ -30,6 +31,10 @@ async def _chat(request: Request) -> Response:
     service = service_of(request)
     body = rules.parse_json(await request.body())
     checked = rules.check_chat(body, service.settings)
+    metadata = body.get("metadata")
+    options = metadata.get("@kluster.ai") if isinstance(metadata, dict) else None
+    if isinstance(options, dict) and options.get("async") is True:
+        return Json(service.batches.queue(body, options, functools.partial(complete, service)))
     if not checked.stream:
         return Json(await _whole(service, checked, line_of(request)))
     deltas = _deltas(service, checked)

@@ -30,7 +30,7 @@ class RecordedRequest:
         path: The path, with `/v1`.
         query: The query's parameters; of a repeated one the last.
         headers: By lower-case name; the key is kept only as `Bearer ***`.
-        body: The parsed JSON, the raw bytes of a body that is not JSON, or None without a body.
+        body: The parsed JSON, the raw bytes of a body that is not JSON, or None without a body and for uploads.
     """
 
     method: str
@@ -141,7 +141,7 @@ def _record(scope: Scope, raw: bytes) -> RecordedRequest:
     if "authorization" in headers:
         headers["authorization"] = "Bearer ***"
     body: object = None
-    if raw:
+    if raw and not headers.get("content-type", "").startswith("multipart/"):  # uploads are large
         try:
             body = json.loads(raw)
         except (ValueError, RecursionError):

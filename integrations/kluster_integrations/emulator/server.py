@@ -18,6 +18,7 @@ from kluster_integrations.emulator import THREAD
 from kluster_integrations.emulator.app import build_app, build_service
 from kluster_integrations.emulator.faults import Fault
 from kluster_integrations.emulator.gate import RecordedRequest
+from kluster_integrations.emulator.jobs import Batches
 from kluster_integrations.emulator.settings import EngineName, ReasoningStyle, Settings, ShapeName
 
 __all__ = ["Emulator"]
@@ -134,9 +135,15 @@ class Emulator:
         """The requests so far, the newest 10,000, in the order of their arrival; a copy."""
         return list(self._service.requests)
 
+    @property
+    def batches(self) -> Batches:
+        """The files and batch jobs, and what happens to them."""
+        return self._service.batches
+
     def clear(self) -> None:
-        """Forget the recorded requests and all faults."""
+        """Forget the recorded requests, all faults, files and batch jobs."""
         self._service.requests.clear()
+        self._service.batches.clear()
         self._service.faults.clear()
 
     def add_fault(self, fault: Fault) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from kluster_integrations import catalog
 from kluster_integrations.emulator.faults import FaultSchedule
+from kluster_integrations.emulator.jobs import Batches
 from kluster_integrations.emulator.limits import Limiter
 from kluster_integrations.emulator.settings import Settings
 
@@ -68,13 +69,16 @@ class Service:
     engine: Engine
     faults: FaultSchedule = field(init=False)
     limiter: Limiter = field(init=False)
+    batches: Batches = field(init=False)
     requests: deque[RecordedRequest] = field(default_factory=lambda: deque(maxlen=MAX_RECORDED))
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
         plan = self.settings.plan
         self.faults = FaultSchedule(self.settings.faults)
-        self.limiter = Limiter(catalog.PLANS[plan] if plan else None)
+        limits = catalog.PLANS[plan] if plan else catalog.PlanLimits()
+        self.limiter = Limiter(limits)
+        self.batches = Batches(limits)
 
 
 def service_of(request: Request) -> Service:

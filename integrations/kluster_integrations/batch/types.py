@@ -1,0 +1,175 @@
+"""What a batch job tells of itself: what it costs, how far it is, what came out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from kluster_integrations.core import specs
+from kluster_integrations.core.errors import KlusterError
+from kluster_integrations.core.types import Completion, Usage
+
+__all__ = ["WINDOWS", "BatchResult", "BatchStatus", "CostEstimate", "JobStatus", "ModelTokens", "Window", "price"]
+
+Window = Literal["24h", "48h", "72h"]
+"""How long the service may take. The longer, the cheaper."""
+
+WINDOWS: tuple[Window, ...] = ("24h", "48h", "72h")
+
+
+class ModelTokens(NamedTuple):
+    """The estimated tokens of all requests for one model."""
+
+    model: str
+    prompt: int
+    completion: int
+
+    def cost(self, window: Window) -> float | None:
+        """Return what they cost in a batch job, in US$; None where the price is unknown."""
+        return price(self.model, self.prompt + self.completion, window)
+
+
+def price(model: str, tokens: int, window: Window) -> float | None:
+    """Return what tokens of a model cost in a batch job, in US$: one price for input and output; None if unknown."""
+    per_million = specs.get(model).batch_prices.get(window)
+    return None if per_million is None else tokens * per_million / 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class CostEstimate:
+    """What a job will cost, about, before anything is sent. Costs are in US$, None where a price is unknown.
+
+    Attributes:
+        lines: How many requests.
+        files: How many batch jobs they make, by the plan's limit of lines and the service's of 100 MB.
+        tokens: Estimated. Of a completion `max_completion_tokens` are counted; where a request has none, 500.
+        assumed: How many requests have no `max_completion_tokens`.
+        real_time: The cost of the same requests, sent one by one.
+        by_window: The cost in each completion window.
+        cheapest: `24h`, `48h`, `72h` or `real_time`, for a batch job is not always cheaper; None where no cost is
+            known.
+        unknown: Models without a price, in real time or in a batch job.
+    """
+
+    lines: int
+    files: int
+    tokens: Usage
+    assumed: int
+    real_time: float | None
+    by_window: Mapping[Window, float | None]
+    unknown: tuple[str, ...]
+
+    @classmethod
+    def of(cls, models: list[ModelTokens], *, lines: int, files: int, assumed: int) -> CostEstimate:
+        """Add up the requests of some models."""
+        prompt, completion = sum(m.prompt for m in models), sum(m.completion for m in models)
+        real_time = [specs.get(m.model).cost(m.prompt, m.completion) for m in models]
+        by_window = {window: _total([m.cost(window) for m in models]) for window in WINDOWS}
+        unknown = tuple(
+            m.model
+            for m, cost in zip(models, real_time, strict=True)
+            if cost is None or any(m.cost(window) is None for window in WINDOWS)
+        )
+        tokens = Usage(prompt, completion, prompt + completion, estimated=True)
+        return cls(lines, files, tokens, assumed, _total(real_time), by_window, unknown)
+
+    @property
+    def cheapest_window(self) -> Window:
+        """The cheapest window; of several the shortest, and `24h` where no price is known."""
+        return min(WINDOWS, key=lambda w: _or_infinite(self.by_window[w]))
+
+    @property
+    def cheapest(self) -> Window | Literal["real_time"] | None:
+        """The cheapest way."""
+        window = self.cheapest_window
+        in_window, real_time = _or_infinite(self.by_window[window]), _or_infinite(self.real_time)
+        if in_window == real_time == float("inf"):
+            return None
+        return "real_time" if real_time < in_window else window
+
+
+def _total(costs: list[float | None]) -> float | None:
+    known = [cost for cost in costs if cost is not None]
+    return sum(known) if len(known) == len(costs) else None
+
+
+def _or_infinite(cost: float | None) -> float:
+    return float("inf") if cost is None else cost
+
+
+@dataclass(frozen=True, slots=True)
+class JobStatus:
+    """One job of the service.
+
+    Attributes:
+        id: The service's id, None before it is created.
+        status: The service's word, such as `in_progress`; `waiting` before it is created. Unknown words mean that
+            it is still running.
+        lines: How many lines it has.
+        answered: How many of them the service says to have answered.
+        failed: How many of them the service says to have failed.
+    """
+
+    id: str | None
+    status: str
+    lines: int
+    answered: int
+    failed: int
+
+
+@dataclass(frozen=True, slots=True)
+class BatchStatus:
+    """How far a job is.
+
+    Attributes:
+        total: The number of inputs.
+        answered: How many have their completion here.
+        failed: How many have ended as an error.
+        jobs: The service's jobs, in the order of their creation: repairs and lines that are sent again are further
+            ones.
+        cost: US$ so far, of what has been answered; None where a price is unknown.
+        window: The completion window.
+    """
+
+    total: int
+    answered: int
+    failed: int
+    jobs: tuple[JobStatus, ...]
+    cost: float | None
+    window: str
+
+    @property
+    def is_done(self) -> bool:
+        """Whether every input has ended, as a completion or as an error."""
+        return self.answered + self.failed == self.total
+
+    @property
+    def progress(self) -> int:
+        """How many inputs have ended, here or as the service says of the jobs that are running."""
+        running = [job for job in self.jobs if job.status not in ("waiting", *ENDED)]
+        ended = self.answered + self.failed + sum(job.answered + job.failed for job in running)
+        return min(ended, self.total)
+
+
+ENDED = ("completed", "failed", "expired", "cancelled")
+"""The statuses of a job that runs no more."""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchResult:
+    """What became of one input: a completion or an error.
+
+    Attributes:
+        index: The input's, from 0.
+        completion: The answer, with the tokens of all attempts; None if there is none.
+        error: Why there is none.
+        cost: US$ of all attempts at the batch price; None where the price is unknown.
+        tries: How often a line was sent for it: repairs, and lines that the service failed or lost.
+    """
+
+    index: int
+    completion: Completion | None
+    error: KlusterError | None
+    cost: float | None
+    tries: int

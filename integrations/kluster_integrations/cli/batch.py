@@ -1,0 +1,286 @@
+"""`kluster batch`: jobs in folders, from a shell.
+
+Exit codes beyond the usual: 3, where a part of it failed (inputs that ended as an error, or one folder of several).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from kluster_integrations.catalog import Plan
+from kluster_integrations.cli._errors import UsageError, connect, report
+from kluster_integrations.cli._terminal import console, money
+from kluster_integrations.errors import BadRequestError, JobLockedError, KlusterError, NotFoundError
+
+if TYPE_CHECKING:
+    from kluster_integrations.batch import BatchJob, BatchResult, BatchStatus, CostEstimate
+
+__all__ = ["app"]
+
+app = typer.Typer(help="Jobs that are answered within days, cheaper. Each is a folder.", no_args_is_help=True)
+
+_PARTLY = 3
+
+Folders = Annotated[list[Path], typer.Argument(metavar="FOLDER…", help="Where the jobs are.", show_default=False)]
+Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="Where the job is, or goes.", show_default=False)]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, one object per line.")]
+BaseUrl = Annotated[str | None, typer.Option(metavar="URL", help="Where the API is.")]
+Input = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Requests, one JSON per line: an object with messages, model and parameters, a list of messages, or a "
+        "text; '-' is stdin. Left out: those that the folder has.",
+    ),
+]
+Model = Annotated[str | None, typer.Option(metavar="ID", help="The model of requests that name none.")]
+Window = Annotated[
+    Literal["24h", "48h", "72h", "auto"] | None,
+    typer.Option(help="How long the service may take; auto is the cheapest. Default: 24h."),
+]
+MaxCost = Annotated[float | None, typer.Option(min=0, metavar="US$", help="Send nothing that would cost more.")]
+ThePlan = Annotated[Plan | None, typer.Option(help="The account's plan; decides how many lines a job has.")]
+
+
+@app.command()
+def estimate(
+    folder: Folder,
+    input: Input = None,
+    model: Model = None,
+    as_json: AsJson = False,
+    plan: ThePlan = None,
+    base_url: BaseUrl = None,
+) -> None:
+    """Say what a job would cost in each window, and in real time. Nothing is sent."""
+    with _job(folder, input, model, None, None, connect(plan=plan, base_url=base_url)) as job:
+        found = job.estimate()
+    if as_json:
+        _print({"folder": str(folder), **dataclasses.asdict(found), "cheapest": found.cheapest})
+    else:
+        _show_estimate(found)
+
+
+@app.command()
+def submit(
+    folder: Folder,
+    input: Input = None,
+    model: Model = None,
+    window: Window = None,
+    max_cost: MaxCost = None,
+    as_json: AsJson = False,
+    plan: ThePlan = None,
+    base_url: BaseUrl = None,
+) -> None:
+    """Send a job. Stopped in the middle and started again, it sends nothing twice."""
+    with _job(folder, input, model, window, max_cost, connect(plan=plan, base_url=base_url)) as job:
+        job.submit()
+        _show_status(folder, job.last_status(), as_json)
+
+
+@app.command()
+def status(folders: Folders, as_json: AsJson = False, base_url: BaseUrl = None) -> None:
+    """Look at the service's jobs, and take the results of those that have ended."""
+
+    def look(folder: Path) -> bool:
+        with _open(folder, base_url) as job:
+            return _show_status(folder, job.status(), as_json)
+
+    _each(folders, look)
+
+
+@app.command()
+def watch(folders: Folders, as_json: AsJson = False, base_url: BaseUrl = None) -> None:
+    """Wait until all inputs have a result, and send repairs meanwhile. Ctrl-C stops only the watching."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    outcomes: dict[Path, BatchStatus | KlusterError] = {}
+    with Progress(*columns, console=console(stderr=True)) as bars:
+
+        async def wait(folder: Path) -> None:
+            try:
+                with _open(folder, base_url) as job:
+                    bar = bars.add_task(folder.name, total=None)
+                    outcomes[folder] = await job.await_(
+                        on_progress=lambda seen: bars.update(bar, total=seen.total, completed=seen.progress)
+                    )
+            except KlusterError as err:
+                outcomes[folder] = err
+
+        async def wait_for_all() -> None:
+            await asyncio.gather(*map(wait, folders))
+
+        asyncio.run(wait_for_all())
+
+    def show(folder: Path) -> bool:
+        outcome = outcomes[folder]
+        if isinstance(outcome, KlusterError):
+            raise outcome
+        return _show_status(folder, outcome, as_json)
+
+    _each(folders, show)
+
+
+@app.command()
+def results(folders: Folders, as_json: AsJson = False, base_url: BaseUrl = None) -> None:
+    """Print the results in the order of the inputs: texts on stdout, errors on stderr; with --json all of them."""
+
+    def show(folder: Path) -> bool:
+        whole = True
+        with _open(folder, base_url) as job:
+            for result in job.results():
+                whole = whole and result.error is None
+                if as_json:
+                    _print(_as_dict(result))
+                elif (done := result.completion) is not None:
+                    print(done.text or json.dumps([dataclasses.asdict(call) for call in done.tool_calls]))
+                else:
+                    print(f"{folder.name}[{result.index}]: {result.error}", file=sys.stderr)
+        return whole
+
+    _each(folders, show)
+
+
+@app.command()
+def cancel(folders: Folders, as_json: AsJson = False, base_url: BaseUrl = None) -> None:
+    """Cancel what runs, and send nothing more; what was answered stays, and is paid."""
+
+    def stop(folder: Path) -> bool:
+        with _open(folder, base_url) as job:
+            _show_status(folder, job.cancel(), as_json)
+        return True
+
+    _each(folders, stop)
+
+
+@app.command("list")
+def list_(folders: Folders, as_json: AsJson = False) -> None:
+    """List the jobs in folders, and in the folders in them, as they were last seen. Nothing is sent."""
+    from kluster_integrations.batch.journal import NAME
+
+    found = {path.parent for folder in folders for name in (NAME, f"*/{NAME}") for path in folder.glob(name)}
+    for folder in sorted(found):
+        try:
+            with _open(folder, None) as job:
+                _show_status(folder, job.last_status(), as_json)
+        except JobLockedError:
+            if as_json:
+                _print({"folder": str(folder), "locked": True})
+            else:
+                print(f"{folder}: another process works on it")
+
+
+def _job(
+    folder: Path, input: Path | None, model: str | None, window: Any, max_cost: float | None, config: Any
+) -> BatchJob:
+    from kluster_integrations.batch import BatchJob
+
+    if input is None:
+        if model is not None:
+            raise UsageError("--model needs --input.")
+        return BatchJob.open(folder, config=config, window=window, max_cost=max_cost)
+    options: dict[str, Any] = {} if model is None else {"model": model}
+    options |= {"window": window or "24h", "max_cost": max_cost, "config": config}
+    return BatchJob.create(_requests(input), folder=folder, **options)
+
+
+def _open(folder: Path, base_url: str | None) -> BatchJob:
+    from kluster_integrations.batch import BatchJob
+
+    return BatchJob.open(folder, config=connect(base_url=base_url))
+
+
+def _requests(path: Path) -> Iterator[Any]:
+    """Yield the requests of a file. Lines of a batch file, with a `body`, are read too."""
+    try:
+        file = sys.stdin if str(path) == "-" else path.open(encoding="utf-8")
+    except OSError as err:
+        raise NotFoundError(f"--input={str(path)!r} cannot be read: {err.strerror}.", hint="check the path.") from None
+    with file if file is not sys.stdin else nullcontext(file):
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                read = json.loads(line)
+            except ValueError as err:
+                what = f"--input={str(path)!r}, line {number} is not JSON: {err}."
+                raise BadRequestError(what, hint="write one JSON per line.") from None
+            if isinstance(read, str):
+                yield [{"role": "user", "content": read}]
+            else:
+                yield read["body"] if isinstance(read, dict) and isinstance(read.get("body"), dict) else read
+
+
+def _each(folders: Sequence[Path], do: Callable[[Path], bool]) -> None:
+    """Do something with each folder; an error of one does not stop the others.
+
+    Args:
+        folders: The folders.
+        do: Returns whether all is well.
+
+    Raises:
+        typer.Exit: With 1 if every folder had an error, 3 if a part failed.
+    """
+    codes = []
+    for folder in folders:
+        try:
+            codes.append(0 if do(folder) else _PARTLY)
+        except KlusterError as err:
+            codes.append(report(err))
+    if any(codes):
+        raise typer.Exit(1 if set(codes) == {1} else _PARTLY)
+
+
+def _show_status(folder: Path, status: BatchStatus, as_json: bool) -> bool:
+    """Print a status, and return whether nothing has failed."""
+    if as_json:
+        _print({"folder": str(folder), **dataclasses.asdict(status), "is_done": status.is_done})
+    else:
+        failed = f", {status.failed} failed" if status.failed else ""
+        print(f"{folder}: {status.answered} of {status.total} answered{failed}; {status.window}, {money(status.cost)}")
+        for job in status.jobs:
+            print(f"  {job.id or '-'}  {job.status}  {job.answered + job.failed}/{job.lines}")
+    return not status.failed
+
+
+def _show_estimate(found: CostEstimate) -> None:
+    print(f"{found.lines:,} requests in {found.files:,} file{'s' if found.files > 1 else ''}")
+    print(f"about {found.tokens.prompt_tokens:,} tokens of prompts, {found.tokens.completion_tokens:,} of answers")
+    if found.assumed:
+        print(f"({found.assumed:,} requests have no max_completion_tokens: 500 are assumed)")
+    for name, cost in (("real_time", found.real_time), *found.by_window.items()):
+        mark = "  cheapest" if name == found.cheapest else ""
+        print(f"  {name.replace('_', ' '):<9}  {money(cost)}{mark}")
+    if found.unknown:
+        print(f"Prices are not known of all: {', '.join(found.unknown)}", file=sys.stderr)
+
+
+def _as_dict(result: BatchResult) -> dict[str, Any]:
+    done, error = result.completion, result.error
+    return {
+        "index": result.index,
+        "text": done.text if done else None,
+        "reasoning": done.reasoning if done else None,
+        "tool_calls": [dataclasses.asdict(call) for call in done.tool_calls] if done else None,
+        "finish_reason": done.finish_reason if done else None,
+        "model": done.model if done else None,
+        "usage": done.usage._asdict() if done else None,
+        "error": {"type": type(error).__name__, "message": error.message, "status_code": error.status_code}
+        if error
+        else None,
+        "cost": result.cost,
+        "tries": result.tries,
+    }
+
+
+def _print(value: dict[str, Any]) -> None:
+    print(json.dumps(value, ensure_ascii=False))

@@ -1,0 +1,50 @@
+"""`kluster verify`: is an answer reliable?"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kluster_integrations.cli._errors import UsageError, connect
+from kluster_integrations.cli._terminal import console
+
+__all__ = ["run"]
+
+_NOT_RELIABLE = 3
+
+
+def run(
+    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="The question.", show_default=False)],
+    output: Annotated[str, typer.Argument(metavar="ANSWER", help="The answer; '-' is stdin.", show_default=False)],
+    context: Annotated[str | None, typer.Option(metavar="TEXT", help="What the answer is to rely on.")] = None,
+    context_file: Annotated[Path | None, typer.Option(metavar="FILE", help="The same, from a file.")] = None,
+    search: Annotated[bool, typer.Option("--search", help="Show what the service found.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    base_url: Annotated[str | None, typer.Option(metavar="URL", help="Where the API is.")] = None,
+) -> None:
+    """Check an answer against a context, else against what is generally known. Exits with 3 if it is made up."""
+    from kluster_integrations.verify import Verifier
+
+    if context is not None and context_file is not None:
+        raise UsageError("--context and --context-file exclude each other.")
+    if context_file is not None:
+        context = context_file.read_text("utf-8")
+    verdict = Verifier(connect(base_url=base_url)).check(
+        prompt, sys.stdin.read() if output == "-" else output, context, search=search
+    )
+    if as_json:
+        found = {"search_results": list(verdict.search_results)} if search else {}
+        fields = {"reliable": verdict.reliable, "explanation": verdict.explanation, "usage": verdict.usage._asdict()}
+        print(json.dumps({**fields, **found}, ensure_ascii=False))
+    else:
+        out = console()
+        out.print("reliable" if verdict.reliable else "not reliable", style="green" if verdict.reliable else "red")
+        out.print(verdict.explanation, soft_wrap=True)
+        for result in verdict.search_results:
+            out.print(f"- {result.get('title', '')}: {result.get('link', '')}", soft_wrap=True)
+    if not verdict.reliable:
+        raise typer.Exit(_NOT_RELIABLE)

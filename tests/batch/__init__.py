@@ -1,0 +1,1 @@
+"""Batch jobs, against an emulator that has batches of its own."""

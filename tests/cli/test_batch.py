@@ -1,0 +1,177 @@
+"""`kluster batch` and `kluster verify`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from kluster_integrations.batch import BatchJob
+from kluster_integrations.emulator import BatchBehavior, Emulator
+
+from .conftest import LLAMA, Run
+
+
+@pytest.fixture
+def inputs(tmp_path: Path) -> Path:
+    lines = [
+        {"messages": [{"role": "user", "content": "Question 0"}]},
+        [{"role": "user", "content": "Question 1"}],
+        "Question 2",
+        {
+            "custom_id": "x",
+            "method": "POST",
+            "body": {"model": LLAMA, "messages": [{"role": "user", "content": "Question 3"}]},
+        },
+    ]
+    path = tmp_path / "inputs.jsonl"
+    path.write_text("\n\n".join(map(json.dumps, lines)), "utf-8")
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> str:
+    return str(tmp_path / "jobs" / "reviews")
+
+
+@pytest.fixture
+def env(reach: dict[str, str]) -> dict[str, str]:
+    return {**reach, "KLUSTER_BATCH_POLL": "0.01", "KLUSTER_BATCH_SETTLE": "0.05"}
+
+
+@pytest.fixture
+def submitted(kluster: Run, env: dict[str, str], inputs: Path, folder: str) -> Iterator[str]:
+    done = kluster("batch", "submit", folder, "--input", str(inputs), "--model", LLAMA, env=env)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_from_the_estimate_to_the_results(
+    kluster: Run, env: dict[str, str], inputs: Path, folder: str, emulator: Emulator
+) -> None:
+    done = kluster("batch", "estimate", folder, "--input", str(inputs), "--model", LLAMA, env=env)
+    assert done.returncode == 0, done.stderr
+    assert "4 requests in 1 file\n" in done.stdout
+    assert "72h        $0.000061  cheapest" in done.stdout
+    assert emulator.requests == []
+    done = kluster("batch", "submit", folder, "--window", "auto", "--max-cost", "0.01", env=env)
+    assert "0 of 4 answered; 72h, $0.000000" in done.stdout
+    done = kluster("batch", "watch", folder, env=env)
+    assert (done.returncode, "4 of 4 answered" in done.stdout) == (0, True)
+    assert "reviews" in done.stderr  # the bar
+    done = kluster("batch", "results", folder, env=env)
+    assert [f'"Question {n}"' in line for n, line in enumerate(done.stdout.splitlines())] == [True] * 4
+    assert len(emulator.batches.jobs) == 1
+
+
+def test_estimate_as_json(kluster: Run, env: dict[str, str], inputs: Path, folder: str) -> None:
+    done = kluster("batch", "estimate", folder, "--input", str(inputs), "--model", LLAMA, "--json", env=env)
+    found = json.loads(done.stdout)
+    assert (found["lines"], found["cheapest"], found["unknown"]) == (4, "72h", [])
+    assert set(found["by_window"]) == {"24h", "48h", "72h"}
+
+
+def test_too_expensive(kluster: Run, env: dict[str, str], inputs: Path, folder: str, emulator: Emulator) -> None:
+    given = ("--input", str(inputs), "--model", LLAMA, "--max-cost", "0.00001")
+    done = kluster("batch", "submit", folder, *given, env=env)
+    assert (done.returncode, emulator.requests) == (1, [])
+    assert "max_cost=1e-05" in done.stderr
+
+
+class TestFailures:
+    @pytest.fixture(autouse=True)
+    def _failing(self, emulator: Emulator) -> None:
+        emulator.batches.behavior = BatchBehavior(failing={1: 400})
+
+    def test_exit_code_3(self, kluster: Run, env: dict[str, str], submitted: str) -> None:
+        done = kluster("batch", "watch", submitted, "--json", env=env)
+        assert done.returncode == 3
+        assert {k: json.loads(done.stdout)[k] for k in ("answered", "failed", "is_done")} == {
+            "answered": 3,
+            "failed": 1,
+            "is_done": True,
+        }
+        assert kluster("batch", "status", submitted, env=env).returncode == 3
+
+    def test_results(self, kluster: Run, env: dict[str, str], submitted: str) -> None:
+        kluster("batch", "watch", submitted, env=env)
+        done = kluster("batch", "results", submitted, env=env)
+        assert (done.returncode, len(done.stdout.splitlines())) == (3, 3)
+        assert done.stderr.startswith("reviews[1]: ")
+        done = kluster("batch", "results", submitted, "--json", env=env)
+        results = [json.loads(line) for line in done.stdout.splitlines()]
+        assert [r["index"] for r in results] == [0, 1, 2, 3]
+        assert [r["error"]["type"] for r in results if r["error"]] == ["BadRequestError"]
+        assert (results[0]["tries"], results[0]["model"]) == (1, LLAMA)
+
+    def test_one_folder_of_two(self, kluster: Run, env: dict[str, str], submitted: str, tmp_path: Path) -> None:
+        done = kluster("batch", "status", submitted, str(tmp_path / "none"), env=env)
+        assert done.returncode == 3
+        assert "holds no job" in done.stderr
+        assert kluster("batch", "status", str(tmp_path / "none"), env=env).returncode == 1
+
+
+def test_cancel(kluster: Run, env: dict[str, str], inputs: Path, folder: str, emulator: Emulator) -> None:
+    emulator.batches.behavior = BatchBehavior(pre_schedule=0.3)
+    kluster("batch", "submit", folder, "--input", str(inputs), "--model", LLAMA, env=env)
+    assert kluster("batch", "cancel", folder, env=env).returncode == 0
+    done = kluster("batch", "watch", folder, env=env)
+    assert (done.returncode, "0 of 4 answered, 4 failed" in done.stdout) == (3, True)
+    assert [job.status for job in emulator.batches.jobs.values()] == ["cancelled"]
+
+
+def test_list(kluster: Run, env: dict[str, str], submitted: str, emulator: Emulator) -> None:
+    before = len(emulator.requests)
+    done = kluster("batch", "list", str(Path(submitted).parent), env=env)
+    assert done.stdout.startswith(f"{submitted}: 0 of 4 answered; 24h")
+    done = kluster("batch", "list", submitted, "--json", env=env)
+    assert json.loads(done.stdout)["total"] == 4
+    assert len(emulator.requests) == before
+
+
+def test_list_while_another_process_works_on_it(kluster: Run, env: dict[str, str], submitted: str) -> None:
+    with BatchJob.open(submitted):
+        done = kluster("batch", "list", submitted, env=env, alone=True)
+    assert done.stdout == f"{submitted}: another process works on it\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [("{", "line 2 is not JSON"), ('{"prompt": "x"}', r"requests[1]: model=None"), ("3", "requests[1]")],
+)
+def test_wrong_input(kluster: Run, env: dict[str, str], tmp_path: Path, folder: str, line: str, why: str) -> None:
+    (tmp_path / "wrong.jsonl").write_text(
+        json.dumps({"model": LLAMA, "messages": [{"role": "user", "content": "x"}]}) + f"\n{line}\n"
+    )
+    done = kluster("batch", "submit", folder, "--input", str(tmp_path / "wrong.jsonl"), env=env)
+    assert (done.returncode, why in done.stderr) == (1, True), done.stderr
+
+
+def test_input_from_a_pipe(kluster: Run, env: dict[str, str], folder: str, emulator: Emulator) -> None:
+    done = kluster("batch", "submit", folder, "--input", "-", "--model", LLAMA, stdin='"Question 0"\n', env=env)
+    assert (done.returncode, len(emulator.batches.jobs)) == (0, 1), done.stderr
+
+
+def test_no_input_and_no_job(kluster: Run, env: dict[str, str], folder: str) -> None:
+    assert "holds no job" in kluster("batch", "submit", folder, env=env).stderr
+    assert kluster("batch", "submit", folder, "--model", LLAMA, env=env).returncode == 2
+
+
+class TestVerify:
+    ASK = ("verify", "What is the capital of France?")
+    CONTEXT = ("--context", "The capital of France is Paris.")
+
+    def test_reliable(self, kluster: Run, env: dict[str, str]) -> None:
+        done = kluster(*self.ASK, "The capital of France is Paris.", *self.CONTEXT, env=env)
+        assert (done.returncode, done.stdout.splitlines()[0]) == (0, "reliable")
+
+    def test_made_up(self, kluster: Run, env: dict[str, str], tmp_path: Path) -> None:
+        context = tmp_path / "context.txt"
+        context.write_text(self.CONTEXT[1])
+        done = kluster(*self.ASK, "-", "--context-file", str(context), "--json", stdin="It is Lyon.", env=env)
+        assert (done.returncode, json.loads(done.stdout)["reliable"]) == (3, False)
+
+    def test_both_contexts(self, kluster: Run, env: dict[str, str]) -> None:
+        assert kluster(*self.ASK, "x", *self.CONTEXT, "--context-file", "y", env=env).returncode == 2
