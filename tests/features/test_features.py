@@ -162,11 +162,11 @@ def test_the_key_stays_secret(adapter: Adapter, kluster: Emulator, monkeypatch: 
     assert "another-company" not in str(sent)
 
 
-@adapters("litellm", "crewai")
+@adapters("langchain", "litellm", "crewai")
 def test_limits_of_the_plan(adapter: Adapter, kluster: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KLUSTER_PLAN", "trial")
     monkeypatch.setenv("KLUSTER_MAX_WAIT", "0")
-    monkeypatch.setenv("KLUSTER_API_KEY", "a-key-of-its-own")
+    monkeypatch.setenv("KLUSTER_API_KEY", f"a-key-for-{type(adapter).__name__}")
     allowed = catalog.PLANS["trial"].requests_per_minute
     assert allowed
     for _ in range(allowed):
