@@ -64,7 +64,7 @@ class Reply:
         pieces: The body, one `send` each; with `framing="chunked"` an HTTP chunk each.
         status: The status.
         content_type: None sends no such header.
-        headers: Further headers.
+        headers: Further headers; surrogates stand for bytes that are not UTF-8.
         framing: `chunked`, `length` (Content-Length), or `close` (the end of the connection is the end of the body).
         end: `clean`; `cut` (closes before the body's end, which for `close` is the end); `rst` (resets the connection);
             `hang` (sends no more, until the client hangs up or the server stops).
@@ -101,7 +101,7 @@ class Reply:
         else:
             lines.append("Connection: close")
         lines += [f"{name}: {value}" for name, value in self.headers.items()]
-        return ("\r\n".join(lines) + "\r\n\r\n").encode()
+        return ("\r\n".join(lines) + "\r\n\r\n").encode("utf-8", "surrogateescape")
 
     def frame(self, piece: bytes) -> bytes:
         return b"%x\r\n%s\r\n" % (len(piece), piece) if self.framing == "chunked" else piece

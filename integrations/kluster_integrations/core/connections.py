@@ -13,8 +13,8 @@ import contextlib
 import functools
 import io
 import os
+import socket
 import threading
-import time
 import urllib.request
 import uuid
 import weakref
@@ -96,11 +96,7 @@ class Received:
 
     def __init__(self, response: aiohttp.ClientResponse) -> None:
         self.status_code = response.status
-        # aiohttp leaves what is not UTF-8 in surrogates, which can neither be printed nor sent on.
-        self.headers: Mapping[str, str] = {
-            name.lower(): value if value.isascii() else value.encode("utf-8", "surrogateescape").decode("latin-1")
-            for name, value in response.headers.items()
-        }
+        self.headers: Mapping[str, str] = {name.lower(): _text(value) for name, value in response.headers.items()}
         self._response: Any = response
 
     async def read(self) -> bytes:
@@ -123,6 +119,15 @@ class Received:
             with contextlib.suppress(Exception):
                 async with asyncio.timeout(_GRACE):
                     await self.piece()
+
+
+def _text(value: str) -> str:
+    """Return a header without the surrogates that aiohttp leaves where it is not UTF-8: nobody can print those."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return value.encode("utf-8", "surrogateescape").decode("latin-1")
+    return value
 
 
 class _Foreign(Received):
@@ -197,11 +202,17 @@ def drain(response: Any, pieces: Iterator[bytes]) -> None:
             finally:
                 del _Stream.hurry.seconds
         elif stream is not None and response.http_version.startswith("HTTP/1"):  # of a client of the caller's
-            for _ in range(10):
-                if stream.get_extra_info("is_readable"):
-                    next(pieces, None)
-                    break
-                time.sleep(_GRACE / 10)
+            reading = threading.Thread(target=_read_end, args=(pieces,), daemon=True)
+            reading.start()
+            reading.join(_GRACE)
+            if reading.is_alive():
+                stream.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
+                reading.join()
+
+
+def _read_end(pieces: Iterator[bytes]) -> None:
+    with contextlib.suppress(Exception):
+        next(pieces, None)
 
 
 def _proxy(url: httpx.URL) -> str | None:

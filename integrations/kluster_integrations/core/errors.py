@@ -409,6 +409,7 @@ def _translate(err: Exception, io: bool) -> KlusterError | None:
         if any(isinstance(link, TimeoutError) for link in chain) or "TimeoutException" in names:
             return APITimeoutError("The server did not answer in time.")
         said = _plain(f"{type(chain[-1]).__name__}: {chain[-1]}").rstrip(".: ")
+        said = re.sub(r"//[^/@\s]*@", "//", said)  # aiohttp quotes a proxy's address, credentials included
         return APIConnectionError(f"The connection failed: {said}.")
     if isinstance(err, UnicodeEncodeError):
         return BadRequestError(f"The messages hold text that is not valid Unicode ({err.reason}).")
