@@ -1,4 +1,4 @@
-"""Measure ChatKluster next to raw httpx, the openai SDK and ChatOpenAI, on one fast local server."""
+"""Measure ChatKluster next to raw httpx and aiohttp, the openai SDK and ChatOpenAI, on one fast local server."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from rich.console import Console
 
 from benchmarks import cold, server
 from benchmarks.cases import CASES, Case, Sampler
-from benchmarks.clients import CANDIDATES, Client, SdkOnAiohttp, httpx_name
+from benchmarks.clients import CANDIDATES, Client, SdkOnAiohttp
 from benchmarks.report import Results, as_json, show, targets
 from kluster_integrations import __version__
 
 _PACKAGES = (
     "openai",
-    httpx_name(),
+    "httpx",
     "aiohttp",
     "langchain-core",
     "langchain-openai",
@@ -38,7 +38,7 @@ _MODULES = {
     "openai": "",
     "langchain_openai": "",
 }
-_WIDTH = 150
+_WIDTH = 170
 
 
 def _arguments() -> argparse.Namespace:
@@ -89,9 +89,11 @@ def _header(console: Console, facts: dict[str, Any]) -> None:
     console.print(f"Python {facts['python']}, " + ", ".join(f"{p} {v}" for p, v in facts["versions"].items()))
     console.print(f"{facts['machine']}; pinned: {facts['pinned']}; {facts['rounds']} rounds, candidates in turns")
     console.print(
-        "Equal for all: messages, no retries, at most 1000 connections and 100 idle ones (aiohttp keeps all idle ones)."
+        "Equal for all: messages, no retries, room for 1000 connections, of which httpx keeps 100 when they are idle."
     )
-    console.print(f"ChatKluster's async side runs on aiohttp; {SdkOnAiohttp.name!r} is the SDK on the same.\n")
+    console.print(
+        f"ChatKluster sends on httpx, and on aiohttp where it is async; {SdkOnAiohttp.name!r} is the SDK on the same.\n"
+    )
 
 
 def _measure(sampler: Sampler, case: Case, clients: Sequence[type[Client]], rounds: int) -> dict[str, list[Any]]:

@@ -10,18 +10,12 @@ import importlib.util
 import json
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Iterator
-from importlib.metadata import version
 from typing import Any, ClassVar
 
 from benchmarks.wire import MESSAGES, MODEL, TOOLS
 
 _KEY = "not-a-key"
 _TIMEOUT = 60.0
-
-
-def httpx_name() -> str:
-    """Return the name of the httpx that openai uses: 3.x speaks httpx2."""
-    return "httpx2" if int(version("openai").split(".")[0]) >= 3 else "httpx"
 
 
 class Client(ABC):
@@ -76,11 +70,11 @@ class RawHttpx(Client):
     """No client at all: the floor."""
 
     name = "raw httpx"
-    modules = (httpx_name(),)
+    modules = ("httpx",)
 
     def __init__(self, base_url: str, **options: Any) -> None:
         super().__init__(base_url, **options)
-        self._httpx = importlib.import_module(httpx_name())
+        self._httpx = importlib.import_module("httpx")
         self._body = {
             "model": MODEL,
             "messages": MESSAGES,
@@ -138,6 +132,42 @@ class RawHttpx(Client):
     async def aclose(self) -> None:
         if self._async is not None:
             await self._async.aclose()
+
+
+class RawAiohttp(RawHttpx):
+    """The floor of async calls."""
+
+    name = "raw aiohttp"
+    modules = ("aiohttp",)
+    sync = False
+
+    def _session(self) -> Any:
+        if self._async is None:
+            import aiohttp
+
+            self._async = aiohttp.ClientSession(
+                f"{self.base_url}/",
+                headers=self._options["headers"],
+                connector=aiohttp.TCPConnector(limit=1000),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                timeout=aiohttp.ClientTimeout(sock_read=_TIMEOUT),
+            )
+        return self._async
+
+    async def acall(self) -> str:
+        async with self._session().post("chat/completions", json=self._body) as response:
+            message = (await response.json())["choices"][0]["message"]
+        return str(message["content"] or message["tool_calls"][0]["function"]["arguments"])
+
+    async def astream(self) -> AsyncIterator[Any]:
+        async with self._session().post("chat/completions", json={**self._body, "stream": True}) as response:
+            async for line in response.content:
+                if line.startswith(b"data: {"):
+                    yield json.loads(line[6:])
+
+    async def aclose(self) -> None:
+        if self._async is not None:
+            await self._async.close()
 
 
 class Sdk(Client):
@@ -291,4 +321,4 @@ class Kluster(_LangChain):
         await self._model.aclose()
 
 
-CANDIDATES: tuple[type[Client], ...] = (RawHttpx, Sdk, SdkOnAiohttp, ChatOpenAI, Kluster)
+CANDIDATES: tuple[type[Client], ...] = (RawHttpx, RawAiohttp, Sdk, SdkOnAiohttp, ChatOpenAI, Kluster)

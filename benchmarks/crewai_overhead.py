@@ -21,7 +21,7 @@ from benchmarks import server
 from benchmarks.__main__ import _clean_environment, _pin
 from benchmarks.wire import ARGUMENTS, EXPECTED, MESSAGES, MODEL, SHORT, TOOLS
 
-LIMIT = 0.6
+LIMIT = 0.5
 _ROUNDS = 7
 _OWN, _OURS = "CrewAI", "kluster"
 

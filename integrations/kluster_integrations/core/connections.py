@@ -21,7 +21,6 @@ import weakref
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
-import httpcore
 import httpx
 
 from kluster_integrations.core.errors import BadRequestError
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
 
     import aiohttp
 
-__all__ = ["Connections", "Form", "Received", "Request", "drain"]
+__all__ = ["Connections", "Form", "Received", "Request", "drain", "pieces_of"]
 
 _GRACE = 0.01  # seconds for the end of a body behind `[DONE]`: servers often send it as a packet of its own
 _KEPT = 30.0  # seconds that an idle connection is kept: less than load balancers keep it
@@ -164,55 +163,33 @@ async def _cancelled_once(work: Awaitable[Any]) -> Any:
         task.cancel()
 
 
-class _Stream:
-    """A sync connection whose reads a thread can cut short: httpcore fixes their timeout when a body begins."""
-
-    hurry = threading.local()
-
-    def __init__(self, stream: httpcore.NetworkStream) -> None:
-        self._stream = stream
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
-
-    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        return self._stream.read(max_bytes, getattr(self.hurry, "seconds", timeout))
-
-    def start_tls(self, *args: Any, **options: Any) -> Any:
-        return _Stream(self._stream.start_tls(*args, **options))
-
-
-class _Backend(httpcore.SyncBackend):
-    def connect_tcp(self, *args: Any, **options: Any) -> Any:
-        return _Stream(super().connect_tcp(*args, **options))
+def pieces_of(response: Any) -> Iterator[bytes]:
+    """Iterate over the body of a sync answer, past httpx's decoders if there is nothing to decode."""
+    pieces: Iterator[bytes] = response.iter_bytes() if "content-encoding" in response.headers else iter(response.stream)
+    return pieces
 
 
 def drain(response: Any, pieces: Iterator[bytes]) -> None:
     """Read the end of a body behind `[DONE]`, so that the connection can serve again; do not wait for it.
 
     Without this each stream costs a connection, as it does with the openai SDK. Over HTTP/2 it does not, and others
-    read from the same connection.
+    read from the same connection. A thread reads, for httpcore fixes the timeout of a read when the body begins.
     """
     stream = response.extensions.get("network_stream")
-    with contextlib.suppress(Exception):  # the answer is complete, whatever happens to the connection
-        if isinstance(stream, _Stream):
-            _Stream.hurry.seconds = _GRACE
-            try:
-                next(pieces, None)
-            finally:
-                del _Stream.hurry.seconds
-        elif stream is not None and response.http_version.startswith("HTTP/1"):  # of a client of the caller's
-            reading = threading.Thread(target=_read_end, args=(pieces,), daemon=True)
-            reading.start()
-            reading.join(_GRACE)
-            if reading.is_alive():
-                stream.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
-                reading.join()
+    if stream is None or not response.http_version.startswith("HTTP/1"):
+        return
 
+    def read() -> None:
+        with contextlib.suppress(Exception):  # the answer is complete, whatever happens to the connection
+            next(pieces, None)
 
-def _read_end(pieces: Iterator[bytes]) -> None:
-    with contextlib.suppress(Exception):
-        next(pieces, None)
+    thread = threading.Thread(target=read, daemon=True)
+    thread.start()
+    thread.join(_GRACE)
+    if thread.is_alive():
+        with contextlib.suppress(OSError):
+            stream.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
+        thread.join()
 
 
 def _proxy(url: httpx.URL) -> str | None:
@@ -242,11 +219,9 @@ def _open(url: httpx.URL) -> httpx.HTTPTransport:
     """Return a pool for sync calls. It has no bound: there are at most as many connections as threads."""
     bounds = httpx.Limits(max_connections=None, max_keepalive_connections=100, keepalive_expiry=_KEPT)
     try:
-        pool = httpx.HTTPTransport(verify=_verify(url), trust_env=False, proxy=_proxy(url), limits=bounds)
+        return httpx.HTTPTransport(verify=_verify(url), trust_env=False, proxy=_proxy(url), limits=bounds)
     except ImportError as err:  # a SOCKS proxy, and no socksio
         raise BadRequestError(str(err)) from None
-    pool._pool._network_backend = _Backend()
-    return pool
 
 
 def _aopen(url: httpx.URL) -> aiohttp.ClientSession:

@@ -23,7 +23,7 @@ import httpx
 from kluster_integrations._version import __version__
 from kluster_integrations.core import limits
 from kluster_integrations.core.config import KlusterConfig
-from kluster_integrations.core.connections import Connections, Form, drain
+from kluster_integrations.core.connections import Connections, Form, drain, pieces_of
 from kluster_integrations.core.errors import (
     APIConnectionError,
     BadRequestError,
@@ -286,58 +286,54 @@ class Transport:
         with self.errors:
             found = self._send(_Call(self, CHAT_PATH, body, streamed=True, **options))
             reader.headers = found.headers
-            deltas = reader.whole(found.data) if isinstance(found, Answer) else []
-        yield from deltas
-        if isinstance(found, Answer):
-            return
-        pieces = found.iter_bytes()
-        try:
-            while not reader.done:
-                with self.errors:
+            if isinstance(found, Answer):
+                yield from reader.whole(found.data)
+                return
+            try:
+                pieces = pieces_of(found)
+                while not reader.done:
                     try:
-                        with self._io:
-                            piece = next(pieces, None)
-                    except APIConnectionError as err:
-                        reader.broken(err)
+                        piece = next(pieces, None)
+                    except Exception as err:
+                        self._broken(err, reader)
                         piece = None
-                    deltas = reader.feed(piece)
-                yield from deltas
-            with self.errors:
-                deltas = reader.close()
-            yield from deltas
-            drain(found, pieces)
-        finally:
-            found.close()
+                    yield from reader.feed(piece)
+                yield from reader.close()
+                drain(found, pieces)
+            finally:
+                found.close()
 
     async def astream(self, body: Mapping[str, Any], reader: ChatStream, **options: Any) -> AsyncIterator[Delta]:
         """As `stream`."""
         with self.errors:
             found = await self._asend(_Call(self, CHAT_PATH, body, streamed=True, **options))
             reader.headers = found.headers
-            deltas = reader.whole(found.data) if isinstance(found, Answer) else []
-        for delta in deltas:
-            yield delta
-        if isinstance(found, Answer):
-            return
-        try:
-            while not reader.done:
-                with self.errors:
-                    try:
-                        with self._io:
-                            piece = await found.piece() or None
-                    except APIConnectionError as err:
-                        reader.broken(err)
-                        piece = None
-                    deltas = reader.feed(piece)
-                for delta in deltas:
+            if isinstance(found, Answer):
+                for delta in reader.whole(found.data):
                     yield delta
-            with self.errors:
-                deltas = reader.close()
-            for delta in deltas:
-                yield delta
-            await found.drain()
-        finally:
-            await found.close()
+                return
+            try:
+                while not reader.done:
+                    try:
+                        piece = await found.piece() or None
+                    except Exception as err:
+                        self._broken(err, reader)
+                        piece = None
+                    for delta in reader.feed(piece):
+                        yield delta
+                for delta in reader.close():
+                    yield delta
+                await found.drain()
+            finally:
+                await found.close()
+
+    def _broken(self, err: Exception, reader: ChatStream) -> None:
+        """Let the reader say what a stream that breaks is: an error, unless the answer was complete."""
+        try:
+            with self._io:
+                raise err
+        except APIConnectionError as failed:
+            reader.broken(failed)
 
     def _send(self, call: _Call) -> Any:
         """Send until there is an `Answer`, or a response whose body is a stream."""
