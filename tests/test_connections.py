@@ -258,6 +258,36 @@ async def test_as_many_at_once_as_there_are(server: RawServer) -> None:
     assert len(answers) == server.connections == 300
 
 
+class CancelsAtTheAnswer(httpx.AsyncHTTPTransport):
+    """Cancels the call at the moment when its answer has come."""
+
+    call: asyncio.Task[Any] | None = None
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        response = await super().handle_async_request(request)
+        if self.call is not None:
+            self.call.cancel()
+        return response
+
+
+async def test_an_answer_for_which_nobody_waits_anymore_is_closed(server: RawServer) -> None:
+    server.script(Reply(SO_FAR, end="hang"))
+    transport = CancelsAtTheAnswer(limits=httpx.Limits(max_connections=1))
+    async with httpx.AsyncClient(transport=transport) as client:
+        sender = Transport(config(server, timeout=3), http_async_client=client)
+        transport.call = asyncio.create_task(astreamed(sender))
+        with pytest.raises(asyncio.CancelledError):
+            await transport.call
+        transport.call = None
+        assert (await sender.apost(CHAT_PATH, {})).data["id"] == "chatcmpl-1"
+
+
+def test_without_asyncio_the_error_says_so(server: RawServer) -> None:
+    with pytest.raises(errors.KlusterError, match="asyncio"):
+        Transport(config(server)).apost(CHAT_PATH, {}).send(None)
+    assert server.connections == 0
+
+
 # Bodies
 
 

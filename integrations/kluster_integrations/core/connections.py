@@ -159,8 +159,19 @@ async def _cancelled_once(work: Awaitable[Any]) -> Any:
     task = asyncio.ensure_future(work)
     try:
         return await asyncio.shield(task)
-    finally:
+    except asyncio.CancelledError:
         task.cancel()
+        raise
+
+
+def _close_unseen(sending: asyncio.Future[Any]) -> None:
+    """Close an answer that came at the moment when nobody waited for it anymore."""
+    if not sending.cancelled() and sending.exception() is None:
+        _closing.add(task := asyncio.ensure_future(sending.result().aclose()))
+        task.add_done_callback(_closing.discard)
+
+
+_closing: set[asyncio.Future[None]] = set()
 
 
 def pieces_of(response: Any) -> Iterator[bytes]:
@@ -180,16 +191,16 @@ def drain(response: Any, pieces: Iterator[bytes]) -> None:
         return
 
     def read() -> None:
-        with contextlib.suppress(Exception):  # the answer is complete, whatever happens to the connection
+        with contextlib.suppress(Exception):
             next(pieces, None)
 
-    thread = threading.Thread(target=read, daemon=True)
-    thread.start()
-    thread.join(_GRACE)
-    if thread.is_alive():
-        with contextlib.suppress(OSError):
+    with contextlib.suppress(Exception):  # the answer is complete, whatever happens to the connection
+        thread = threading.Thread(target=read, daemon=True)
+        thread.start()
+        thread.join(_GRACE)
+        if thread.is_alive():
             stream.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
-        thread.join()
+            thread.join()
 
 
 def _proxy(url: httpx.URL) -> str | None:
@@ -356,7 +367,12 @@ class Connections:
         content = request.content
         data = content.pieces() if isinstance(content, Form) else content
         if (client := self._async_client) is not None:
-            return _Foreign(await _cancelled_once(client.send(_built(client, request, data or None), stream=True)))
+            sending = asyncio.ensure_future(client.send(_built(client, request, data or None), stream=True))
+            try:
+                return _Foreign(await _cancelled_once(sending))
+            except asyncio.CancelledError:
+                sending.add_done_callback(_close_unseen)
+                raise
         import aiohttp  # takes 60 ms, and most programs are sync
 
         pool = _pools.join(self, asyncio.get_running_loop(), _aopen)

@@ -353,6 +353,11 @@ class Transport:
 
     async def _asend(self, call: _Call) -> Any:
         """As `_send`."""
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            hint = "use the sync calls, in a thread."
+            raise KlusterError("Async calls run on asyncio only, not on trio.", hint=hint) from None
         while True:
             await limits.await_for_rate_limit()
             try:
