@@ -192,6 +192,60 @@ ROWS = {
     "text-that-is-not-a-call": calling(
         Answer('{"name": "Paris", "parameters": {}}'), text='{"name": "Paris", "parameters": {}}'
     ),
+    # An object with a name is not a call of the tool of that name.
+    "named-object": calling(Answer('{"name": "Oslo", "size": 7}'), text='{"name": "Oslo", "size": 7}'),
+    "named-objects": calling(
+        Answer('[{"name": "Oslo", "size": 7}, {"name": "create_city"}]'),
+        text='[{"name": "Oslo", "size": 7}, {"name": "create_city"}]',
+    ),
+    "prompted-arguments-under-another-name": calling(
+        Answer(block('{"name": "create_city", "input": {"city": "Oslo"}}')), Answer(CALL), model=NEMO, calls=CREATED
+    ),
+    # A call that cannot be read is not an answer.
+    **{
+        f"broken-{name}": calling(Answer(text), Answer(CALL), calls=CREATED)
+        for name, text in {
+            "hermes": '<tool_call>{"name": "create_city", "arguments": {"a": undefined}}</tool_call>',
+            "llama": '{"name": "create_city", "parameters": {"a": undefined}}',
+            "python-tag": '<|python_tag|>{"name": "create_city", "parameters": {"a": undefined}}<|eom_id|>',
+            "mistral": '[TOOL_CALLS][{"name": "create_city", "arguments": {"a": undefined}}]',
+        }.items()
+    },
+    "broken-mistral-prompted": calling(
+        Answer('[TOOL_CALLS][{"name": "create_city", "arguments": {"a": undefined}}]'),
+        Answer(CALL),
+        model=NEMO,
+        calls=CREATED,
+    ),
+    "broken-cut": calling(
+        Answer('{"name": "create_city", "parameters": {"a": 1', "length"), error="OutputValidationError"
+    ),
+    "lenient-llama": calling(
+        Answer('{"name": "create_city", "parameters": {"city": {"name": "Oslo"}, "role": None}}<|eot_id|>'),
+        calls=CREATED,
+    ),
+    "two-in-one-block": calling(
+        Answer(block('{"name": "create_city", "arguments": {}}\n{"name": "Oslo", "arguments": {}}')),
+        calls=(("create_city", "{}"), ("Oslo", "{}")),
+    ),
+    "nameless": calling(
+        Answer(None, "tool_calls", calls=(("", "{}"),)), Answer(None, "tool_calls", calls=CREATED), calls=CREATED
+    ),
+    "call-behind-a-stop": Row(
+        Question(R1, tools=True, params={"stop": ["Observation"]}),
+        (Answer(f"t</think>Hi Observation: {CALL}"),),
+        Seen("Hi ", "t"),
+    ),
+    "call-in-a-reopened-thought": Row(
+        Question(R1, tools=True),
+        (Answer(f"p</think>ok <think>{CALL}"), Answer(f"x</think>{CALL}")),
+        Seen("ok <think>", f"p{CALL}\n\nx", CREATED),
+        crewai=Seen("", f"p{CALL}\n\nx", CREATED),
+    ),
+    "tag-in-code": Row(
+        Question(LLAMA), (Answer('re.sub(r"<think>.*</think>", "", t)'),), Seen('re.sub(r"<think>.*</think>", "", t)')
+    ),
+    "constructor": city("City(name='Bergen', twin={'name': 'Bergen', 'size': 40})", GOOD),
     # Thoughts stay thoughts.
     "thought-cut-with-tools": Row(
         Question(R1, tools=True),

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from kluster_integrations.core.json_text import find_json, read_arguments
+from kluster_integrations.core.json_text import MISSING, compact, find_json, read_arguments
 
 TWIN = '"twin": {"name": "Bergen", "size": 40}'
 
@@ -88,6 +88,9 @@ def test_brackets_in_prose_are_not_values(text: str, value: object) -> None:
         "{'a': open('x')}",
         "{'a': 1e999}",
         "{'a': '\\ud83d'}",
+        '{"a": NaN}',
+        '{"a": -Infinity}',
+        '{"a": 1e999}',
     ],
 )
 def test_what_only_python_can_say_is_not_json(text: str) -> None:
@@ -124,6 +127,7 @@ def test_arguments_are_the_text_of_one_object(text: str, arguments: str) -> None
         "7",
         "true",
         "Oslo",
+        '{"a": NaN}',
         '```json\n{"city": "Oslo"}\n```',
         "[" * 50_000,
         *(FAILED[name] for name in ("comment", "unescaped-quote", "cut")),
@@ -147,3 +151,12 @@ def test_cut_arguments_are_not_read_leniently() -> None:
 )
 def test_no_text_takes_more_than_a_few_passes(text: str) -> None:
     assert find_json(text) is None  # a quadratic reader takes minutes
+
+
+def test_half_a_surrogate_pair_becomes_a_replacement_character() -> None:
+    assert compact(["\ud83d", "\ud83d\ude00"]) == '["\ufffd", "\U0001f600"]'
+
+
+def test_null_may_be_an_answer() -> None:
+    assert find_json("null", default=MISSING) is None
+    assert find_json("no", default=MISSING) is MISSING

@@ -332,7 +332,7 @@ class Client:
         for body in bodies:
             answer, budgets = yield _Post(embeddings.EMBEDDINGS_PATH, body, options, spec)
             about = sum(map(tokens.estimate, body["input"]))
-            usage = _usage_in(answer.data) or Usage(about, 0, about, estimated=True)
+            usage = _usage_in(answer.data, completion_tokens=0) or Usage(about, 0, about, estimated=True)
             budget.count(budgets, spec, usage)
             rows += embeddings.read(answer.data, body)
             used, estimated, headers = used + usage.prompt_tokens, estimated or usage.estimated, answer.headers
@@ -365,7 +365,7 @@ class _Outlet:
     def __init__(self, request: ChatRequest) -> None:
         self._tries = repair.attempts(request)
         self.request: ChatRequest | None = next(self._tries)
-        self._prompted = bool(request.tools)
+        self._prompted, self._names = bool(request.tools), request.tool_names
         self._holds_text = self._holding = request.is_checked
         self._must_answer = self._is_blank = request.must_answer and request.max_repairs >= 0
         self._holds = self._holds_text or self._must_answer or (request.max_repairs >= 0 and bool(request.tool_names))
@@ -404,13 +404,13 @@ class _Outlet:
 
     def _certain(self, content: str) -> str:
         """Return what of a text may be seen, and hold the rest."""
-        if not self._holding and (self._prompted or not self._new_text):
-            at = prompting.doubtful_from(content, prompted=self._prompted)
+        if not self._holding:
+            at = prompting.doubtful_from(content, self._names, prompted=self._prompted)
             self._holding = at < len(content)
             if self._holding:
                 self._held_text.append(content[at:])
                 content = content[:at]
-        elif self._holding:
+        else:
             self._held_text.append(content)
             return ""
         if self._is_blank and not content.strip():
@@ -446,8 +446,9 @@ class _Outlet:
         yield Delta(usage=completion.usage)
 
 
-def _usage_in(data: object) -> Usage | None:
-    return read_usage(data.get("usage")) if isinstance(data, dict) else None
+def _usage_in(data: object, **defaults: int) -> Usage | None:
+    usage = data.get("usage") if isinstance(data, dict) else None
+    return read_usage({**defaults, **usage}) if isinstance(usage, dict) else None
 
 
 def _note_empty(finish_reason: str, *, has_answer: bool) -> None:

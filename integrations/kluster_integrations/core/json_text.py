@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import ast
 import json
+import math
 import re
 from typing import Any
 
-__all__ = ["compact", "find_json", "is_json_object", "read_arguments"]
+__all__ = ["MISSING", "compact", "find_json", "is_json_object", "loads_lax", "read_arguments", "read_values"]
 
 _MAX_LENIENT = 100_000  # characters; Python's own parser takes seconds and gigabytes for more
 _ONE_FENCE = re.compile(r"```[a-zA-Z0-9]*[ \t]*\n(.*)```", re.DOTALL)
@@ -26,46 +27,79 @@ _LIKE_JSON = re.compile(
 )
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*"|' + r"'(?:[^'\\]|\\.)*'", re.DOTALL)
 _BEHIND_STRING = re.compile(r"[^\W\d]|\s*[\"']")
+_BETWEEN = re.compile(r"[\s;,]*")
 _NEXT = re.compile(r"[\"'{}\[\]]")
 _ALIEN_ESCAPE = re.compile(r"\\[^'\"\\nrtbf]")  # Python and JSON do not read the same in it
-_decoder = json.JSONDecoder(strict=False)  # models write line breaks into strings
+# A constructor's arguments, of which an object is one: City(name="Oslo", twin={…}).
+_CALL_BEFORE = re.compile(r"\w\([^()]*=\s*\Z")
+MISSING: Any = object()
+"""Says that there is no value, where `null` may be one."""
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is not a JSON number")
+    return number
+
+
+_STRICT: dict[str, Any] = {"parse_constant": _finite, "parse_float": _finite}  # neither NaN nor 1e999 is JSON
+_decoder = json.JSONDecoder(strict=False, **_STRICT)  # models write line breaks into strings
+value_at = _decoder.raw_decode
+"""Returns the value that begins at a place in a text, and where it ends; raises ValueError or RecursionError."""
+
+
+def loads_lax(text: str) -> Any:
+    """Decode JSON that may have line breaks in strings.
+
+    Raises:
+        ValueError: If it is not JSON.
+        RecursionError: If it is nested too deeply.
+    """
+    return json.loads(text, strict=False, **_STRICT)
 
 
 def compact(value: object) -> str:
-    """Return a value as JSON text."""
-    return json.dumps(value, ensure_ascii=False)
+    """Return a value as JSON text; half a surrogate pair, which no UTF-8 can carry, becomes U+FFFD."""
+    text = json.dumps(value, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
 
 
 def is_json_object(text: str) -> bool:
     """Whether a text is one JSON object, by the letter."""
     try:
-        return isinstance(json.loads(text), dict)
+        return isinstance(json.loads(text, **_STRICT), dict)
     except (ValueError, RecursionError):
         return False
 
 
-def find_json(text: str, *, is_cut: bool = False) -> Any:
+def find_json(text: str, *, is_cut: bool = False, default: Any = None) -> Any:
     """Return the outermost JSON value of a text: the text itself, the first in a fence, or the longest in prose.
 
     Args:
         text: What the model wrote.
         is_cut: Whether the text ends before the model was done; then nothing is read leniently.
+        default: What to return where there is no value.
 
     Returns:
-        The decoded value, None where there is none (`null` counts as none).
+        The decoded value.
     """
     fenced = _ONE_FENCE.fullmatch(text.strip())
     for candidate in (text, fenced[1]) if fenced else (text,):
         try:
-            return json.loads(candidate, strict=False)
+            return loads_lax(candidate)
         except (ValueError, RecursionError):
             continue
-    best: Any = None
+    best: Any = default
     size = at = 0
     while found := _BRACKET.search(text, at):
         start = found.start()
-        value, at = _value_at(text, start, is_cut=is_cut)
-        if at < 0:
+        value, at = _outermost(text, start, is_cut=is_cut)
+        if at < 0 or (value is not None and _CALL_BEFORE.search(text, max(0, start - 500), start)):
             break
         if value is not None and _FENCE_BEFORE.search(text, max(0, start - 40), start):
             return value
@@ -74,16 +108,16 @@ def find_json(text: str, *, is_cut: bool = False) -> Any:
     return best
 
 
-def _value_at(text: str, start: int, *, is_cut: bool) -> tuple[Any, int]:
+def _outermost(text: str, start: int, *, is_cut: bool) -> tuple[Any, int]:
     """Return the value that begins at a bracket, and where it ends; -1 for the end where one began and failed."""
+    if not _LIKE_JSON.match(text, start):
+        return None, start + 1
     try:
-        return _decoder.raw_decode(text, start)
+        return value_at(text, start)
     except RecursionError:  # a model that repeats itself: nothing in there is meant
         return None, -1
     except ValueError:
         pass
-    if not _LIKE_JSON.match(text, start):
-        return None, start + 1
     end = -1 if is_cut else _end_of(text, start)
     value = _lenient(text[start:end]) if end > 0 else None
     return (value, end) if value is not None else (None, -1)
@@ -120,6 +154,22 @@ def _lenient(text: str) -> Any:
     return value if isinstance(value, dict | list) else None
 
 
+def read_values(text: str, at: int, *, is_cut: bool = False) -> list[Any] | None:
+    """Return the values that a text is from a place on, with white space, commas or semicolons between them.
+
+    None where something else stands there, too.
+    """
+    values: list[Any] = []
+    while (at := _BETWEEN.match(text, at).end()) < len(text):  # type: ignore[union-attr]
+        if text[at] not in "{[":
+            return None
+        value, at = _outermost(text, at, is_cut=is_cut)
+        if value is None:
+            return None
+        values.append(value)
+    return values
+
+
 def read_arguments(text: str, *, is_cut: bool = False) -> tuple[str, str | None]:
     """Return the arguments of a tool call as the text of one JSON object, and None; else the text and what is wrong.
 
@@ -131,9 +181,9 @@ def read_arguments(text: str, *, is_cut: bool = False) -> tuple[str, str | None]
     if is_json_object(stripped):
         return text, None
     try:
-        value = json.loads(stripped, strict=False)
+        value = loads_lax(stripped)
         if isinstance(value, str):  # encoded twice
-            value = json.loads(value, strict=False)
+            value = loads_lax(value)
     except (ValueError, RecursionError) as err:
         value = None
         if not is_cut and stripped[:1] == "{" and _end_of(stripped, 0) == len(stripped):

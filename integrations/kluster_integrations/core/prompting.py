@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from kluster_integrations.core.json_text import compact, find_json, is_json_object, read_arguments
+from kluster_integrations.core.json_text import compact, find_json, is_json_object, read_arguments, read_values
 from kluster_integrations.core.types import Message
 
 __all__ = [
@@ -145,6 +145,8 @@ def alternate(messages: Sequence[Message]) -> list[Message]:
         if message["role"] == "assistant" and (not merged or merged[-1]["role"] == "system"):
             merged.append({"role": "user", "content": _ASSISTANT_BEGINS})
         merged.append(message)
+    if len(merged) == 1 and merged[0]["role"] == "system":
+        return [{**merged[0], "role": "user"}]
     return merged
 
 
@@ -170,22 +172,36 @@ def wire_arguments(arguments: object) -> str:
 #   <|python_tag|>{"name": …, "parameters": …}; {…}      and the same without the tag, at the beginning of an answer
 #   [TOOL_CALLS][{"name": …, "arguments": …}, …]         [TOOL_CALLS]name{…}         [TOOL_CALLS]name[ARGS]{…}
 _PYTHON_TAG, _MISTRAL = "<|python_tag|>", "[TOOL_CALLS]"
-_BARE = re.compile(r'\s*\[?\s*\{\s*"(\w*)(")?')
-_MAYBE_BARE = re.compile(r"\s*\[?\s*\{?\s*\Z")
+_BARE = re.compile(r'\[?\s*\{\s*"(\w*)(")?')
+_MAYBE_BARE = re.compile(r"\[?\s*(?:\{\s*)?\Z")
+_MOST_UNCERTAIN = 200  # characters before the end of the first key
 _CALL_KEYS = frozenset({"name", "type", "function", "parameters", "arguments"})
 _NAMED_CALL = re.compile(r"\s*([\w.-]+)\s*(?:\[CALL_ID\][\w-]*)?(?:\[ARGS\])?\s*(?=\{)")
+_END_TOKEN = re.compile(r"(?:\s|<\|(?:eom|eot)_id\|>|</s>|<\|im_end\|>)+\Z")  # where a server does not skip them
+# What can only be meant as a call: the marks with the beginning of one, and a bare call with both of its keys.
+_CALLISH = re.compile(r"<tool_call>\s*[{\[]|<\|python_tag\|>\s*\{|\[TOOL_CALLS\]\s*(?:[{\[]|[\w.-]+\s*[{\[])")
+_BARE_CALL = re.compile(
+    r'\s*\[?\s*\{\s*(?:"type"\s*:\s*"function"\s*,\s*)?"name"\s*:\s*"([^"]{1,200})"\s*,\s*"(?:parameters|arguments)"\s*:'
+)
 _MAX_CLOSES = 32  # closing tags within one argument; each costs a pass over the block
-_BETWEEN_CALLS = re.compile(r"[\s;,]*")
 
 
-def doubtful_from(text: str, *, prompted: bool) -> int:
+def doubtful_from(text: str, names: frozenset[str], *, prompted: bool) -> int:
     """Return where text begins that is not for anybody to see, but a call that could not be read, or a made-up result.
 
     The length, where there is no such text. A model that was not asked for `<tool_call>` may speak of it.
+
+    Args:
+        text: What is left of an answer when its calls are taken out.
+        names: The tools that the model may call.
+        prompted: Whether `<tool_call>` was asked for.
     """
-    if prompted:
-        return min(at if (at := text.find(mark)) >= 0 else len(text) for mark in (CALL_OPEN, RESULT_OPEN))
-    return 0 if text.lstrip().startswith((CALL_OPEN, _PYTHON_TAG, _MISTRAL)) else len(text)
+    found = [at for mark in (CALL_OPEN, RESULT_OPEN) if (at := text.find(mark)) >= 0] if prompted else []
+    if names and (callish := _CALLISH.search(text)):
+        found.append(callish.start())
+    if names and (bare := _BARE_CALL.match(text)) and bare[1] in names:
+        found.append(0)
+    return min(found, default=len(text))
 
 
 class ToolCallSplitter:
@@ -217,7 +233,7 @@ class ToolCallSplitter:
         self._names = names
         self._prompted = prompted
         self._marks = (CALL_OPEN, *((RESULT_OPEN,) if prompted else ()), *((_PYTHON_TAG, _MISTRAL) if names else ()))
-        self._held = ""
+        self._held: list[str] = []
         self._searched = 0  # of an open block, up to where no closing tag ends it
         self._tries = 0
         self._tail: list[str] | None = None  # from a mark on whose end only the end of the answer tells
@@ -235,8 +251,11 @@ class ToolCallSplitter:
         if self._tail is not None:
             self._tail.append(text)
             return "", []
-        text = self._held + text
-        self._held = ""
+        self._held.append(text)
+        if len(self._held) > 1 and self._held[0].startswith(CALL_OPEN) and ">" not in text:
+            return "", []  # cannot end the block: joined once, however many pieces it takes
+        text = "".join(self._held)
+        self._held = []
         if not self._begun and self._names and self._may_be_bare(text):
             return "", []
         out: list[str] = []
@@ -250,20 +269,16 @@ class ToolCallSplitter:
                 break
             size = self._block(text, out, calls) if mark else 0
             if not size:
-                self._held = text
+                self._held = [text] if text else []
                 break
             text = text[size:]
         return "".join(out), calls
 
     def close(self) -> tuple[str, list[PromptedCall]]:
         """Return what was held: calls whose end the model (or a stop) left out, or text."""
-        held = "".join(self._tail) if self._tail is not None else self._held
-        self._held, tail, self._tail = "", self._tail is not None, None
-        calls: list[PromptedCall] = []
-        if held.startswith(CALL_OPEN):
-            calls = [*filter(None, [self._read(held[len(CALL_OPEN) :])])]
-        elif tail or _BARE.match(held):
-            calls = self._read_tail(held)
+        held = "".join(self._held if self._tail is None else self._tail)
+        self._held, self._tail = [], None
+        calls = self._read(held[len(CALL_OPEN) :]) if held.startswith(CALL_OPEN) else self._read_tail(held)
         if not calls:
             return self._text(held), []
         self.found = True
@@ -271,25 +286,31 @@ class ToolCallSplitter:
 
     def _may_be_bare(self, text: str) -> bool:
         """Hold an answer that begins as a bare call does, until it is known."""
-        found = _BARE.match(text)
+        head = text.lstrip()[:_MOST_UNCERTAIN]
+        if head[:1] not in ("{", "["):
+            return False
+        found = _BARE.match(head)
         if found and found[2] and found[1] in _CALL_KEYS:
             self._tail = [text]
             return True
-        if _MAYBE_BARE.match(text) or (found and not found[2] and found.end() == len(text)):
-            self._held = text
+        open_ended = found is not None and not found[2] and found.end() == len(head)
+        if len(head) < _MOST_UNCERTAIN and (open_ended or _MAYBE_BARE.match(head)):
+            self._held = [text]
             return True
         return False
 
     def _block(self, text: str, out: list[str], calls: list[PromptedCall]) -> int:
         """Return the length of the block at the beginning of a text, 0 where more must come to know."""
         while (end := text.find(_CLOSE, self._searched)) >= 0 and self._tries < _MAX_CLOSES:
-            if call := self._read(text[len(CALL_OPEN) : end]):
-                calls.append(call)
+            if found := self._read(text[len(CALL_OPEN) : end]):
+                calls += found
                 self.found = self._behind_call = True
                 self._searched = self._tries = 0
                 return end + len(_CLOSE)
             self._searched, self._tries = end + 1, self._tries + 1  # the tag may stand in an argument
         again = text.find(CALL_OPEN, text.find(_CLOSE)) if self._tries else -1
+        if again < 0 and self._tries == _MAX_CLOSES:
+            again = self._searched
         if again < 0:
             self._searched = max(self._searched, len(text) - len(_CLOSE))
             return 0
@@ -304,38 +325,30 @@ class ToolCallSplitter:
         self._begun = self._begun or bool(text.strip())
         return text
 
-    def _read(self, block: str) -> PromptedCall | None:
-        """Return the call that stands in a `<tool_call>` block, also in a fence or with words around it."""
-        try:
-            value = json.loads(block, strict=False) if CALL_OPEN in block else find_json(block)
-        except (ValueError, RecursionError):
-            return None
-        call = _call_from(value)
-        return call if call and (self._prompted or call.name in self._names) else None
+    def _read(self, block: str) -> list[PromptedCall]:
+        """Return the calls that stand in a `<tool_call>` block, also in a fence or with words around it."""
+        values = read_values(block, 0)
+        if values is None and CALL_OPEN not in block:
+            values = [find_json(block)]
+        calls = [_call_from(value) for value in values or ()]
+        found = [call for call in calls if call and (self._prompted or call.name in self._names)]
+        return found if len(found) == len(calls) else []
 
     def _read_tail(self, text: str) -> list[PromptedCall]:
         """Return the calls that a text is from its mark on; none unless all of it is calls of known tools."""
-        calls: list[PromptedCall] = []
-        decoder = json.JSONDecoder(strict=False)
-        parts = text.split(_MISTRAL) if text.startswith(_MISTRAL) else [text.removeprefix(_PYTHON_TAG)]
-        for part in parts:
-            at = 0
-            while at < len(part):
-                named = _NAMED_CALL.match(part, at) if text.startswith(_MISTRAL) else None
-                at = _BETWEEN_CALLS.match(part, named.end() if named else at).end()  # type: ignore[union-attr]
-                if at == len(part):
-                    break
-                try:
-                    value, at = decoder.raw_decode(part, at)
-                except (ValueError, RecursionError):
-                    return []
-                values = value if isinstance(value, list) else [value]
-                for item in [{"name": named[1], "arguments": value}] if named else values:
-                    call = _call_from(item)
-                    if call is None or call.name not in self._names:
-                        return []
-                    calls.append(call)
-        return calls
+        text = _END_TOKEN.sub("", text)
+        items: list[Any] = []
+        for part in text.split(_MISTRAL)[1:] if text.startswith(_MISTRAL) else [text.removeprefix(_PYTHON_TAG)]:
+            named = _NAMED_CALL.match(part) if text.startswith(_MISTRAL) else None
+            values = read_values(part, named.end() if named else 0)
+            if not values or (named and len(values) > 1):
+                return []
+            if named:
+                values = [{"name": named[1], "arguments": values[0]}]
+            items += values[0] if len(values) == 1 and isinstance(values[0], list) else values
+        calls = [_call_from(item) for item in items if _has_arguments(item)]
+        found = [call for call in calls if call and call.name in self._names]
+        return found if len(found) == len(items) else []
 
 
 def find_calls(text: str, names: frozenset[str] = frozenset()) -> list[PromptedCall]:
@@ -348,12 +361,21 @@ def _call_from(value: object) -> PromptedCall | None:
     """Return the call that a decoded value is: with `arguments` or `parameters`, maybe in a `function` object."""
     if isinstance(value, dict) and isinstance(value.get("function"), dict):
         value = value["function"]
-    if not isinstance(value, dict) or not isinstance(value.get("name"), str):
+    if not isinstance(value, dict) or not value.get("name") or not isinstance(value["name"], str):
         return None
+    if not _has_arguments(value) and value.keys() - {"name", "type", "id"}:
+        return None  # arguments under another name: they must not be lost
     arguments = value.get("arguments", value.get("parameters"))
     if isinstance(arguments, str):
         return PromptedCall(value["name"], read_arguments(arguments)[0])
     return PromptedCall(value["name"], compact({} if arguments is None else arguments))
+
+
+def _has_arguments(value: object) -> bool:
+    """Whether a value can only be a call: an object with nothing but a name may be an answer."""
+    if isinstance(value, dict) and isinstance(value.get("function"), dict):
+        value = value["function"]
+    return isinstance(value, dict) and ("arguments" in value or "parameters" in value)
 
 
 def _next_mark(text: str, marks: tuple[str, ...]) -> tuple[int, str]:

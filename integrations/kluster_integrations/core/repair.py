@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from kluster_integrations.core import prompting
 from kluster_integrations.core.errors import OutputValidationError
-from kluster_integrations.core.json_text import compact, find_json, read_arguments
+from kluster_integrations.core.json_text import MISSING, compact, find_json, read_arguments
 from kluster_integrations.core.schemas import schema_error
 from kluster_integrations.core.types import ChatRequest, Completion, Message
 
@@ -52,7 +52,7 @@ def attempts(request: ChatRequest) -> Generator[ChatRequest, Completion, Complet
 
 def shown_text(request: ChatRequest, text: str) -> str:
     """Return what of a wrong answer's text a stream has shown."""
-    shown = text[: prompting.doubtful_from(text, prompted=bool(request.tools))]
+    shown = text[: prompting.doubtful_from(text, request.tool_names, prompted=bool(request.tools))]
     return shown if shown.strip() or not request.must_answer else ""
 
 
@@ -60,6 +60,8 @@ def check_calls(completion: Completion) -> None:
     """Give each call its arguments as one JSON object, or its error."""
     for call in completion.tool_calls:
         call.arguments, call.error = read_arguments(call.arguments, is_cut=completion.is_cut)
+        if not call.name:
+            call.error = "It names no tool."
 
 
 def find_problem(request: ChatRequest, completion: Completion) -> str | None:
@@ -70,7 +72,7 @@ def find_problem(request: ChatRequest, completion: Completion) -> str | None:
     if isinstance(request.must_call, str) and request.must_call not in {c.name for c in calls}:
         return f"The answer must call the tool `{request.must_call}`{_how(request)}."
     if request.tool_names and not calls:
-        doubtful = text[prompting.doubtful_from(text, prompted=bool(request.tools)) :]
+        doubtful = text[prompting.doubtful_from(text, request.tool_names, prompted=bool(request.tools)) :]
         if doubtful.startswith(prompting.RESULT_OPEN):
             return f"No tool was called, so there is no {prompting.RESULT_OPEN}: call the tool, or answer without."
         if doubtful:
@@ -78,8 +80,8 @@ def find_problem(request: ChatRequest, completion: Completion) -> str | None:
         if request.must_call:
             return f"The answer must call a tool{_how(request)}."
     if request.schema is not None and not calls:
-        value = find_json(text, is_cut=completion.is_cut)
-        if value is None:
+        value = find_json(text, is_cut=completion.is_cut, default=MISSING)
+        if value is MISSING:
             return "The answer holds no JSON."
         if problem := schema_error(value, request.schema):
             return problem

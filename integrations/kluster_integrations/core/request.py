@@ -21,6 +21,7 @@ from kluster_integrations.core.errors import (
     ContextWindowExceededError,
     UnsupportedParameterError,
 )
+from kluster_integrations.core.plans import PLANS
 from kluster_integrations.core.schemas import check_schema
 from kluster_integrations.core.specs import ModelSpec
 from kluster_integrations.core.types import ChatRequest, Message, ToolCalling
@@ -92,12 +93,15 @@ def build(
     wire = _messages(messages, spec)
     request = ChatRequest({"model": model, "messages": wire}, spec)
     _add_tools(request, values, tool_calling)
+    # Only the server knows an unknown model's template; that of one without native tools is likely a strict one.
+    is_rendered = not spec.known and request.body["messages"] != wire
     _add_schema(request, values.pop("response_format", None))
     body = request.body
-    if spec.strict_roles or (not spec.known and request.tools):
+    if spec.strict_roles or is_rendered:
         body["messages"] = prompting.alternate(body["messages"])
     body.update(values)
-    if (most := body.get("max_completion_tokens")) and spec.known and most > spec.max_output_tokens:
+    is_capped = spec.known or (config.plan is not None and PLANS[config.plan].max_output_tokens is not None)
+    if (most := body.get("max_completion_tokens")) and is_capped and most > spec.max_output_tokens:
         body["max_completion_tokens"] = spec.max_output_tokens
         _log_lowered(spec.id, spec.max_output_tokens)
     # A server ends the answer of a model that thinks at a stop sequence inside the thought.
@@ -301,16 +305,16 @@ def _past_content(content: object, spec: ModelSpec, images: list[dict[str, Any]]
         images: Takes the images of a tool result, which go into a user message; None for an answer.
     """
     if not isinstance(content, list | tuple):
-        return content if isinstance(content, str) else "" if content is None else json.dumps(content, default=str)
+        return content if isinstance(content, str) else "" if content is None else _as_text(content)
     texts: list[str] = []
     seen = len(images or ())
     for part in content:
         if isinstance(part, str) or not isinstance(part, Mapping):
-            texts.append(part if isinstance(part, str) else json.dumps(part, default=str))
+            texts.append(part if isinstance(part, str) else _as_text(part))
         elif (kind := part.get("type")) in _THOUGHTS:
             continue
         elif kind in _IMAGES and images is not None and (spec.supports_vision or not spec.known):
-            if url := _image_url(part.get("image_url")):
+            if url := _image_url(_image_in(part)):
                 images.append({"type": "image_url", "image_url": {"url": url}})
             else:
                 texts.append("[image: its address is not usable]")
@@ -321,14 +325,33 @@ def _past_content(content: object, spec: ModelSpec, images: list[dict[str, Any]]
     return ("" if images is None else "\n").join(texts)
 
 
+def _as_text(value: object) -> str:
+    try:
+        return json.dumps(value, ensure_ascii=False, default=str)
+    except (TypeError, ValueError, RecursionError):  # keys that JSON cannot say, or a circle
+        return str(value)
+
+
+def _image_in(part: Mapping[str, Any]) -> object:
+    """Return the address of an image: in OpenAI's form, or the data in MCP's, Anthropic's and LangChain's."""
+    source = inner if isinstance(inner := part.get("source"), Mapping) else part
+    data = source.get("data") or source.get("base64")
+    media = next((m for key in ("media_type", "mimeType", "mime_type") if (m := source.get(key))), "image/png")
+    return f"data:{media};base64,{data}" if isinstance(data, str) else part.get("image_url") or source.get("url")
+
+
 def _text_or_note(part: Mapping[str, Any]) -> str:
     """Return the text of a part, or what stands in its place: MCP's links and resources, files, tool references."""
     kind = part.get("type")
-    inner = part.get("resource") if isinstance(part.get("resource"), Mapping) else part.get("file")
-    for source in (part, inner if isinstance(inner, Mapping) else {}):
-        if isinstance(text := source.get("text") or source.get("refusal"), str):
+    inner = next((v for key in ("resource", "file", "source") if isinstance(v := part.get(key), Mapping)), {})
+    nested = part.get("content")
+    if isinstance(nested, list | tuple):
+        nested = "\n".join(_text_or_note(p if isinstance(p, Mapping) else {"text": str(p)}) for p in nested)
+    data = inner.get("data") if inner.get("type") == "text" else None  # Anthropic's document
+    for text in (part.get("text"), part.get("refusal"), inner.get("text"), data, nested):
+        if isinstance(text, str):
             return text
-    named = {**(inner if isinstance(inner, Mapping) else {}), **part}
+    named = {**inner, **part}
     names = [named[k] for k in ("title", "name", "tool_name", "filename", "uri", "url", "file_id") if named.get(k)]
     what = " ".join(dict.fromkeys(name for name in names if isinstance(name, str) and not name.startswith("data:")))
     if kind in _IMAGES:
@@ -359,7 +382,7 @@ def _content(content: object, role: str, where: str, spec: ModelSpec) -> str | l
 
 
 _THOUGHTS = ("reasoning", "thinking", "redacted_thinking")  # never sent back
-_IMAGES = ("image_url", "input_image")
+_IMAGES = ("image_url", "input_image", "image")  # the last is MCP's and Anthropic's
 
 
 def _part(part: object, where: str, spec: ModelSpec) -> dict[str, Any] | None:
@@ -374,7 +397,7 @@ def _part(part: object, where: str, spec: ModelSpec) -> dict[str, Any] | None:
         if kind in _THOUGHTS:
             return None
         if kind in _IMAGES:
-            return _image(part.get("image_url"), where, spec)
+            return _image(_image_in(part), where, spec)
     raise BadRequestError(
         f"{where}.type={kind!r} must be text or image_url.",
         hint="kluster.ai takes texts and images.",

@@ -35,6 +35,8 @@ def schema_error(value: Any, schema: Mapping[str, Any]) -> str | None:
         worst = jsonschema.exceptions.best_match(validator(schema, registry=Registry()).iter_errors(value))
     except (Unresolvable, re.error) as err:
         raise _unusable(str(err)) from None
+    except RecursionError:  # of the value, or of a schema that refers to itself
+        return "The value is nested too deeply to be checked."
     return f"{worst.json_path}: {worst.message[:_MAX_MESSAGE]}" if worst else None
 
 

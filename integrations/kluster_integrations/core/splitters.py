@@ -8,6 +8,7 @@ from __future__ import annotations
 __all__ = ["Segment", "StopMatcher", "ThoughtSplitter"]
 
 _OPEN, _CLOSE = "<think>", "</think>"
+_QUOTES = ("`", '"', "'")  # a tag behind one of them is spoken of, not used
 Segment = tuple[bool, str]
 """(whether it is reasoning, text)"""
 
@@ -23,7 +24,12 @@ class ThoughtSplitter:
 
     Args:
         opens_in_thought: The model's template already holds the opening tag.
-        thinks: Whether a `</think>` that closes nothing is dropped; it is text where the model does not think.
+        thinks: Whether the model may think. Where it does not, `<think>` is a tag at the beginning of an answer only,
+            and a `</think>` that closes nothing is text.
+
+    Attributes:
+        reopened: After `close`, the text from a `<think>` in the middle of an answer that nothing has closed: part of
+            the answer, but nothing in it is a tool call.
     """
 
     __slots__ = (
@@ -35,6 +41,7 @@ class ThoughtSplitter:
         "_thinks",
         "_unclosed",
         "before",
+        "reopened",
     )
 
     def __init__(self, *, opens_in_thought: bool = False, thinks: bool = True) -> None:
@@ -44,7 +51,8 @@ class ThoughtSplitter:
         self._fresh = True  # nothing but white space so far in this thought, or in the answer since the last one
         self._after_thought = False
         self._held = ""  # may be the beginning of a tag
-        self._space = ""  # goes, if a thought begins or ends here
+        self._space: list[str] = []  # goes, if a thought begins or ends here
+        self.reopened = ""  # what follows a `<think>` in the middle of an answer that nothing has closed
         self._unclosed: list[str] | None = [] if opens_in_thought else None  # what comes back if nothing closes it
 
     @property
@@ -90,10 +98,13 @@ class ThoughtSplitter:
         segments = self._out(self._held)
         self._held = ""
         if self._thinking and self._unclosed is not None and not is_cut:
-            if text := "".join(self._unclosed):
+            text = "".join(self._unclosed)
+            if text.startswith(_OPEN):
+                self.reopened = text
+            elif text:
                 segments.append((False, text))
         elif not self._thinking and self._space and not self._after_thought:
-            segments.append((False, self._space))
+            segments.append((False, "".join(self._space)))
         return segments
 
     def _switch(self, tag: str) -> list[Segment]:
@@ -101,17 +112,17 @@ class ThoughtSplitter:
             self._enter(thinking=False)
         elif tag == _OPEN and self._thinking and self._fresh:
             self._unclosed = None  # not opened by the template after all: the model did it
-        elif tag == _OPEN and not self._thinking and not self.before.endswith("`"):
-            stray = None if self._fresh else [tag]
-            self._enter(thinking=True)
-            self._unclosed = stray
-        elif self._thinking or not self._thinks or self.before.endswith("`"):
+        elif self._thinking or self.before.endswith(_QUOTES) or not (self._thinks or (tag == _OPEN and self._fresh)):
             return self._out(tag)
+        elif tag == _OPEN:
+            unclosed = None if self._fresh else [tag]
+            self._enter(thinking=True)
+            self._unclosed = unclosed
         return []
 
     def _enter(self, *, thinking: bool) -> None:
         self._after_thought = self._after_thought or not thinking
-        self._thinking, self._fresh, self._space, self._unclosed = thinking, True, "", None
+        self._thinking, self._fresh, self._space, self._unclosed = thinking, True, [], None
 
     def _out(self, text: str) -> list[Segment]:
         if not text:
@@ -122,12 +133,12 @@ class ThoughtSplitter:
             self.before = text
             if not self._fresh:
                 return [(False, text)]
-        whole = self._space + text
-        body = whole.rstrip() if self._thinking else whole
-        if not body.strip():
-            self._space = whole
+        if text.isspace():
+            self._space.append(text)
             return []
-        self._space = whole[len(body) :]
+        whole = "".join([*self._space, text])
+        body = whole.rstrip() if self._thinking else whole
+        self._space = [whole[len(body) :]] if len(body) < len(whole) else []
         if self._fresh and (self._thinking or self._after_thought):
             body = body.lstrip()
         self._fresh = False

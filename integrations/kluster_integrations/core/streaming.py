@@ -219,6 +219,8 @@ class ChatStream:
                 raise from_body(chunk)
             return None
         choice = choices[0]
+        if choice.get("index"):  # of a second answer, which nobody has asked for
+            return None
         part = choice.get("delta") or choice.get("message") or {}
         content = part.get("content")
         finish = choice.get("finish_reason")
@@ -261,19 +263,29 @@ class ChatStream:
         calls = self._calls.feed(part.get("tool_calls"), whole="message" in choice)
         if self._finish is not None:
             finish = None  # some servers say it twice
-        stop = choice.get("matched_stop", choice.get("stop_reason"))
+        stop = choice.get("matched_stop")
+        stop = choice.get("stop_reason") if stop is None else stop
         if finish in _FAILED:
             raise InternalServerError(f"The server ended the answer with finish_reason {finish!r}: it is not complete.")
         if finish:
             segments += self._thoughts.close(is_cut=finish == "length" or isinstance(stop, str))
-        content_out, prompted = self._filter("".join(t for is_thought, t in segments if not is_thought), finish)
-        calls += prompted
+        text = "".join(t for is_thought, t in segments if not is_thought)
+        if self._stops is not None:  # before calls are looked for: a server ends there, too
+            text = self._stops.feed(text)
+            if self._stops.hit is not None:
+                finish, self.done, calls = "stop", True, []
+            elif finish:
+                text += self._stops.close()
+        if self._tools is not None:
+            text, prompted = self._take_calls(text, finish)
+            calls += prompted
+        if finish and (self._stops is None or self._stops.hit is None):
+            text += self._thoughts.reopened
+        content_out = text
         reasoning_out = "".join(t for is_thought, t in segments if is_thought)
         self._content.append(content_out)
         self._reasoning.append(reasoning_out)
-        if self._stops and self._stops.hit is not None:
-            finish, self.done = "stop", True
-        elif finish and self._tools is not None and self._tools.found:
+        if finish and self._tools is not None and self._tools.found:
             finish = "tool_calls"
         headers = self.headers if self._meta is None else None
         meta = self._take_meta(chunk, finish, stop)
@@ -284,20 +296,14 @@ class ChatStream:
             return None
         return Delta(content_out, reasoning_out, tuple(calls), finish, None, logprobs, meta, headers or None)
 
-    def _filter(self, text: str, finish: str | None) -> tuple[str, list[ToolCallDelta]]:
-        """Take tool calls out of the text of a prompted model, and cut the text at this side's stops."""
-        calls: list[ToolCallDelta] = []
-        if self._tools is not None:
-            text, found = self._tools.feed(text)
-            if finish:
-                rest, more = self._tools.close()
-                text, found = text + rest, [*found, *more]
-            calls = [self._calls.add(call.name, call.arguments) for call in found]
-        if self._stops is not None:
-            text = self._stops.feed(text)
-            if finish and self._stops.hit is None:
-                text += self._stops.close()
-        return text, calls
+    def _take_calls(self, text: str, finish: str | None) -> tuple[str, list[ToolCallDelta]]:
+        """Take the tool calls out of a text."""
+        assert self._tools is not None
+        text, found = self._tools.feed(text)
+        if finish:
+            rest, more = self._tools.close()
+            text, found = text + rest, [*found, *more]
+        return text, [self._calls.add(call.name, call.arguments) for call in found]
 
     def _take_meta(self, chunk: Mapping[str, Any], finish: str | None, stop: object) -> Mapping[str, Any] | None:
         meta: dict[str, Any] = {}
@@ -357,11 +363,14 @@ def _texts(content: object) -> tuple[str, str]:
 
 
 def read_usage(raw: object) -> Usage | None:
-    """Read the `usage` of an answer; None where it holds no numbers. `*_details` may be null or absent."""
+    """Read the `usage` of an answer; None where numbers are missing. `*_details` may be null or absent.
+
+    Of prompt, completion and total any two give the third. An embedding's usage may have the prompt's tokens alone.
+    """
 
     def number(source: object, key: str) -> int | None:
         value = source.get(key) if isinstance(source, dict) else None
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
             return None
         return int(value)
 
@@ -369,12 +378,12 @@ def read_usage(raw: object) -> Usage | None:
         return raw.get(f"{kind}_tokens_details") if isinstance(raw, dict) else None
 
     prompt, completion, total = (number(raw, f"{k}_tokens") for k in ("prompt", "completion", "total"))
-    if prompt is None and completion is None and total is None:
+    if prompt is None and completion is not None and total is not None:
+        prompt = max(total - completion, 0)
+    if completion is None and prompt is not None and total is not None:
+        completion = max(total - prompt, 0)
+    if prompt is None or completion is None:
         return None
-    if prompt is None:
-        prompt = max((total or 0) - (completion or 0), 0)
-    if completion is None:
-        completion = max((total or 0) - prompt, 0)
     return Usage(
         prompt,
         completion,
