@@ -26,7 +26,7 @@ from kluster_integrations.langchain import Verify, VerifyMiddleware, reliability
 from kluster_integrations.verify import Verdict
 
 from ..raw_server import RawRequest, RawServer, Reply, whole
-from .conftest import KEY, LLAMA, get_weather, model_of
+from .conftest import KEY, get_weather, model_of
 
 QUESTION = "What is the capital of France?"
 RIGHT, WRONG = "The capital of France is Paris.", "It is Lyon."
