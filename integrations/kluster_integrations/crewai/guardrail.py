@@ -39,7 +39,7 @@ def verify_guardrail(
 
     def reliable(output: Any) -> tuple[bool, Any]:
         held_against = context(output) if callable(context) else context
-        question = prompt or getattr(output, "description", None)
+        question: Any = prompt or getattr(output, "description", None)
         verdict = verifier.check(question, output.raw, held_against or None, search=search)
         if verdict.reliable:
             # A task makes its object again from a text, an agent takes any object for its own.
