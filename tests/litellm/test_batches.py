@@ -246,7 +246,7 @@ def test_the_signatures_are_litellms(name: str) -> None:
         assert {p.name for p in theirs} - set(names) <= {"chunk_size", "stream", "output_expires_after"}
 
 
-# What LiteLLM's own functions do; `docs/comparison.md` tells of it.
+# What LiteLLM's own functions do, tests/compared shows, too.
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -259,13 +259,3 @@ def test_litellm_refuses_the_provider(service: Emulator, name: str) -> None:
     with pytest.raises(Exception, match=r"kluster|[Pp]rovider"):
         getattr(litellm, name)(*arguments.get(name, ("1",)), custom_llm_provider="kluster")
     assert service.requests == []
-
-
-@pytest.mark.parametrize("behavior", [{"pre_schedule": 3600}, {"errors": "list"}], ids=["pre_schedule", "errors"])
-def test_litellm_makes_the_job_and_cannot_read_its_answer(service: Emulator, behavior: Any) -> None:
-    service.batches.behavior = BatchBehavior(line_time=3600, **behavior)
-    connection: Any = {"custom_llm_provider": "openai", "api_key": "the-good-key", "api_base": service.base_url}
-    file: Any = litellm.create_file(file=("a.jsonl", DATA), purpose="batch", **connection)
-    with pytest.raises(Exception, match="validation error"):
-        litellm.create_batch("24h", ENDPOINT, file.id, max_retries=0, **connection)
-    assert len(service.batches.jobs) == 1
