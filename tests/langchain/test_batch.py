@@ -116,6 +116,20 @@ def test_reasoning_is_apart(chat: Make, tmp_path: Path) -> None:
     assert "<think>" not in message.text
 
 
+@pytest.mark.parametrize("version", ["v0", "v1"])
+def test_a_message_is_what_invoke_returns(chat: Make, tmp_path: Path, version: str) -> None:
+    runnable = chat(R1, output_version=version).bind_tools([get_weather])
+    ask = "What is the weather in Paris?"
+    [message], direct = outputs(runnable, [ask], tmp_path), runnable.invoke(ask)
+    assert [block["type"] for block in message.content_blocks] == [block["type"] for block in direct.content_blocks]
+    kinds = [[b["type"] for b in m.content] if isinstance(m.content, list) else m.content for m in (message, direct)]
+    assert kinds[0] == kinds[1]
+    assert message.tool_calls[0]["args"] == direct.tool_calls[0]["args"]
+    assert message.additional_kwargs == direct.additional_kwargs
+    assert message.usage_metadata == direct.usage_metadata
+    assert message.response_metadata.keys() - {"cost"} == direct.response_metadata.keys() - {"cost"}
+
+
 @pytest.mark.parametrize("model", [LLAMA, R1], ids=["tool", "prompted"])
 def test_structured_output(service: Emulator, chat: Make, tmp_path: Path, model: str) -> None:
     mails = ["customer: Ada\namount: 12.5", "customer: Grace\namount: 1250.5"]

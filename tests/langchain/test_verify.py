@@ -10,6 +10,7 @@ from typing import Any
 import openai
 import pytest
 from langchain.agents import create_agent
+from langchain.agents.structured_output import ToolStrategy
 from langchain_core.documents import Document
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_core.output_parsers import StrOutputParser
@@ -19,6 +20,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langsmith import Client as LangSmith
 from langsmith import evaluate
 from langsmith.schemas import Example
+from pydantic import BaseModel
 
 from kluster_integrations.config import KlusterConfig
 from kluster_integrations.emulator import Emulator, Fault
@@ -235,6 +237,20 @@ def test_contexts(server: RawServer, context: Any, sent: str | None) -> None:
     model = Model(server, RIGHT)
     agent_of(server, context=context).invoke(ask())
     assert model.verified[0].get("context") == sent
+
+
+def test_a_structured_response_is_not_checked(server: RawServer) -> None:
+    class City(BaseModel):
+        """A city."""
+
+        name: str
+
+    call = {"id": "1", "type": "function", "function": {"name": "City", "arguments": '{"name": "Paris"}'}}
+    model = Model(server, whole({"content": None, "tool_calls": [call]}, finish="tool_calls"))
+    middleware: Any = [VerifyMiddleware(config=connection(server))]
+    agent = create_agent(model_of(server), [], middleware=middleware, response_format=ToolStrategy(City))
+    assert agent.invoke(ask())["structured_response"] == City(name="Paris")
+    assert model.verified == []
 
 
 def test_an_empty_answer_is_not_checked(server: RawServer) -> None:

@@ -74,4 +74,8 @@ def to_output(model: Any, result: BatchResult) -> AIMessage:
     if result.cost is not None:
         message.response_metadata["cost"] = result.cost
     assert isinstance(message, AIMessage)
+    if model.output_version == "v1":  # as langchain-core makes it of an answer to `invoke`
+        blocks = {"content": message.content_blocks}
+        metadata = {**message.response_metadata, "output_version": "v1"}
+        return message.model_copy(update={**blocks, "response_metadata": metadata})
     return message
