@@ -96,7 +96,7 @@ class VerifyMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
                 retries += 1
         if verdict.reliable or retries >= self._max_retries:
             return {"messages": [marked]}
-        feedback = HumanMessage(_FEEDBACK.format(verdict.explanation), additional_kwargs=_OURS)
+        feedback = HumanMessage(_FEEDBACK.format(verdict.explanation), additional_kwargs=dict(_OURS))
         return {"messages": [marked, feedback], "jump_to": "model"}
 
 
