@@ -352,7 +352,7 @@ def _text_or_note(part: Mapping[str, Any]) -> str:
         if isinstance(text, str):
             return text
     if kind in _IMAGES:
-        return "[image: the model takes no images]"
+        return _note(kind, part) or "[image: the model takes no images]"
     return "" if kind == "text" else _note(kind, {**inner, **part}) or f"[{kind or 'part'}]"
 
 
