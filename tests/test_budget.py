@@ -346,7 +346,7 @@ class TestThreads:
         elsewhere, leave = threading.Event(), threading.Event()
 
         def hold() -> None:
-            with budget(usd=0.0), module._lock:
+            with budget(usd=0.0), module._budgets.lock:
                 elsewhere.set()
                 leave.wait()
 

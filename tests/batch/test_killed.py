@@ -6,13 +6,8 @@ before the last answer was seen. So a proxy that kills before and after each req
 
 from __future__ import annotations
 
-import contextlib
-import multiprocessing
-import os
 import random
-import signal
 import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -23,11 +18,9 @@ from kluster_integrations.emulator import BatchBehavior, Emulator
 
 from .jobs import KEY, LLAMA, connection, is_answer_to, lines_by_id, questions, quick
 from .proxy import Proxy
+from .victim import Victim
 
-_PROCESSES = multiprocessing.get_context("forkserver")
-_PROCESSES.set_forkserver_preload(["kluster_integrations.batch", __name__])
 _INPUTS = 12
-_MOST_STARTS = 80
 
 
 def work(folder: str, base_url: str, settle: float) -> None:
@@ -36,37 +29,6 @@ def work(folder: str, base_url: str, settle: float) -> None:
     config = KlusterConfig(api_key=KEY, base_url=base_url, max_retries=0, timeout=0.3)
     job = quick(BatchJob.create(questions(_INPUTS), folder=folder, config=config, model=LLAMA), settle)
     job.wait()
-
-
-class Victim:
-    """Starts the work again and again, until it ends by itself; `kill` ends its present process."""
-
-    def __init__(self, folder: Path, base_url: str, settle: float = 0.05) -> None:
-        self._args = (str(folder), base_url, settle)
-        self._lock = threading.Lock()  # exitcode must not be read in two threads: one of them would see 255
-        self._pid: int | None = None
-        self.starts = 0
-
-    def kill(self) -> None:
-        with self._lock, contextlib.suppress(ProcessLookupError):
-            if self._pid is not None:
-                os.kill(self._pid, signal.SIGKILL)
-
-    def run(self, begin: Callable[[], None] = lambda: None) -> None:
-        while self.starts < _MOST_STARTS:
-            process = _PROCESSES.Process(target=work, args=self._args)
-            self.starts += 1
-            begin()
-            with self._lock:
-                process.start()
-                self._pid = process.pid
-            process.join(60)
-            with self._lock:
-                self._pid = None
-            if process.exitcode == 0:
-                return
-            assert process.exitcode == -signal.SIGKILL
-        pytest.fail(f"not done after {_MOST_STARTS} starts")
 
 
 def check(server: Emulator, folder: Path, jobs: int = 3) -> None:
@@ -81,7 +43,7 @@ def check(server: Emulator, folder: Path, jobs: int = 3) -> None:
 def test_killed_at_each_step(service: Emulator, tmp_path: Path) -> None:
     """The first process dies at its first event, the second at its second: until one lives long enough to end."""
     with Proxy(service.base_url) as proxy:
-        victim = Victim(tmp_path / "job", proxy.base_url)
+        victim = Victim(work, str(tmp_path / "job"), proxy.base_url, 0.05)
         seen: list[str] = []
         died_at: list[str] = []
 
@@ -117,7 +79,7 @@ def test_killed_at_the_results(service: Emulator, tmp_path: Path, when: str) -> 
 
 def _killed_at(server: Emulator, folder: Path, event: str, which: int) -> None:
     with Proxy(server.base_url) as proxy:
-        victim = Victim(folder / "job", proxy.base_url)
+        victim = Victim(work, str(folder / "job"), proxy.base_url, 0.05)
         seen: list[str] = []
 
         def watch(now: str) -> None:
@@ -139,7 +101,7 @@ def test_killed_at_random_while_the_server_fails(service: Emulator, tmp_path: Pa
     failing = [BatchBehavior(create=how, list_lag=0.05) for how in ("500 before", "500 after", "hang after")]  # type: ignore[arg-type]
     service.batches.script(*failing)
     with Proxy(service.base_url) as proxy:
-        victim = Victim(tmp_path / "job", proxy.base_url, settle=0.2)
+        victim = Victim(work, str(tmp_path / "job"), proxy.base_url, 0.2)
         timers: list[threading.Timer] = []
 
         def shoot() -> None:

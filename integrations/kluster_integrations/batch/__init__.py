@@ -9,6 +9,7 @@ for result in job.results(): …          # one per input, in input order
 """
 
 from kluster_integrations.batch.asynchronous import PendingAnswer, asubmit_async, submit_async
+from kluster_integrations.batch.deferred import Deferred, deferred
 from kluster_integrations.batch.job import BatchJob
 from kluster_integrations.batch.types import BatchResult, BatchStatus, CostEstimate, JobStatus, Window
 
@@ -17,9 +18,11 @@ __all__ = [
     "BatchResult",
     "BatchStatus",
     "CostEstimate",
+    "Deferred",
     "JobStatus",
     "PendingAnswer",
     "Window",
     "asubmit_async",
+    "deferred",
     "submit_async",
 ]

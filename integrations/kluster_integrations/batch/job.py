@@ -37,7 +37,7 @@ from kluster_integrations.core.sse import loads
 from kluster_integrations.core.transport import Transport
 from kluster_integrations.core.types import ChatRequest
 
-__all__ = ["BatchJob"]
+__all__ = ["BatchJob", "check_window"]
 
 
 class BatchJob(JobSteps):
@@ -89,7 +89,7 @@ class BatchJob(JobSteps):
             BadRequestError: A request cannot be sent as it is, or the folder holds a job of other requests.
             JobLockedError: Another process works on this job.
         """
-        _check_window(window)
+        check_window(window)
         job = cls(folder, config)
         try:
             with job._transport.errors, job._journal.in_use(), job._journal.commit():
@@ -128,7 +128,7 @@ class BatchJob(JobSteps):
             JobLockedError: Another process works on this job.
         """
         if window is not None:
-            _check_window(window)
+            check_window(window)
         if not (Path(folder) / NAME).exists():
             raise _no_job(folder)
         job = cls(folder, config)
@@ -289,13 +289,13 @@ class BatchJob(JobSteps):
 
     # -- how the steps are driven
 
-    def _drive(self, steps: Steps) -> Any:
+    def _drive(self, steps: Steps, sleep: Callable[[float], object] = time.sleep) -> Any:
         doing: Mapping[str, Callable[..., Any]] = {
             "get": self._transport.get,
             "post": self._transport.post,
             "upload": self._transport.upload,
             "download": self._transport.download,
-            "sleep": time.sleep,
+            "sleep": sleep,
             "work": lambda function: function(),
         }
         with self._transport.errors, self._journal.in_use(), closing(steps):
@@ -399,7 +399,8 @@ class BatchJob(JobSteps):
                 return InternalServerError(f"Input {row.number} has no line in the results, in {row.lines} jobs.")
 
 
-def _check_window(window: object) -> None:
+def check_window(window: object) -> None:
+    """Refuse what is not a completion window."""
     allowed = (*WINDOWS, "auto")
     if window not in allowed:
         raise BadRequestError(

@@ -214,6 +214,24 @@ class Journal:
             last = chunk[-1][0]
             yield from map(Row._make, chunk)
 
+    def find_row(self, custom_id: str) -> Row | None:
+        """Return the input of an id, without its body."""
+        columns = "number, state, lines, cost, error, null, null"
+        found = self._all(f"select {columns} from row where custom_id=?", custom_id)
+        return Row._make(found[0]) if found else None
+
+    def next_number(self) -> int:
+        """Return the number of an input to be added."""
+        return int(self._all("select coalesce(max(number) + 1, 0) from row")[0][0])
+
+    def drop(self, where: str, *values: Any) -> list[str]:
+        """Forget the inputs of a condition on their row, and return their ids; inside a commit."""
+        dropped = self._all(f"select number, custom_id from row where {where}", *values)
+        for number, _ in dropped:
+            for table in ("row", "input", "answer"):
+                self._write(f"delete from {table} where number=?", number)
+        return [custom_id for _, custom_id in dropped]
+
     def input(self, number: int) -> tuple[str, str | None]:
         """Return body and `extra` of an input."""
         found: tuple[str, str | None] = self._all("select body, extra from input where number=?", number)[0]

@@ -52,7 +52,7 @@ from kluster_integrations.core.plans import PLANS
 from kluster_integrations.core.sse import loads
 from kluster_integrations.core.types import ChatRequest
 
-__all__ = ["FILE_BYTES", "Do", "JobSteps", "Steps"]
+__all__ = ["FILE_BYTES", "TRANSIENT", "Do", "JobSteps", "Steps"]
 
 _logger = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ _CREATE_TRIES = 5
 _CREATE_SECONDS = 60.0  # a job is created within milliseconds; KlusterConfig's ten minutes are for long answers
 _DAY = 86_400
 _AGAIN = (408, 409, 429)  # and 5xx: statuses of lines that are sent again
-_TRANSIENT = (APIConnectionError, InternalServerError, RateLimitError)
+TRANSIENT = (APIConnectionError, InternalServerError, RateLimitError)
 
 
 class Do(NamedTuple):
@@ -125,15 +125,17 @@ class JobSteps:
                 journal.put({"window": batch["completion_window"], "is_blind": is_blind, "strict": False})
                 lines = [] if is_blind else [loads(raw) for raw in file if raw.strip()]
                 for number, line in enumerate(lines):
-                    self._add_adopted(number, line["custom_id"], line["body"])
+                    self._add_foreign(number, line["custom_id"], line["body"])
                 journal.plan([(0, len(lines), len(lines))])
                 [part] = journal.parts()
                 journal.set_part(part, file_id=batch["input_file_id"], batch_id=batch_id, status=batch["status"])
 
-    def _add_adopted(self, number: int, custom_id: str, body: Mapping[str, Any]) -> None:
-        """Add a line that something else has made: its answer is taken as it is."""
+    def _add_foreign(self, number: int, custom_id: str, body: Mapping[str, Any]) -> None:
+        """Add a line with an id of its own, whose answer is taken as it is."""
         request = ChatRequest(dict(body), specs.get(str(body.get("model"))), max_repairs=-1)
-        self._journal.add(number, pack(number, request)._replace(custom_id=custom_id))
+        line = pack(number, request)
+        size = line.size + len(custom_id) - len(line.custom_id)
+        self._journal.add(number, line._replace(custom_id=custom_id, size=size))
 
     # -- sending
 
@@ -145,7 +147,10 @@ class JobSteps:
             raise BadRequestError("The job was cancelled: nothing more is sent.", hint="create one in another folder.")
         if not journal.parts(unfinished=True):
             yield Do("work", (self._plan,))
-        for part in journal.parts(unfinished=True):
+        yield from self._creating_planned()
+
+    def _creating_planned(self) -> Steps:
+        for part in self._journal.parts(unfinished=True):
             if part.batch_id is None:
                 yield from self._creating(part)
 
@@ -165,11 +170,13 @@ class JobSteps:
             )
         most = journal.get("max_cost")
         if most is not None:
-            total = journal.cost() + self._known_cost(journal.model_tokens(new=True), window)
+            running = [journal.model_tokens(part.number) for part in journal.parts(unfinished=True)]
+            before = journal.cost() + sum(self._known_cost(models, window) for models in running)
+            total = before + self._known_cost(journal.model_tokens(new=True), window)
             if total > most:
                 left = journal.counts()["new"]
                 raise CostLimitError(
-                    f"The job would cost about ${total:.4f}, of which ${journal.cost():.4f} are paid; max_cost={most}. "
+                    f"The job would cost about ${total:.4f}, of which ${before:.4f} are spent; max_cost={most}. "
                     f"{journal.count() - left} of {journal.count()} inputs have ended, {left} are not sent."
                 )
         with journal.commit():
@@ -311,7 +318,7 @@ class JobSteps:
                 yield from self._submitting(quietly=True)
                 yield from self._looking()
                 is_running = bool(self._journal.parts(unfinished=True))
-            except _TRANSIENT as err:
+            except TRANSIENT as err:
                 _logger.warning("The job in %r goes on after an error: %s", str(self.folder), err)
             status = self._status()
             if status != before:
@@ -391,7 +398,7 @@ class JobSteps:
         status = int(str(status)) if str(status).isdecimal() else None  # numbers have been seen as text
         if journal.get("is_blind") and not journal.numbers("custom_id=?", custom_id):
             model = body.get("model") if isinstance(body, Mapping) else None
-            self._add_adopted(journal.count(), custom_id, {"model": model or "unknown", "messages": []})
+            self._add_foreign(journal.count(), custom_id, {"model": model or "unknown", "messages": []})
             journal.plan_adopted(custom_id, part)
         number = journal.find(custom_id, part)
         code = error.get("code") if isinstance(error, Mapping) else None

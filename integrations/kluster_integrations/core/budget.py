@@ -1,20 +1,14 @@
 """What requests cost, counted and limited: `with budget(usd=5.0) as spent:` holds for every adapter.
 
-A context variable names the budgets that a request counts for. Tasks, `asyncio.to_thread` and executors that copy the
-context (LangChain's) inherit it. `threading.Thread` and `ThreadPoolExecutor` begin with an empty context: a request of
-such a thread counts for the open budgets that were opened before the thread began. A thread that was there before, such
-as one that serves another user, counts for none, unless it enters the budget itself: `with spent:`.
+`scope.py` says for which tasks and threads.
 """
 
 from __future__ import annotations
 
-import os
-import threading
-from contextvars import ContextVar
 from typing import NamedTuple, Self
-from weakref import WeakSet
 
 from kluster_integrations.core.errors import BudgetExceededError
+from kluster_integrations.core.scope import Scope
 from kluster_integrations.core.specs import ModelSpec
 from kluster_integrations.core.types import Usage
 
@@ -63,8 +57,6 @@ class Budget:
         self.estimated = False
         self._by_model: dict[str, ModelSpend] = {}
         self._unpriced: dict[str, None] = {}
-        self._entered = 0
-        self._older_threads: WeakSet[threading.Thread] = WeakSet()
 
     def __repr__(self) -> str:
         return f"Budget(spent {_usd(self.usd)} of {_usd(self.limit_usd)}, requests={self.requests})"
@@ -95,26 +87,11 @@ class Budget:
         return list(self._unpriced)
 
     def __enter__(self) -> Self:
-        global _open
-        with _lock:
-            if not self._entered:
-                self._older_threads = WeakSet(threading.enumerate())
-                _open = (*_open, self)
-            self._entered += 1
-        _scope.set((*_scope.get(), self))
+        _budgets.enter(self)
         return self
 
     def __exit__(self, *_: object) -> None:
-        global _open
-        with _lock:
-            self._entered -= 1
-            if not self._entered:
-                _open = tuple(other for other in _open if other is not self)
-        # Not ContextVar.reset: pytest's async fixtures, for one, leave in another context than they enter in.
-        scope = list(_scope.get())
-        if self in scope:
-            scope.remove(self)
-            _scope.set(tuple(scope))
+        _budgets.leave(self)
 
     async def __aenter__(self) -> Self:
         return self.__enter__()
@@ -153,21 +130,12 @@ class Budget:
 budget = Budget
 """The name to use in a `with` statement."""
 
-_scope: ContextVar[tuple[Budget, ...]] = ContextVar("kluster_budgets", default=())
-_open: tuple[Budget, ...] = ()
-_lock = threading.Lock()  # one for all budgets: it is held for a microsecond per request
+_budgets: Scope[Budget] = Scope("kluster_budgets")
 
 
 def current() -> tuple[Budget, ...]:
     """Return the open budgets that a request which begins now counts for."""
-    if not _open:
-        return ()
-    inherited = tuple(dict.fromkeys(each for each in _scope.get() if each._entered))
-    thread = threading.current_thread()
-    # A thread that was not started by Python's threading (uWSGI's, mod_wsgi's) is first seen here, whatever its age.
-    if inherited or isinstance(thread, threading._DummyThread):
-        return inherited
-    return tuple(each for each in _open if thread not in each._older_threads)
+    return _budgets.current()
 
 
 def check(spec: ModelSpec) -> tuple[Budget, ...]:
@@ -185,19 +153,9 @@ def check(spec: ModelSpec) -> tuple[Budget, ...]:
 def count(budgets: tuple[Budget, ...], spec: ModelSpec, usage: Usage) -> None:
     """Add the tokens of a request to the budgets that held when it began."""
     if budgets:
-        with _lock:
+        with _budgets.lock:  # one for all: it is held for a microsecond per request
             for each in budgets:
                 each._count(spec, usage)
-
-
-def _start_anew() -> None:
-    """After a fork: only this thread goes on, so only its budgets are open, and no other thread holds the lock."""
-    global _lock, _open
-    _lock, _open = threading.Lock(), current()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_start_anew)
 
 
 def _usd(amount: float) -> str:

@@ -8,14 +8,15 @@ translates. The sync and the async methods differ in nothing but how they wait.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import aclosing, closing, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from kluster_integrations.core import budget, embeddings, prompting, repair, request, specs, tokens
+from kluster_integrations.core import budget, deferral, embeddings, prompting, repair, request, specs, tokens
 from kluster_integrations.core.config import KlusterConfig
 from kluster_integrations.core.embeddings import DEFAULT_MODEL as DEFAULT_EMBEDDING_MODEL
 from kluster_integrations.core.embeddings import MAX_BATCH as MAX_EMBEDDING_BATCH
@@ -39,6 +40,7 @@ from kluster_integrations.core.types import (
     ToolCalling,
     Usage,
     collect,
+    spread,
 )
 
 # The functions are for adapters, which import nothing else of the core.
@@ -181,6 +183,9 @@ class Client:
             OutputValidationError: If the answer is not what was asked for, after `request.max_repairs` repairs.
             KlusterError: Whatever else goes wrong, also in the middle.
         """
+        if deferral.current() is not None:
+            yield from spread(self.complete(_whole(request)))
+            return
         with self.errors:
             outlet = _Outlet(request)
             while (current := outlet.request) is not None:
@@ -206,6 +211,10 @@ class Client:
 
     async def astream(self, request: ChatRequest) -> AsyncIterator[Delta]:
         """As `stream`."""
+        if deferral.current() is not None:
+            for piece in spread(await self.acomplete(_whole(request))):
+                yield piece
+            return
         with self.errors:
             outlet = _Outlet(request)
             while (current := outlet.request) is not None:
@@ -282,9 +291,13 @@ class Client:
             try:
                 step = next(steps)
                 while True:
-                    with admitted(self.limiter):
-                        budgets = budget.check(step.spec)  # now, for others may have spent it in the meantime
-                        answer = self._transport.post(step.path, step.body, **step.options)
+                    if step.deferral is not None:  # no limiter: what waits here is not sent one by one
+                        budgets = budget.check(step.spec)
+                        answer = step.deferral.ask(step.body, self.config).result()
+                    else:
+                        with admitted(self.limiter):
+                            budgets = budget.check(step.spec)  # now, for others may have spent it in the meantime
+                            answer = self._transport.post(step.path, step.body, **step.options)
                     step = steps.send((answer, budgets))
             except StopIteration as done:
                 return done.value
@@ -294,18 +307,24 @@ class Client:
             try:
                 step = next(steps)
                 while True:
-                    async with aadmitted(self.limiter):
+                    if step.deferral is not None:
                         budgets = budget.check(step.spec)
-                        answer = await self._transport.apost(step.path, step.body, **step.options)
+                        answer = await asyncio.wrap_future(step.deferral.ask(step.body, self.config))
+                    else:
+                        async with aadmitted(self.limiter):
+                            budgets = budget.check(step.spec)
+                            answer = await self._transport.apost(step.path, step.body, **step.options)
                     step = steps.send((answer, budgets))
             except StopIteration as done:
                 return done.value
 
     def _completing(self, request: ChatRequest) -> _Steps:
+        if (later := deferral.current()) is not None:
+            request = replace(request, spec=later.priced(request.spec))
         tries = repair.attempts(request)
         current = next(tries)
         while True:
-            answer, budgets = yield _Post(CHAT_PATH, current.body, current.options, current.spec)
+            answer, budgets = yield _Post(CHAT_PATH, current.body, current.options, current.spec, later)
             try:
                 found = read(answer.data, current, answer.headers)
             except KlusterError:
@@ -340,12 +359,13 @@ class Client:
 
 
 class _Post(NamedTuple):
-    """What is to be sent: `options` are the transport's, `spec` is for the price."""
+    """What is to be sent: `options` are the transport's, `spec` is for the price, `deferral` takes it if it is set."""
 
     path: str
     body: Mapping[str, Any]
     options: Mapping[str, Any]
     spec: ModelSpec
+    deferral: deferral.Deferral | None = None
 
 
 _Steps = Generator[_Post, tuple[Answer, tuple[budget.Budget, ...]], Any]
@@ -444,6 +464,12 @@ class _Outlet:
         logprobs = completion.logprobs if self._holding else None
         yield Delta(text, "", calls, completion.finish_reason, None, logprobs, meta)
         yield Delta(usage=completion.usage)
+
+
+def _whole(request: ChatRequest) -> ChatRequest:
+    """Return a request for a stream as one for a whole answer."""
+    body = {name: value for name, value in request.body.items() if name not in ("stream", "stream_options")}
+    return replace(request, body=body)
 
 
 def _usage_in(data: object, **defaults: int) -> Usage | None:

@@ -48,11 +48,12 @@ ENVIRONMENT: Mapping[str, tuple[str, ...]] = {
     "redis_url": ("KLUSTER_REDIS_URL",),
     "batch_settle": ("KLUSTER_BATCH_SETTLE",),
     "batch_poll": ("KLUSTER_BATCH_POLL",),
+    "batch_quiet": ("KLUSTER_BATCH_QUIET",),
     "debug": ("KLUSTER_DEBUG",),
 }
 """Every variable that this package reads, by what it sets; of several the first that is set wins.
 
-The last five are not fields of `KlusterConfig`: `Limits.of` reads the first two, batch jobs the next, the command line
+The last six are not fields of `KlusterConfig`: `Limits.of` reads the first two, batch jobs the next, the command line
 the last. The aliases are those of the vendor's own forks.
 """
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -19,6 +19,7 @@ __all__ = [
     "ToolCalling",
     "Usage",
     "collect",
+    "spread",
 ]
 
 Message = dict[str, Any]
@@ -219,6 +220,15 @@ def collect(deltas: Iterable[Delta]) -> Completion:
         logprobs=logprobs,
         headers=headers,
     )
+
+
+def spread(completion: Completion) -> Iterator[Delta]:
+    """Yield deltas that `collect` puts together to a completion, the reasoning first."""
+    calls = tuple(ToolCallDelta(i, call.id, call.name, call.arguments) for i, call in enumerate(completion.tool_calls))
+    meta = {**completion.meta, "id": completion.id, "model": completion.model}
+    yield Delta(reasoning=completion.reasoning, meta=meta, headers=completion.headers)
+    yield Delta(completion.text, "", calls, completion.finish_reason, None, completion.logprobs)
+    yield Delta(usage=completion.usage)
 
 
 def _join(before: Mapping[str, Any] | None, more: Mapping[str, Any] | None) -> Mapping[str, Any] | None:

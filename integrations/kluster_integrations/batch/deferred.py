@@ -1,0 +1,404 @@
+"""Unchanged programs as batch jobs: `async with deferred(folder):`, and `with deferred(folder):` for threads.
+
+Chat requests of any adapter become lines. When no new one has come for a while, a job is made of those that wait, and
+its answers wake the callers; what they ask next is the next round. One thread does all that, for sync and async
+callers alike.
+
+The key of a line is the request's content and how often it was asked. So a program that is killed and started again
+finds its answers in the journal, waits for the lines that are sent, and sends only what is new.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import hashlib
+import json
+import logging
+import math
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from kluster_integrations.batch.job import BatchJob, check_window
+from kluster_integrations.batch.journal import Row
+from kluster_integrations.batch.lines import dump
+from kluster_integrations.batch.steps import FILE_BYTES, TRANSIENT, Do, Steps
+from kluster_integrations.batch.types import BatchStatus, Window
+from kluster_integrations.core import deferral, specs
+from kluster_integrations.core.config import KlusterConfig, seconds_from
+from kluster_integrations.core.errors import BadRequestError, CostLimitError, JobLockedError, KlusterError
+from kluster_integrations.core.specs import ModelSpec, Prices
+from kluster_integrations.core.sse import loads
+from kluster_integrations.core.transport import Answer, Transport
+
+__all__ = ["Deferred", "deferred"]
+
+_logger = logging.getLogger(__name__)
+
+_THREADS = 1_000  # of executors that are made inside: each caller that waits holds one
+# Failed for reasons that may pass: asked again, they are sent again. Other errors are answers, too.
+_PASSING = (
+    "state='failed' and (json_extract(error, '$.what') is not null"
+    " or coalesce(json_extract(error, '$.status'), 500) in (408, 409, 429)"
+    " or coalesce(json_extract(error, '$.status'), 500) >= 500)"
+)
+
+
+class Deferred:
+    """Makes batch jobs of the chat requests inside: `async with deferred(folder):`, or `with` where threads ask.
+
+    It holds for every adapter, for the tasks and threads that begin inside, and for executors that are made inside
+    without a number of workers: they get 1,000, as many as may wait at the same time. Streams are answered whole.
+    Timeouts and headers of single requests, and the account's limits of requests, do not apply. Embeddings are sent
+    at once. A budget counts the batch price.
+
+    Args:
+        folder: Where the journal is; made if it is not there. One process at a time.
+        window: How long the service may take for each round; `auto` takes the cheapest for the first round.
+        max_cost: US$; a round that would exceed it, with those before, is not sent: its callers get `CostLimitError`.
+        on_progress: Called with each status that is new, from a thread of its own. Each of its `jobs` is a round,
+            unless a round is larger than a file.
+        quiet: Seconds without a new request, after which those that wait are sent. Default 2, or
+            `KLUSTER_BATCH_QUIET`.
+        config: The connection; default: that of the first request. Requests of another key or address are refused.
+
+    Raises:
+        BadRequestError: The window is not allowed or is another one than before, or the folder holds a `BatchJob`.
+        JobLockedError: The folder is in use.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        window: Window | Literal["auto"] = "72h",
+        max_cost: float | None = None,
+        on_progress: Callable[[BatchStatus], object] | None = None,
+        *,
+        quiet: float | None = None,
+        config: KlusterConfig | None = None,
+    ) -> None:
+        check_window(window)
+        self.folder = Path(folder)
+        self._settings = {"window": window, "max_cost": max_cost}
+        self._on_progress = on_progress
+        self._quiet = seconds_from("batch_quiet", 2.0) if quiet is None else quiet
+        self._config = config
+        self._job: _Rounds | None = None
+
+    def __enter__(self) -> Self:
+        if self._job is not None:
+            raise JobLockedError(f"deferred({str(self.folder)!r}) is entered already.", hint="make another one.")
+        self._job = _Rounds(self.folder, self._config, self._quiet, self._on_progress)
+        try:
+            self._job.begin(self._settings)
+        except BaseException:
+            self._job.close()
+            self._job = None
+            raise
+        deferral.deferrals.enter(self._job)
+        _executors.change(1)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if (job := self._leave()) is not None:
+            job.join()
+
+    async def __aenter__(self) -> Self:
+        self.__enter__()
+        # The loop may have an executor already, of a few threads; CrewAI's crews each hold one while they wait.
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_THREADS, thread_name_prefix="asyncio"))
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if (job := self._leave()) is not None:
+            await asyncio.to_thread(job.join)
+
+    def _leave(self) -> _Rounds | None:
+        job, self._job = self._job, None
+        if job is not None:
+            _executors.change(-1)
+            deferral.deferrals.leave(job)
+            job.end(
+                KlusterError("The `deferred` block was left.", hint="start again: the answer comes from its folder.")
+            )
+        return job
+
+    def status(self) -> BatchStatus:
+        """Say how far all is, as it was last seen; nothing is asked."""
+        if self._job is None:
+            raise BadRequestError("deferred is not entered.", hint="BatchJob.open(folder) reads its folder.")
+        return self._job.last_status()
+
+
+deferred = Deferred
+"""The name to use in a `with` statement."""
+
+
+class _Rounds(BatchJob):
+    """The job behind one `with` statement. A `deferral.Deferral`: `ask` is called from any thread."""
+
+    def __init__(
+        self,
+        folder: Path,
+        config: KlusterConfig | None,
+        quiet: float,
+        on_progress: Callable[[BatchStatus], object] | None,
+    ) -> None:
+        super().__init__(folder, config)
+        self._account = None if config is None else _account(config)
+        self._quiet = quiet
+        self._on_progress = on_progress
+        self._changed = threading.Condition()  # guards what follows
+        self._asked: Counter[str] = Counter()
+        self._fresh: dict[str, tuple[dict[str, Any], Future[Answer]]] = {}  # not in the journal yet
+        self._callers: dict[str, Future[Answer]] = {}  # in the journal
+        self._last_asked = 0.0
+        self._failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._work, name="kluster-deferred", daemon=True)
+
+    def begin(self, settings: Mapping[str, Any]) -> None:
+        """Take the folder, and be ready for requests."""
+        journal = self._journal
+        if journal.users > 1:
+            raise JobLockedError(f"{str(self.folder)!r} is open in this process already.", hint="close that job first.")
+        if journal.get("window") is not None and not journal.get("is_deferred"):
+            raise self._other_job("they were given to a BatchJob")
+        if journal.get("is_cancelled"):
+            raise BadRequestError(f"The job in {str(self.folder)!r} was cancelled.", hint="take another folder.")
+        with self._transport.errors, journal.commit():
+            self._set(**settings, strict=False, is_deferred=True)
+            journal.drop("state='new'")  # a process was killed before it sent them: whoever wants them asks again
+            journal.drop(_PASSING)
+
+    def end(self, error: BaseException) -> None:
+        """Send nothing more, and give the callers that wait an error."""
+        with self._changed:
+            self._failure = self._failure or error
+            waiting = [*self._callers.values(), *(future for _, future in self._fresh.values())]
+            self._callers, self._fresh = {}, {}
+            self._changed.notify_all()
+        for future in waiting:
+            _fail(future, error)
+
+    def join(self) -> None:
+        """Wait until nothing is done any more, and close the journal."""
+        if self._thread.ident is not None:
+            self._thread.join()
+        self.close()
+
+    # -- callers' side
+
+    def priced(self, spec: ModelSpec) -> ModelSpec:
+        """Return a model's spec with the price of the window; before `auto` is known, with its cheapest."""
+        prices = specs.get(spec.id).batch_prices
+        price = prices.get(self._journal.get("window"), min(prices.values(), default=None))
+        return replace(spec, prices=None if price is None else Prices(price, price))
+
+    def ask(self, body: Mapping[str, Any], config: KlusterConfig) -> Future[Answer]:
+        """Take a request; its answer is there at once if the journal has it."""
+        body, future = dict(body), Future[Answer]()
+        digest = _digest(body)
+        if (size := len(dump(body).encode()) + 200) > FILE_BYTES:
+            raise BadRequestError(
+                f"The request has {size} bytes; a file of kluster.ai's has at most {FILE_BYTES}.",
+                hint="shorten it, or give the address of an image in place of its data.",
+            )
+        with self._changed:
+            if self._failure is not None:
+                _fail(future, self._failure)
+                return future
+            self._connect(config)
+            self._asked[digest] += 1
+            key = f"{digest}-{self._asked[digest]}"
+            row = self._journal.find_row(key)
+            if row is not None and row.state in ("answered", "failed"):
+                self._settle(future, row)
+                return future
+            if row is None:
+                self._last_asked = time.monotonic()
+                self._fresh[key] = body, future
+                if len(self._fresh) == 1:
+                    self._changed.notify_all()
+            else:
+                self._callers[key] = future
+            if self._thread.ident is None:
+                self._thread.start()
+        return future
+
+    def _connect(self, config: KlusterConfig) -> None:
+        account = _account(config)
+        if self._account is None:
+            self._account, self._config, self._transport = account, config, Transport(config)
+        elif account != self._account:
+            raise BadRequestError(
+                f"A request to {config.base_url} has another key or address than those before it, which go to "
+                f"{self._config.base_url}: a batch job has one account.",
+                hint="use one deferred(folder) for each.",
+            )
+
+    def _settle(self, future: Future[Answer], row: Row) -> None:
+        """Give a caller what the journal has."""
+        if not future.set_running_or_notify_cancel():
+            return
+        if row.state == "failed":
+            future.set_exception(self._error_of(row))
+        else:
+            future.set_result(Answer(loads(self._journal.answers(row.number)[-1].encode()), {}))
+
+    # -- the thread
+
+    def _work(self) -> None:
+        try:
+            self._drive(self._rounds(), sleep=self._sleep)
+        except _Ended:
+            pass
+        except BaseException as err:
+            self.end(err)
+
+    def _rounds(self) -> Steps:
+        journal = self._journal
+        before, delay = self._status(), self.poll
+        while self._failure is None:
+            try:
+                yield from self._sending()
+                yield from self._looking()
+            except TRANSIENT as err:
+                _logger.warning("The rounds in %r go on after an error: %s", str(self.folder), err)
+            if (status := self._status()) != before:
+                before, delay = status, self.poll
+                if self._on_progress is not None:
+                    self._on_progress(status)
+                self._wake()
+            wait = math.inf
+            if journal.counts().get("new"):  # to be sent again
+                wait = 0.0
+            elif journal.parts(unfinished=True):
+                wait = delay * random.uniform(0.8, 1.2)
+                delay = min(delay * 1.5, max(300.0, self.poll))
+            yield Do("work", (lambda wait=wait: self._idle(wait),))
+
+    def _sending(self) -> Steps:
+        """Plan a job of what is new, and create what is planned; while others run, too."""
+        journal = self._journal
+        if fresh := self._take_quiet():
+            yield Do("work", (lambda: self._add(fresh),))
+        if journal.counts().get("new"):
+            try:
+                yield Do("work", (self._plan,))
+            except CostLimitError as err:
+                with journal.commit():
+                    refused = journal.drop("state='new'")
+                with self._changed:
+                    futures = [self._callers.pop(key, None) for key in refused]
+                for future in filter(None, futures):
+                    _fail(future, err)
+        yield from self._creating_planned()
+
+    def _take_quiet(self) -> dict[str, dict[str, Any]]:
+        """Return the requests that wait, by key, if it is time to send them; they wait for the journal from now on."""
+        with self._changed:
+            if not self._fresh or self._until_quiet() > 0:
+                return {}
+            asked = {key: given for key, given in self._fresh.items() if not given[1].cancelled()}
+            self._callers |= {key: future for key, (_, future) in asked.items()}
+            self._fresh = {}
+        return {key: body for key, (body, _) in asked.items()}
+
+    def _until_quiet(self) -> float:
+        if len(self._fresh) >= self._most_lines:
+            return 0.0
+        return self._last_asked + self._quiet - time.monotonic() if self._fresh else math.inf
+
+    def _add(self, fresh: Mapping[str, dict[str, Any]]) -> None:
+        journal = self._journal
+        with journal.commit():
+            for number, (key, body) in enumerate(fresh.items(), journal.next_number()):
+                self._add_foreign(number, key, body)
+
+    def _wake(self) -> None:
+        """Give the callers what has come."""
+        with self._changed:
+            for key in list(self._callers):
+                row = self._journal.find_row(key)
+                if row is not None and row.state in ("answered", "failed"):
+                    self._settle(self._callers.pop(key), row)
+
+    def _idle(self, seconds: float) -> None:
+        """Wait for so long, or until requests are to be sent."""
+        end = time.monotonic() + seconds
+        with self._changed:
+            while self._failure is None and (left := min(end - time.monotonic(), self._until_quiet())) > 0:
+                self._changed.wait(None if left == math.inf else left)
+
+    def _sleep(self, seconds: float) -> None:
+        with self._changed:
+            if self._changed.wait_for(lambda: self._failure is not None, seconds):
+                raise _Ended
+
+
+class _Ended(Exception):  # noqa: N818
+    """The block was left."""
+
+
+def _fail(future: Future[Answer], error: BaseException) -> None:
+    """Give a caller an error of its own: each adds its traceback, and its adapter's class."""
+    if future.set_running_or_notify_cancel():
+        future.set_exception(type(error).like(error) if isinstance(error, KlusterError) else error)
+
+
+def _account(config: KlusterConfig) -> tuple[str, str | None]:
+    return config.base_url, config.api_key.get_secret_value() if config.api_key else None
+
+
+def _digest(body: Mapping[str, Any]) -> str:
+    """Return what tells contents apart. Ids of tool calls do not: where a server gives none, they are random."""
+    ids: dict[str, str] = {}
+    messages = []
+    for message in body["messages"]:
+        if calls := message.get("tool_calls"):
+            calls = [{**call, "id": ids.setdefault(str(call.get("id")), str(len(ids)))} for call in calls]
+            message = {**message, "tool_calls": calls}
+        if (id_ := message.get("tool_call_id")) is not None:
+            message = {**message, "tool_call_id": ids.setdefault(str(id_), str(len(ids)))}
+        messages.append(message)
+    text = json.dumps({**body, "messages": messages}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+class _Executors:
+    """While something is deferred, executors that are made inside without a number of workers get many.
+
+    Python's default is 32 at most, and 6 on two cores; each caller that waits holds one, so that LangChain's
+    `chain.batch` of 300 inputs would be 50 rounds. Threads are begun only where they are needed.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users = 0
+        self._original = ThreadPoolExecutor.__init__
+
+    def change(self, users: int) -> None:
+        with self._lock:
+            self._users += users
+            if self._users == users == 1:
+                self._original = original = ThreadPoolExecutor.__init__
+
+                @functools.wraps(original)
+                def init(self: ThreadPoolExecutor, max_workers: int | None = None, *args: Any, **options: Any) -> None:
+                    if max_workers is None and deferral.current() is not None:
+                        max_workers = _THREADS
+                    original(self, max_workers, *args, **options)
+
+                ThreadPoolExecutor.__init__ = init  # type: ignore[method-assign]
+            elif not self._users:
+                ThreadPoolExecutor.__init__ = self._original  # type: ignore[method-assign]
+
+
+_executors = _Executors()

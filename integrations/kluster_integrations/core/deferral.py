@@ -1,0 +1,34 @@
+"""Where chat requests go that are not sent at once: whoever is asked for an answer gives it later."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from concurrent.futures import Future
+from typing import Any, Protocol
+
+from kluster_integrations.core.config import KlusterConfig
+from kluster_integrations.core.scope import Scope
+from kluster_integrations.core.specs import ModelSpec
+from kluster_integrations.core.transport import Answer
+
+__all__ = ["Deferral", "current", "deferrals"]
+
+
+class Deferral(Protocol):
+    """Takes chat requests in place of the transport. Used from any thread."""
+
+    def priced(self, spec: ModelSpec) -> ModelSpec:
+        """Return a model's spec with what an answer costs here."""
+
+    def ask(self, body: Mapping[str, Any], config: KlusterConfig) -> Future[Answer]:
+        """Take the body of a request, and whose it is; the answer or the error comes later."""
+
+
+# Not over forks: the thread that fetches the answers is not in the child.
+deferrals: Scope[Deferral] = Scope("kluster_deferrals", over_forks=False)
+
+
+def current() -> Deferral | None:
+    """Return what takes a chat request that begins now; None where it is sent at once."""
+    found = deferrals.current()
+    return found[-1] if found else None

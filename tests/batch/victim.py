@@ -1,0 +1,49 @@
+"""A process that is killed again and again."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable
+
+import pytest
+
+__all__ = ["Victim"]
+
+_PROCESSES = multiprocessing.get_context("forkserver")
+_PROCESSES.set_forkserver_preload(["kluster_integrations.batch", "tests.batch.test_killed"])
+_MOST_STARTS = 80
+
+
+class Victim:
+    """Starts the work again and again, until it ends by itself; `kill` ends its present process."""
+
+    def __init__(self, work: Callable[..., None], *args: object) -> None:
+        self._work, self._args = work, args
+        self._lock = threading.Lock()  # exitcode must not be read in two threads: one of them would see 255
+        self._pid: int | None = None
+        self.starts = 0
+
+    def kill(self) -> None:
+        with self._lock, contextlib.suppress(ProcessLookupError):
+            if self._pid is not None:
+                os.kill(self._pid, signal.SIGKILL)
+
+    def run(self, begin: Callable[[], None] = lambda: None) -> None:
+        while self.starts < _MOST_STARTS:
+            process = _PROCESSES.Process(target=self._work, args=self._args)
+            self.starts += 1
+            begin()
+            with self._lock:
+                process.start()
+                self._pid = process.pid
+            process.join(60)
+            with self._lock:
+                self._pid = None
+            if process.exitcode == 0:
+                return
+            assert process.exitcode == -signal.SIGKILL
+        pytest.fail(f"not done after {_MOST_STARTS} starts")
