@@ -5,43 +5,30 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from kluster_integrations.config import env_source
 
 
 @contextmanager
-def service(line_time: float = 0) -> Iterator[None]:
-    """Ask kluster.ai if `KLUSTER_API_KEY` is set, else an emulator on this machine, for as long as this lasts.
-
-    Args:
-        line_time: Seconds that the emulator takes for a line of a batch job.
-    """
+def service() -> Iterator[None]:
+    """Ask kluster.ai if `KLUSTER_API_KEY` is set, else an emulator on this machine, for as long as this lasts."""
     if env_source("api_key"):
         yield
         return
-    from kluster_integrations.emulator import BatchBehavior, Emulator
+    from kluster_integrations.emulator import Emulator
 
     print("(no KLUSTER_API_KEY: a local emulator answers, from a script)", file=sys.stderr)
-    before = dict(os.environ)
-    with Emulator() as server, tempfile.TemporaryDirectory() as jobs:
-        server.batches.behavior = BatchBehavior(line_time=line_time)
-        # Its batch jobs take no hours; and the folders of real ones are not for what a script answers.
-        ours = {"KLUSTER_BATCH_POLL": "0.05", "EXAMPLES_JOBS": jobs}
-        os.environ.update(KLUSTER_BASE_URL=server.base_url, KLUSTER_API_KEY="emulator", **ours)
+    before = os.environ.get("KLUSTER_BASE_URL")
+    with Emulator() as server:
+        os.environ.update(KLUSTER_BASE_URL=server.base_url, KLUSTER_API_KEY="emulator")
         try:
             yield
         finally:
-            os.environ.clear()
-            os.environ.update(before)
-
-
-def job_folder(name: str) -> Path:
-    """Return where an example keeps its batch job: `batch-jobs/NAME` here, where it goes on when it runs again."""
-    return Path(os.environ.get("EXAMPLES_JOBS", "batch-jobs"), name)
+            del os.environ["KLUSTER_API_KEY"], os.environ["KLUSTER_BASE_URL"]
+            if before is not None:
+                os.environ["KLUSTER_BASE_URL"] = before
 
 
 def model_parser(default: str) -> argparse.ArgumentParser:

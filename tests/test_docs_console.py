@@ -94,6 +94,7 @@ def shell(emulator: Emulator, tmp_path: Path) -> Iterator[Callable[[str], None]]
         "KLUSTER_API_KEY": "docs-key",
         "KLUSTER_BASE_URL": emulator.base_url,
         "KLUSTER_BATCH_POLL": "0.01",
+        "KLUSTER_BATCH_QUIET": "1",
         "PYTHONIOENCODING": "utf-8",
     }
     running: list[subprocess.Popen[str]] = []

@@ -48,10 +48,18 @@ def _interruptible() -> Iterator[None]:
 
 @pytest.fixture
 def kluster() -> Run:
-    """`kluster("chat", …, stdin="…", env={…})`, in this process; `alone` in its own, `without=[…]` without modules."""
+    """`kluster("chat", …, stdin="…", env={…})`, in this process; `alone` in its own, `without=[…]` without modules.
+
+    With `traceback` there is to be one: a program's of the user's.
+    """
 
     def run(
-        *args: str, stdin: str = "", env: dict[str, str] | None = None, without: Sequence[str] = (), alone: bool = False
+        *args: str,
+        stdin: str = "",
+        env: dict[str, str] | None = None,
+        without: Sequence[str] = (),
+        alone: bool = False,
+        traceback: bool = False,
     ) -> subprocess.CompletedProcess[str]:
         if without or alone:
             done = subprocess.run(
@@ -66,7 +74,7 @@ def kluster() -> Run:
             result = CliRunner().invoke(app, args, input=stdin, env=env, prog_name="kluster")
             done = subprocess.CompletedProcess(args, result.exit_code, result.stdout, result.stderr)
         assert KEY not in done.stdout + done.stderr
-        assert "Traceback" not in done.stderr
+        assert ("Traceback" in done.stderr) == traceback
         return done
 
     return run

@@ -38,7 +38,7 @@ def folder(tmp_path: Path) -> str:
 
 @pytest.fixture
 def env(reach: dict[str, str]) -> dict[str, str]:
-    return {**reach, "KLUSTER_BATCH_POLL": "0.01", "KLUSTER_BATCH_SETTLE": "0.05"}
+    return {**reach, "KLUSTER_BATCH_POLL": "0.01", "KLUSTER_BATCH_SETTLE": "0.05", "KLUSTER_BATCH_QUIET": "0.5"}
 
 
 @pytest.fixture
@@ -157,6 +157,65 @@ def test_input_from_a_pipe(kluster: Run, env: dict[str, str], folder: str, emula
 def test_no_input_and_no_job(kluster: Run, env: dict[str, str], folder: str) -> None:
     assert "holds no job" in kluster("batch", "submit", folder, env=env).stderr
     assert kluster("batch", "submit", folder, "--model", LLAMA, env=env).returncode == 2
+
+
+class TestRun:
+    PROGRAM = """
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from kluster_integrations.langchain import ChatKluster
+from names import NAMES
+
+chat = ChatKluster(model=sys.argv[1])
+with ThreadPoolExecutor() as pool:
+    for answer in pool.map(chat.invoke, NAMES):
+        print(answer.text)
+"""
+
+    @pytest.fixture
+    def script(self, tmp_path: Path) -> str:
+        pytest.importorskip("langchain_core")
+        (tmp_path / "names.py").write_text("NAMES = [f'Name {n}' for n in range(20)]", "utf-8")
+        (tmp_path / "program.py").write_text(self.PROGRAM, "utf-8")
+        return str(tmp_path / "program.py")
+
+    def test_a_program(self, kluster: Run, env: dict[str, str], folder: str, script: str, emulator: Emulator) -> None:
+        for _ in range(2):
+            done = kluster("batch", "run", script, LLAMA, "--folder", folder, "--window", "auto", env=env, alone=True)
+            assert done.returncode == 0, done.stderr
+            answers = done.stdout.splitlines()
+            assert [f'"Name {n}"' in line for n, line in enumerate(answers)] == [True] * 20
+        assert [len(job.lines) for job in emulator.batches.jobs.values()] == [20]
+        assert [job.window for job in emulator.batches.jobs.values()] == ["72h"]
+
+    def test_the_bar(self, kluster: Run, env: dict[str, str], folder: str, script: str) -> None:
+        done = kluster("batch", "run", script, "--folder", folder, "--", LLAMA, env=env, alone=True)
+        assert "round 1: completed" in done.stderr
+        assert "20/20" in done.stderr
+
+    def test_too_expensive(
+        self, kluster: Run, env: dict[str, str], folder: str, script: str, emulator: Emulator
+    ) -> None:
+        given = ("--folder", folder, "--max-cost", "0.000001")
+        done = kluster("batch", "run", script, LLAMA, *given, env=env, alone=True, traceback=True)
+        assert (done.returncode, emulator.requests) == (1, [])
+        assert "CostLimitError" in done.stderr
+        assert "program.py" in done.stderr
+        assert "runpy" not in done.stderr
+
+    @pytest.mark.parametrize(
+        ("code", "status", "said"), [("raise SystemExit(7)", 7, ""), ("raise SystemExit('no')", 1, "no\n"), ("", 0, "")]
+    )
+    def test_its_exit_code(
+        self, kluster: Run, env: dict[str, str], folder: str, tmp_path: Path, code: str, status: int, said: str
+    ) -> None:
+        (tmp_path / "program.py").write_text(code, "utf-8")
+        done = kluster("batch", "run", str(tmp_path / "program.py"), "--folder", folder, env=env)
+        assert (done.returncode, said in done.stderr) == (status, True)
+
+    def test_no_such_file(self, kluster: Run, env: dict[str, str], folder: str) -> None:
+        done = kluster("batch", "run", "none.py", "--folder", folder, env=env)
+        assert (done.returncode, "'none.py' is not a file" in done.stderr) == (1, True)
 
 
 class TestVerify:

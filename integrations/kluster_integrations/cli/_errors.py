@@ -17,7 +17,7 @@ from typer.core import TyperGroup
 from kluster_integrations import errors
 from kluster_integrations.errors import KlusterError
 
-__all__ = ["Group", "UsageError", "connect", "report", "shell_hint"]
+__all__ = ["Group", "UsageError", "connect", "report", "shell_hint", "without_keys"]
 
 # typer has click's exceptions, of its own copy or of click itself, by version; it exports only the leaf.
 UsageError: Any = typer.BadParameter.__base__
@@ -117,10 +117,10 @@ def shell_hint(err: KlusterError) -> str | None:
 
 
 def _write(label: str, text: str) -> None:
-    print(f"{label}: {_without_keys(' '.join(text.split()))}", file=sys.stderr)
+    print(f"{label}: {without_keys(' '.join(text.split()))}", file=sys.stderr)
 
 
-def _without_keys(text: str) -> str:
+def without_keys(text: str) -> str:
     """Mask every key of the environment, should an error of somebody else's quote one."""
     for name, value in os.environ.items():
         if name.upper().endswith("API_KEY") and len(value.strip()) >= 8:

@@ -8,21 +8,23 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
+import runpy
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from kluster_integrations.catalog import Plan
-from kluster_integrations.cli._errors import UsageError, connect, report
+from kluster_integrations.cli._errors import UsageError, connect, report, without_keys
 from kluster_integrations.cli._terminal import console, money
 from kluster_integrations.errors import BadRequestError, JobLockedError, KlusterError, NotFoundError
 
 if TYPE_CHECKING:
-    from kluster_integrations.batch import BatchJob, BatchResult, BatchStatus, CostEstimate
+    from kluster_integrations.batch import BatchJob, BatchResult, BatchStatus, CostEstimate, JobStatus
 
 __all__ = ["app"]
 
@@ -177,6 +179,69 @@ def list_(folders: Folders, as_json: AsJson = False) -> None:
                 _print({"folder": str(folder), "locked": True})
             else:
                 print(f"{folder}: another process works on it")
+
+
+@app.command(context_settings={"ignore_unknown_options": True})
+def run(
+    script: Annotated[Path, typer.Argument(metavar="SCRIPT.py", help="The program.", show_default=False)],
+    folder: Annotated[Path, typer.Option(metavar="DIR", help="Where the job is, or goes.")],
+    arguments: Annotated[
+        list[str] | None, typer.Argument(metavar="ARGS…", help="The program's own; after -- all are.")
+    ] = None,
+    window: Annotated[
+        Literal["24h", "48h", "72h", "auto"],
+        typer.Option(help="How long the service may take for each round; auto is the cheapest."),
+    ] = "72h",
+    max_cost: MaxCost = None,
+) -> None:
+    """Run a Python program whose chat requests become batch jobs. Stopped and run again, it sends nothing twice."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from kluster_integrations.batch import deferred
+
+    if not script.is_file():
+        raise NotFoundError(f"SCRIPT.py={str(script)!r} is not a file.", hint="check the path.")
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    bars: list[Any] = []
+
+    def show(seen: BatchStatus) -> None:
+        for number, job in enumerate(seen.jobs):
+            if number == len(bars):
+                bars.append(rounds.add_task(f"round {number + 1}", total=job.lines))
+            rounds.update(bars[number], description=f"round {number + 1}: {job.status}", completed=_ended(job))
+
+    # What the program prints goes through the bar only where both are on the same terminal.
+    on_terminal = sys.stdout.isatty()
+    with Progress(*columns, console=console(stderr=True), redirect_stdout=on_terminal) as rounds:
+        _run_script(script, arguments or [], lambda: deferred(folder, window, max_cost, show))
+
+
+def _ended(job: JobStatus) -> int:
+    return job.lines if job.status == "completed" else job.answered + job.failed
+
+
+def _run_script(script: Path, arguments: list[str], inside: Callable[[], AbstractContextManager[object]]) -> None:
+    """Run a program as Python does, with its own traceback where it fails."""
+    before = sys.argv, sys.path[:]
+    sys.argv = [str(script), *arguments]
+    sys.path.insert(0, str(script.resolve().parent))
+    try:
+        with inside():
+            try:
+                runpy.run_path(str(script), run_name="__main__")
+            except Exception as err:
+                # Without the frames of this command and of runpy.
+                frames = err.__traceback__
+                while frames is not None and frames.tb_frame.f_code.co_filename != str(script):
+                    frames = frames.tb_next
+                print(without_keys("".join(traceback.format_exception(err.with_traceback(frames)))), file=sys.stderr)
+                raise typer.Exit(1) from None
+            except SystemExit as end:
+                if isinstance(end.code, str):
+                    print(end.code, file=sys.stderr)
+                raise typer.Exit(end.code if isinstance(end.code, int) else int(end.code is not None)) from None
+    finally:
+        sys.argv, sys.path[:] = before
 
 
 def _job(
