@@ -92,6 +92,25 @@ class TestWhatStreams:
         assert deltas[-1].usage is not None
         assert deltas[-1].usage.requests == 2
 
+    @pytest.mark.parametrize(
+        ("content", "shown"),
+        [
+            ("Look:\n<tool_call>{bad}</tool_call>", "Look:\n"),
+            ("Look:\n  [TOOL_CALLS][{bad", "Look:\n  "),
+            ("<|python_tag|>{bad", ""),
+            ("In a line <tool_call>{bad}</tool_call>", None),
+            ("The mark is [TOOL_CALLS] {x}", None),
+        ],
+    )
+    def test_what_begins_a_line_as_a_call_does_is_not_shown_by_a_native_model(
+        self, server: RawServer, content: str, shown: str | None
+    ) -> None:
+        good = fragment("weather", "{}", index=0, id="c0")
+        server.script(Reply(sse(*({"content": c} for c in content))), Reply(sse({"tool_calls": [good]})))
+        deltas = ask(client(server), {"tools": [WEATHER]})
+        assert "".join(d.content for d in deltas) == (content if shown is None else shown)
+        assert len(server.requests) == (1 if shown is None else 2)
+
     def test_logprobs_go_with_the_text(self, server: RawServer) -> None:
         probs = {"content": [{"token": "Hi", "logprob": -0.1}]}
         body = sse({"content": "Hi"})

@@ -133,6 +133,12 @@ def test_stop_words_are_sent_and_applied(server: RawServer, on: Any) -> None:
     assert server.requests[1].json["stop"] == ["\nObservation:"]
 
 
+def test_an_empty_stop_word_cuts_nothing(server: RawServer, on: Any) -> None:
+    server.script(whole({"content": "one END two"}))
+
+    assert on(stop=["", "END"]).call("hi") == "one"
+
+
 def test_stop_words_are_not_sent_for_a_model_that_thinks(server: RawServer, on: Any) -> None:
     server.script(whole({"content": "END of the thought</think>one END two"}))
 

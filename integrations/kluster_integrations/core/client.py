@@ -395,6 +395,7 @@ class _Outlet:
         self._attempt = 1
         self._has_text = self._has_reasoning = False  # of anything that was shown
         self._new_text = self._new_reasoning = False  # of this attempt
+        self._in_line = False  # whether the text that was shown ends within a line
 
     def take(self, delta: Delta) -> Delta | None:
         """Return what may be seen of a delta at once."""
@@ -425,7 +426,7 @@ class _Outlet:
     def _certain(self, content: str) -> str:
         """Return what of a text may be seen, and hold the rest."""
         if not self._holding:
-            at = prompting.doubtful_from(content, self._names, prompted=self._prompted)
+            at = prompting.doubtful_from(content, self._names, prompted=self._prompted, in_line=self._in_line)
             self._holding = at < len(content)
             if self._holding:
                 self._held_text.append(content[at:])
@@ -437,6 +438,8 @@ class _Outlet:
             self._blank += content
             return ""
         content, self._blank, self._is_blank = self._blank + content, "", False
+        line = content.rpartition("\n")[2]
+        self._in_line = bool(line.strip()) or (self._in_line and "\n" not in content)
         return content
 
     def end(self) -> Iterator[Delta]:
@@ -450,7 +453,7 @@ class _Outlet:
             self.request = None
             yield from self._rest(done.value)
         self._attempt += 1
-        self._new_text = self._new_reasoning = False
+        self._new_text = self._new_reasoning = self._in_line = False
         self._deltas, self._held_text, self._holding = [], [], self._holds_text
         self._is_blank, self._blank = self._must_answer, ""
 

@@ -186,20 +186,26 @@ _BARE_CALL = re.compile(
 _MAX_CLOSES = 32  # closing tags within one argument; each costs a pass over the block
 
 
-def doubtful_from(text: str, names: frozenset[str], *, prompted: bool) -> int:
+def doubtful_from(text: str, names: frozenset[str], *, prompted: bool, in_line: bool = False) -> int:
     """Return where text begins that is not for anybody to see, but a call that could not be read, or a made-up result.
 
-    The length, where there is no such text. A model that was not asked for `<tool_call>` may speak of it.
+    The length, where there is no such text. A model that was not asked for `<tool_call>` may speak of it in a sentence:
+    of its calls only those count that begin a line.
 
     Args:
         text: What is left of an answer when its calls are taken out.
         names: The tools that the model may call.
         prompted: Whether `<tool_call>` was asked for.
+        in_line: Whether the text goes on with a line.
     """
     found = [at for mark in (CALL_OPEN, RESULT_OPEN) if (at := text.find(mark)) >= 0] if prompted else []
-    if names and (callish := _CALLISH.search(text)):
-        found.append(callish.start())
-    if names and (bare := _BARE_CALL.match(text)) and bare[1] in names:
+    for callish in _CALLISH.finditer(text) if names else ():
+        at = callish.start()
+        begin = text.rfind("\n", 0, at) + 1
+        if not text[begin:at].strip() and (begin or not in_line):
+            found.append(at)
+            break
+    if names and not in_line and (bare := _BARE_CALL.match(text.lstrip()[:500])) and bare[1] in names:
         found.append(0)
     return min(found, default=len(text))
 

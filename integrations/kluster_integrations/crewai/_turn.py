@@ -180,7 +180,7 @@ class Turn:
         if self._model is not None and self._instance is not None:
             self._complete(completion, completion.text)
             return self._instance
-        text = completion.text
+        text = self._llm._apply_stop_words(completion.text)  # a server may not know them
         if calls and not text:
             text = f"There is no function {calls[0].name!r}."
         self._complete(completion, text)

@@ -109,6 +109,8 @@ class KlusterLLM(BaseLLM):
             params["stop"] = [stop]
         elif stop is not None and not isinstance(stop, Iterable):
             raise ValueError(f"stop={stop!r} must be a text or a list of texts.")
+        if params.get("stop"):  # CrewAI would cut an answer at an empty one
+            params["stop"] = [text for text in params["stop"] if text != ""]
         params["additional_params"] = {**(params.get("additional_params") or {}), **options}
         params |= {"llm_type": "kluster", "provider": "kluster"}
         super().__init__(model=model, **params)
