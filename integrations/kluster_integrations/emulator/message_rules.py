@@ -42,7 +42,22 @@ def check_messages(value: object, spec: ModelSpec, *, strict: bool) -> list[Mess
             calls = cast("list[dict[str, str]]", message.get("tool_calls") or [])
             open_calls = {call["id"] for call in calls}
         messages.append(message)
+    if strict and spec.strict_roles:
+        _check_roles(messages, spec)
     return messages
+
+
+def _check_roles(messages: list[Message], spec: ModelSpec) -> None:
+    """Refuse what the chat templates of Gemma and the Mistrals refuse: they raise_exception, and vLLM answers 400."""
+    behind = messages[1:] if messages[0]["role"] == "system" else messages
+    for number, message in enumerate(behind):
+        wanted = ("user", "assistant")[number % 2]
+        if message["role"] != wanted:
+            what = (
+                f"is '{message['role']}' where the chat template of the model '{spec.id}' wants '{wanted}': a system "
+                "message only at the beginning, then roles that alternate user/assistant/user/assistant/..."
+            )
+            raise _bad(f"messages[{len(messages) - len(behind) + number}].role", what)
 
 
 def _check_answers(message: Message, open_calls: set[str], where: str) -> None:
