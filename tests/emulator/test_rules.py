@@ -234,11 +234,11 @@ def test_prompt_and_completion_share_the_window(api: Api) -> None:
 
 
 def test_lenient_ignores_what_strict_refuses(serve) -> None:
-    _, api = serve(strict=False)
+    _, api = serve(strict=False, engine=lambda _: "Stated, and longer than three tokens.")
     message = {"role": "user", "content": "Hello", "name": "bob"}
     choice = api.choice([message], n=3, store=True, user="u", max_tokens=3, response_format=None)
     assert choice["finish_reason"] == "length"
-    assert api.choice(max_tokens=3, max_completion_tokens=1)["message"]["content"] == "Scripted"
+    assert api.choice(max_tokens=3, max_completion_tokens=1)["message"]["content"] == "Stated"
     assert api.refused(model=NEMO, tools=[WEATHER])["param"] == "tools"
 
 

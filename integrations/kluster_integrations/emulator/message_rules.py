@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import cast
 
 from kluster_integrations.catalog import ModelSpec
@@ -11,17 +10,17 @@ from kluster_integrations.emulator.errors import ApiError
 
 __all__ = ["check_messages"]
 
-_KEYS: Mapping[str, frozenset[str]] = {
-    "system": frozenset({"role", "content"}),
-    "user": frozenset({"role", "content"}),
-    "assistant": frozenset({"role", "content", "tool_calls"}),
-    "tool": frozenset({"role", "content", "tool_call_id"}),
-}
+_OWN = {"system": (), "user": (), "assistant": ("tool_calls",), "tool": ("tool_call_id",)}
+_KEYS = {role: frozenset({"role", "content", *own}) for role, own in _OWN.items()}
 _CALL_KEYS = frozenset({"id", "type", "function", "index"})
 
 
 def _bad(where: str, what: str, code: str = "invalid_value") -> ApiError:
     return ApiError(400, f"{where} {what}", param=where, code=code)
+
+
+def _unsupported(name: str) -> ApiError:
+    return ApiError(400, f"Unsupported parameter: '{name}'", param=name, code="unsupported_parameter")
 
 
 def check_messages(value: object, spec: ModelSpec, *, strict: bool) -> list[Message]:
@@ -76,8 +75,7 @@ def _check_message(item: object, where: str, spec: ModelSpec, *, strict: bool) -
         raise _bad(f"{where}.role", f"must be one of {', '.join(_KEYS)}; it is {role!r}")
     if unknown := next((name for name in item if name not in _KEYS[role]), None):
         if strict:
-            name = f"{where}.{unknown}"
-            raise ApiError(400, f"Unsupported parameter: '{name}'", param=name, code="unsupported_parameter")
+            raise _unsupported(f"{where}.{unknown}")
         item = {name: kept for name, kept in item.items() if name in _KEYS[role]}
     message = dict(item)
     if message.get("tool_calls") is None and "tool_calls" in message:
@@ -132,8 +130,7 @@ def _check_part(part: object, where: str, role: str, spec: ModelSpec) -> None:
     if not isinstance(part, dict) or kind not in {"text", "image_url"}:
         raise _bad(f"{where}.type", f"must be 'text' or 'image_url'; it is {kind!r}")
     if unknown := next((name for name in part if name not in {"type", kind}), None):
-        name = f"{where}.{unknown}"
-        raise ApiError(400, f"Unsupported parameter: '{name}'", param=name, code="unsupported_parameter")
+        raise _unsupported(f"{where}.{unknown}")
     if kind == "text":
         if not isinstance(part.get("text"), str):
             raise _bad(f"{where}.text", "must be a string")
