@@ -16,7 +16,7 @@ VENVC := .venv-record
 PYTEST_ARGS ?=
 
 .PHONY: help demo test test-openai3 test-litellm test-litellm-oldest test-clients lint format bench bench-crewai \
-	bench-litellm docs \
+	bench-litellm bench-emulator docs \
 	docs-serve dist release-check record record-check record-live clean
 
 help:
@@ -30,6 +30,7 @@ help:
 	@echo "make bench         overhead against the SDK and ChatOpenAI"
 	@echo "make bench-crewai  overhead against CrewAI's own class"
 	@echo "make bench-litellm overhead of kluster/ against openai/ in LiteLLM"
+	@echo "make bench-emulator  how long the emulator takes to answer large requests"
 	@echo "make docs          the documentation, in site/; make docs-serve shows it on port 8000"
 	@echo "make record        the cassettes anew, against the emulator; make record-live against the service, with a key"
 	@echo "make dist          wheel and sdist, in dist/"
@@ -133,6 +134,9 @@ format: $(VENV)/.lint
 
 bench: $(VENV)/.bench
 	$(VENV)/bin/python -m benchmarks
+
+bench-emulator: $(VENV)/.demo
+	$(VENV)/bin/python -m benchmarks.emulator_load
 
 bench-crewai: $(VENV)/.bench $(VENV)/.test
 	$(VENV)/bin/python -m benchmarks.crewai_overhead

@@ -12,16 +12,20 @@ from kluster_integrations.config import env_source
 
 
 @contextmanager
-def service() -> Iterator[None]:
-    """Ask kluster.ai if `KLUSTER_API_KEY` is set, else an emulator on this machine, for as long as this lasts."""
+def service(*replies: dict[str, object]) -> Iterator[None]:
+    """Ask kluster.ai if `KLUSTER_API_KEY` is set, else an emulator on this machine, for as long as this lasts.
+
+    Args:
+        replies: What the emulator answers; it echoes what no reply is stated for.
+    """
     if env_source("api_key"):
         yield
         return
     from kluster_integrations.emulator import Emulator
 
-    print("(no KLUSTER_API_KEY: a local emulator answers, from a script)", file=sys.stderr)
+    print("(no KLUSTER_API_KEY: a local emulator answers what the example states)", file=sys.stderr)
     before = os.environ.get("KLUSTER_BASE_URL")
-    with Emulator() as server:
+    with Emulator(replies=replies) as server:
         os.environ.update(KLUSTER_BASE_URL=server.base_url, KLUSTER_API_KEY="emulator")
         try:
             yield

@@ -16,6 +16,7 @@ from kluster_integrations.core import specs
 from kluster_integrations.emulator import Emulator
 
 from .raw_server import RawServer
+from .stated import stated
 from .ways import Way
 
 _PROXIES = frozenset({"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"})
@@ -56,13 +57,13 @@ def litellm_as_it_was() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def _shared_emulator() -> Iterator[Emulator]:
-    with Emulator() as server:
+    with Emulator(engine=stated) as server:
         yield server
 
 
 @pytest.fixture
 def emulator(_shared_emulator: Emulator) -> Iterator[Emulator]:
-    """A strict emulator with default settings, without requests and faults of earlier tests."""
+    """A strict emulator that answers as `stated` says, without requests, faults and replies of earlier tests."""
     _shared_emulator.clear()
     yield _shared_emulator
     _shared_emulator.clear()

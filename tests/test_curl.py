@@ -69,7 +69,8 @@ def test_image(emulator: Emulator, model: str, tmp_path: Path) -> None:
     path.write_bytes(base64.b64decode(PIXELS))
     for arguments in ([], [str(path)]):
         answer = text_of(run("image.sh", model, *arguments, KLUSTER_BASE_URL=emulator.base_url))
-        assert "image/png, 2x2 pixels" in answer
+        assert answer == "Echo: What is in this image?\n[image/png]"
+        assert PIXELS in str(emulator.requests[-1].body)
     run("image.sh", model, "https://example.com/a.png", KLUSTER_BASE_URL=emulator.base_url)
     part = emulator.requests[-1].body["messages"][0]["content"][1]
     assert part == {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}

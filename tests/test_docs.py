@@ -57,6 +57,8 @@ def _as_a_reader(
     request: pytest.FixtureRequest, emulator: Emulator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     request.getfixturevalue("own_catalog")
+    weather = 'OpenAPI schema: {\n  "properties": {\n    "city"'
+    emulator.reply(json={"city": "Lisbon", "temperature": 18}, when=weather)
     monkeypatch.setenv("KLUSTER_API_KEY", "docs")
     monkeypatch.setenv("KLUSTER_BASE_URL", emulator.base_url)
     monkeypatch.setenv("KLUSTER_BATCH_POLL", "0.01")

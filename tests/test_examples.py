@@ -47,11 +47,11 @@ SAYS = {
         r"Retrieved: The Golden Gate",
         r"Answer:  .*1937",
     ],
-    "langchain.image": [r"Answer: .*image/png, 2x2 pixels"],
+    "langchain.image": [r"Answer: .*2 by 2 pixels"],
     "openai_sdk.chat": [r"Model:  deepseek-ai/DeepSeek-V3-0324", r"Answer: \S.*breakfast sandwich", r"Tokens: [1-9]"],
     "openai_sdk.asynchronous": [r"breakfast: \S.*breakfast", r"lunch: \S.*lunch", r"dinner: \S.*dinner"],
     "openai_sdk.streaming": [r"Thoughts: \S", r"Answer: \S.*breakfast sandwich"],
-    "openai_sdk.image": [r"Model:  google/gemma-3-27b-it", r"Answer: .*image/png, 2x2 pixels"],
+    "openai_sdk.image": [r"Model:  google/gemma-3-27b-it", r"Answer: .*2 by 2 pixels"],
     "openai_sdk.save_json": [
         r"DeepSeek-R1-0528 says:",
         r"breakfast sandwich",
@@ -107,7 +107,8 @@ def test_the_sdk_asks_about_a_file(asked: Emulator, capsys: pytest.CaptureFixtur
     Path("square.png").write_bytes(base64.b64decode(image.SQUARE.partition(",")[2]))
     image.main(model, "square.png")
 
-    assert "image/png, 2x2 pixels" in capsys.readouterr().out
+    assert "[image/png]" in capsys.readouterr().out
+    assert image.SQUARE in str(asked.requests[0].body)
 
 
 @pytest.mark.parametrize("model", [spec.id for spec in CHAT])

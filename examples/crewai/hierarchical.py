@@ -37,6 +37,25 @@ def main() -> None:
     print("Requests:", output.token_usage.successful_requests)
 
 
+#: What the emulator answers, without a key.
+REPLIES = [
+    {
+        "tool_calls": [
+            {
+                "name": "delegate_work_to_coworker",
+                "arguments": {
+                    "coworker": "Clerk",
+                    "task": "What is the price of a teapot?",
+                    "context": "For a customer.",
+                },
+            }
+        ]
+    },
+    {"tool_calls": [{"name": "get_price", "arguments": {"item": "teapot"}}]},
+    {"text": "The teapot costs 12 euros."},
+    {"text": "A teapot costs 12 euros."},
+]
+
 if __name__ == "__main__":
-    with service():
+    with service(*REPLIES):
         main()

@@ -51,6 +51,15 @@ def main() -> None:
     print("JSON:  ", output.json_dict)
 
 
+#: What the emulator answers, without a key.
+REPLIES = [
+    {"tool_calls": [{"name": "get_weather", "arguments": {"city": "Lisbon"}}]},
+    {"json": {"city": "Lisbon", "temperature": 18}},
+    {"json": {"valid": True, "feedback": None}},  # the guardrail
+    {"tool_calls": [{"name": "get_weather", "arguments": {"city": "Tokyo"}}]},
+    {"json": {"city": "Tokyo", "temperature": 18}},
+]
+
 if __name__ == "__main__":
-    with service():
+    with service(*REPLIES):
         main()

@@ -47,6 +47,13 @@ def main() -> None:
     print("Requests:", output.token_usage.successful_requests)
 
 
+#: What the emulator answers, without a key.
+REPLIES = [
+    {"reasoning": "I look it up.", "tool_calls": [{"name": "population", "arguments": {"city": "Lisbon"}}]},
+    {"reasoning": "There it is.", "text": "Lisbon has 545796 inhabitants."},
+    {"reasoning": "A sentence, then.", "text": "Lisbon is home to more than half a million people."},
+]
+
 if __name__ == "__main__":
-    with service():
+    with service(*REPLIES):
         main()

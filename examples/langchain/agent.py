@@ -41,6 +41,18 @@ def main() -> None:
     print()
 
 
+#: What the emulator answers, without a key.
+REPLIES = [
+    {
+        "reasoning": "Two things to look up.",
+        "tool_calls": [
+            {"name": "get_weather", "arguments": {"city": "Lisbon"}},
+            {"name": "get_time", "arguments": {"city": "Tokyo"}},
+        ],
+    },
+    {"reasoning": "Both are here.", "text": "There is light rain in Lisbon, and it is quarter past nine in Tokyo."},
+]
+
 if __name__ == "__main__":
-    with service():
+    with service(*REPLIES):
         main()

@@ -28,6 +28,12 @@ def main() -> None:
         print("Guide:", state["messages"][-1].text)
 
 
+#: What the emulator answers, without a key.
+REPLIES = [
+    {"text": "The Golden Gate Bridge, early, before the fog."},
+    {"text": "You want to visit San Francisco in June."},
+]
+
 if __name__ == "__main__":
-    with service():
+    with service(*REPLIES):
         main()

@@ -38,6 +38,14 @@ def main() -> None:
     print(f"Due:      {invoice.due:%A, %d %B %Y}")
 
 
+#: What the emulator answers, without a key.
+REPLIES = [
+    {
+        "reasoning": "The mail has all four fields.",
+        "json": {"customer": "Grace Hopper", "due": "2025-07-31", "amount": 1250.5, "currency": "USD"},
+    },
+]
+
 if __name__ == "__main__":
-    with service():
+    with service(*REPLIES):
         main()

@@ -32,6 +32,9 @@ def main(path: str | None = None) -> None:
     print("Answer:", model.invoke([message]).text)
 
 
+#: What the emulator answers, without a key.
+REPLIES = [{"text": "A red square of 2 by 2 pixels.", "when": "What is in this image?"}]
+
 if __name__ == "__main__":
-    with service():
+    with service(*REPLIES):
         main(*sys.argv[1:2])

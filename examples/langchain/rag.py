@@ -36,6 +36,12 @@ def main() -> None:
         print("Answer:   ", chain.invoke({"notes": found, "question": question}))
 
 
+#: What the emulator answers, without a key.
+REPLIES = [
+    {"text": "They dance.", "when": "How do bees"},
+    {"text": "In 1937.", "when": "When did the Golden Gate"},
+]
+
 if __name__ == "__main__":
-    with service():
+    with service(*REPLIES):
         main()

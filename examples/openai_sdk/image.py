@@ -40,9 +40,12 @@ def main(model: str, image: str) -> None:
     print("Answer:", completion.choices[0].message.content)
 
 
+#: What the emulator answers, without a key.
+REPLIES = [{"text": "A red square of 2 by 2 pixels.", "when": "What is in this image?"}]
+
 if __name__ == "__main__":
     parser = model_parser("google/gemma-3-27b-it")
     parser.add_argument("image", nargs="?", default=SQUARE, metavar="FILE|URL", help="the image")
     given = parser.parse_args()
-    with service():
+    with service(*REPLIES):
         main(given.model, given.image)

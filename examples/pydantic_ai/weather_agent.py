@@ -84,7 +84,18 @@ async def main(model: str) -> None:
     print("Report:", event.result.output)
 
 
+#: What the emulator answers, without a key.
+REPLIES = [
+    {"tool_calls": [{"name": "find_position", "arguments": {"city": "Lisbon"}}]},
+    {"tool_calls": [{"name": "get_weather", "arguments": {"latitude": 38.72, "longitude": -9.14}}]},
+    {
+        "tool_calls": [
+            {"name": "final_result", "arguments": {"city": "Lisbon", "conditions": "18 degrees and light rain"}}
+        ]
+    },
+]
+
 if __name__ == "__main__":
     chosen = model_option("klusterai/Meta-Llama-3.3-70B-Instruct-Turbo")
-    with service():
+    with service(*REPLIES):
         asyncio.run(main(chosen))

@@ -158,6 +158,7 @@ def test_a_closed_pipe_is_quiet() -> None:
 
 @pytest.mark.skipif(os.name == "nt", reason="signals")
 def test_ctrl_c_in_the_middle_of_an_answer_is_quiet(emulator: Emulator, reach: dict[str, str]) -> None:
+    emulator.reply("Scripted, and long enough to be interrupted.")
     emulator.add_fault(Fault("slow", delay=0.2, times=None))
     with subprocess.Popen(
         command("chat", LLAMA, "Tell me something long."),

@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 from kluster_integrations.cli import app
 from kluster_integrations.emulator import Emulator
 from tests.litellm.proxy_server import running_proxies
+from tests.stated import stated
 
 ROOT = Path(__file__).parents[2]
 CLIENTS = Path(os.environ.get("KLUSTER_CLIENTS", ROOT / ".clients"))
@@ -102,7 +103,7 @@ def node(tmp_path: Path) -> Node:
 @pytest.fixture
 def lenient() -> Iterator[Emulator]:
     """An emulator that ignores what the docs do not call supported."""
-    with Emulator(strict=False) as server:
+    with Emulator(strict=False, engine=stated) as server:
         yield server
 
 
@@ -112,7 +113,7 @@ def _proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Emul
     folder = tmp_path_factory.mktemp("proxy")
     config = folder / "config.yaml"
     export("litellm", "--output", config)
-    with Emulator() as server:
+    with Emulator(engine=stated) as server:
         # The source root goes along, for an environment that has the dependencies alone.
         environment = {
             "KLUSTER_API_KEY": KEY,

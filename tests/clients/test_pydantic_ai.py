@@ -17,6 +17,7 @@ import pytest
 from kluster_integrations import catalog
 from kluster_integrations.emulator import Emulator
 from tests.litellm.proxy_server import MASTER_KEY
+from tests.stated import call
 
 from .conftest import GEMMA, KEY, LLAMA, R1, ROOT, SQUARE, bodies, export, run
 
@@ -109,10 +110,11 @@ def test_prompted_output(models: ModuleType) -> None:
 
 def test_an_image(models: ModuleType) -> None:
     image = BinaryContent(base64.b64decode(SQUARE), media_type="image/png")
-    assert "image/png, 2x2" in Agent(models.kluster_model(GEMMA)).run_sync(["What is this?", image]).output
+    assert "[image/png]" in Agent(models.kluster_model(GEMMA)).run_sync(["What is this?", image]).output
 
 
-def test_thoughts_are_no_answer(models: ModuleType) -> None:
+def test_thoughts_are_no_answer(models: ModuleType, emulator: Emulator) -> None:
+    emulator.reply("A meal.", reasoning="I look for what it is.")
     result = Agent(models.kluster_model(R1)).run_sync("What is breakfast?")
     assert "I look for" in (result.response.thinking or "")
     assert "I look for" not in result.output
@@ -149,6 +151,11 @@ def test_the_weather_agent_of_the_guide(emulator: Emulator, model: str) -> None:
         "KLUSTER_BASE_URL": emulator.base_url,
         "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "integrations")]),
     }
+    report = {"city": "Lisbon", "conditions": "18 degrees and light rain"}
+    emulator.reply(
+        tool_calls=[call("get_weather", latitude=38.72, longitude=-9.14), call("find_position", city="Lisbon")]
+    )
+    emulator.reply(tool_calls=[call("final_result", **report)])
     out = run([sys.executable, "-m", "examples.pydantic_ai.weather_agent", "--model", model], cwd=ROOT, env=env)
     assert re.search(r'Calls:  get_weather \{"latitude":38\.72', out)
     assert re.search(r'Calls:  find_position \{"city":"Lisbon"\}', out)

@@ -49,8 +49,8 @@ def test_llm_tools_and_images(emulator: Emulator, tmp_path: Path) -> None:
     ask = llm(tmp_path, emulator.base_url, "kluster", KEY)
     (tmp_path / "square.png").write_bytes(base64.b64decode(SQUARE))
 
-    assert "llm_version returned" in ask("-m", LLAMA, "-T", "llm_version", "Which version of llm is this?")
-    assert "image/png, 2x2 pixels" in ask("-m", GEMMA, "-a", "square.png", "What is this?")
+    assert "This is what the tools have said" in ask("-m", LLAMA, "-T", "llm_version", "Which version of llm is this?")
+    assert "[image/png]" in ask("-m", GEMMA, "-a", "square.png", "What is this?")
 
 
 def test_llm_through_the_proxy_has_all_of_it(proxy: tuple[str, Emulator], tmp_path: Path) -> None:
@@ -60,7 +60,7 @@ def test_llm_through_the_proxy_has_all_of_it(proxy: tuple[str, Emulator], tmp_pa
     assert "breakfast" in ask("-m", R1, "-o", "max_tokens", "200", "What is breakfast?")
     found = ask("-m", R1, "--schema", "name,country", "name: Lisbon, country: Portugal")
     assert json.loads(found) == {"name": "Lisbon", "country": "Portugal"}
-    assert "llm_version returned" in ask("-m", R1, "-T", "llm_version", "Which version of llm is this?")
+    assert "This is what the tools have said" in ask("-m", R1, "-T", "llm_version", "Which version of llm is this?")
     assert bodies(server)[0]["stream"] is True
 
 

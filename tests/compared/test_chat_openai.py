@@ -102,8 +102,9 @@ def test_streams_have_no_usage(emulator: Emulator) -> None:
 
 
 def test_a_stream_that_ends_early_is_a_short_answer(emulator: Emulator) -> None:
+    emulator.reply("Stated answer, and more of it.", times=None)
     emulator.add_fault(Fault("end", chunks=3, times=2))
-    assert streamed(theirs(emulator)).text == "Scripted answer"
+    assert streamed(theirs(emulator)).text == "Stated answer"
 
     with pytest.raises(TruncatedStreamError):
         streamed(ours(emulator))

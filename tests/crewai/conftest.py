@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 if importlib.util.find_spec("crewai"):
-    from .fixtures import events, llm, native, no_other_host, own_storage
+    from .fixtures import _answering, emulator, events, llm, native, no_other_host, own_storage
 
-    __all__ = ["events", "llm", "native", "no_other_host", "own_storage"]
+    __all__ = ["_answering", "emulator", "events", "llm", "native", "no_other_host", "own_storage"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

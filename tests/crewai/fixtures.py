@@ -24,6 +24,7 @@ from crewai.events.types import llm_events
 from kluster_integrations.crewai import KlusterLLM, kluster_llm
 from kluster_integrations.emulator import Emulator
 
+from .answers import answered
 from .crews import KEY, LLAMA, ran
 
 
@@ -49,6 +50,20 @@ def no_other_host(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(socket.socket, "connect", connect_here)
     yield
     assert others == []
+
+
+@pytest.fixture(scope="module")
+def _answering() -> Iterator[Emulator]:
+    with Emulator(engine=answered) as server:
+        yield server
+
+
+@pytest.fixture
+def emulator(_answering: Emulator) -> Iterator[Emulator]:
+    """A strict emulator that answers as crews need it, without requests, faults and replies of earlier tests."""
+    _answering.clear()
+    yield _answering
+    _answering.clear()
 
 
 @pytest.fixture

@@ -185,11 +185,13 @@ def test_what_it_says_it_can_do(llm: Make) -> None:
     assert llm().supports_stop_words() is True
 
 
-def test_images(llm: Make) -> None:
+def test_images(llm: Make, emulator: Emulator) -> None:
+    emulator.reply("A picture of 2x3 pixels.")
     image = {"type": "image_url", "image_url": {"url": "data:image/gif;base64,R0lGODlhAgADAAAAACw="}}
 
     text = llm(GEMMA).call([{"role": "user", "content": [{"type": "text", "text": "What is it?"}, image]}])
     assert "2x3" in text
+    assert emulator.requests[0].body["messages"][0]["content"][1] == image
 
 
 @pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, lambda one: one.model_copy(deep=True)])

@@ -7,7 +7,7 @@ import time
 import openai
 import pytest
 
-from kluster_integrations.emulator import Emulator
+from kluster_integrations.emulator import ChatRequest, Emulator, Reply
 
 from .conftest import GEMMA, LLAMA, NEMO, QWEN, R1, Api, tool, user
 
@@ -17,6 +17,10 @@ MAGISTRAL = "mistralai/Magistral-Small-2506"
 
 def joined(chunks: list[dict], key: str = "content") -> str:
     return "".join(c["choices"][0]["delta"].get(key) or "" for c in chunks if c["choices"])
+
+
+def thinks(request: ChatRequest) -> Reply:
+    return Reply("Stated answer.", "The user says hello." if request.spec.reasoning else "")
 
 
 def test_vllm_shape(api: Api) -> None:
@@ -36,7 +40,7 @@ def test_vllm_shape(api: Api) -> None:
 
 
 def test_sglang_shape(serve) -> None:
-    _, api = serve(shape="sglang")
+    _, api = serve(shape="sglang", engine=lambda _: "Stated answer.")
     body = api.chat().json()
     assert re.fullmatch(r"[0-9a-f]{32}", body["id"])
     assert (body["service_tier"], body["system_fingerprint"]) == (None, None)
@@ -49,7 +53,7 @@ def test_sglang_shape(serve) -> None:
     assert body["usage"]["prompt_tokens_details"] is None
     assert "prompt_logprobs" not in body
     cut = api.choice(stop=["answer"])
-    assert (cut["matched_stop"], cut["message"]["content"]) == ("answer", "Scripted ")
+    assert (cut["matched_stop"], cut["message"]["content"]) == ("answer", "Stated ")
     assert api.choice(max_completion_tokens=1)["matched_stop"] is None
     last = api.chunks()[-1]["choices"][0]
     assert (last["finish_reason"], last["matched_stop"]) == ("stop", 1)
@@ -80,7 +84,8 @@ def test_stream_has_no_usage_by_default(api: Api) -> None:
     assert all(chunk["choices"] for chunk in api.chunks())
 
 
-def test_stop_and_length(api: Api) -> None:
+def test_stop_and_length(serve) -> None:
+    _, api = serve(engine=lambda _: "Say Hello to all that I see.")
     whole = api.text()
     choice = api.choice(stop=["see", "Hello"])
     assert choice["message"]["content"] == whole[: whole.index("Hello")]
@@ -108,10 +113,10 @@ def test_logprobs(api: Api) -> None:
 
 @pytest.mark.parametrize("field", ["reasoning_content", "reasoning"])
 def test_reasoning_in_a_field(serve, field: str) -> None:
-    _, api = serve(reasoning=field)
+    _, api = serve(reasoning=field, engine=thinks)
     message = api.choice(model=R1)["message"]
-    assert "The user says" in message[field]
-    assert "The user says" not in message["content"]
+    assert message[field] == "The user says hello."
+    assert message["content"] == "Stated answer."
     chunks = api.chunks(model=R1)
     assert joined(chunks, field) == message[field]
     assert joined(chunks) == message["content"]
@@ -121,9 +126,9 @@ def test_reasoning_in_a_field(serve, field: str) -> None:
 
 
 def test_reasoning_inline(serve) -> None:
-    _, api = serve(reasoning="think")
+    _, api = serve(reasoning="think", engine=thinks)
     content = api.text(model=R1)
-    assert re.fullmatch(r"<think>\nThe user says.*\n</think>\n\nScripted answer.*", content, re.DOTALL)
+    assert content == "<think>\nThe user says hello.\n</think>\n\nStated answer."
     chunks = api.chunks(model=R1)
     assert joined(chunks) == content
     parts = [c["choices"][0]["delta"].get("content") for c in chunks]
@@ -133,7 +138,7 @@ def test_reasoning_inline(serve) -> None:
 
 
 def test_reasoning_open(serve) -> None:
-    _, api = serve(reasoning="open")
+    _, api = serve(reasoning="open", engine=thinks)
     content = api.text(model=R1)
     assert content.startswith("The user says")
     assert content.count("</think>") == 1
@@ -151,7 +156,9 @@ def test_reasoning_counts_in_usage(serve) -> None:
 
 @pytest.mark.parametrize("shape", ["vllm", "sglang"])
 def test_tool_calls_whole_and_streamed(serve, shape: str) -> None:
-    _, api = serve(shape=shape)
+    server, api = serve(shape=shape)
+    cities = {"get_weather": "Zürich", "get_time": "Tokyo"}
+    server.reply(tool_calls=[{"name": n, "arguments": {"city": city}} for n, city in cities.items()], times=2)
     clock = tool("get_time", "Get the local time", city={"type": "string"})
     ask = user("What is the weather in Zürich and the time in Tokyo?")
     choice = api.choice(ask, tools=[WEATHER, clock])
@@ -184,7 +191,7 @@ def test_thinking_comes_before_tool_calls(serve) -> None:
 
 
 def test_delay_is_between_chunks(serve) -> None:
-    _, api = serve(delay=0.02)
+    _, api = serve(delay=0.02, engine=lambda _: "An answer of more than five tokens.")
     body = {"model": LLAMA, "messages": user("Hi"), "stream": True, "max_completion_tokens": 5}
     with api.http.stream("POST", "/chat/completions", json=body) as answer:
         times = [time.perf_counter() for line in answer.iter_lines() if line]
@@ -220,11 +227,11 @@ def test_models(api: Api) -> None:
 
 
 async def test_openai_sdk_sync_and_async() -> None:
-    with Emulator() as server:
+    with Emulator(engine=thinks) as server:
         with openai.OpenAI(base_url=server.base_url, api_key="k") as client:
             stream = client.chat.completions.create(model=LLAMA, messages=user("Hello"), stream=True)
             text = "".join(chunk.choices[0].delta.content or "" for chunk in stream)
-            assert text.startswith("Scripted answer")
+            assert text == "Stated answer."
             assert len(client.models.list().data) > 10
             vector = client.embeddings.create(model="BAAI/bge-m3", input=["x"]).data[0].embedding
             assert len(vector) == 1024
@@ -234,6 +241,7 @@ async def test_openai_sdk_sync_and_async() -> None:
             with pytest.raises(openai.NotFoundError):
                 client.chat.completions.create(model="no/such", messages=user("Hello"))
         async with openai.AsyncOpenAI(base_url=server.base_url, api_key="k") as client:
+            server.reply(tool_calls=[{"name": "get_weather", "arguments": {"city": "Paris"}}])
             answer = await client.chat.completions.create(
                 model=LLAMA, messages=user("Weather in Paris?"), tools=[WEATHER]
             )
@@ -241,4 +249,4 @@ async def test_openai_sdk_sync_and_async() -> None:
             assert json.loads(call.function.arguments) == {"city": "Paris"}
             stream = await client.chat.completions.create(model=R1, messages=user("Hello"), stream=True)
             thoughts = [getattr(c.choices[0].delta, "reasoning_content", None) or "" async for c in stream]
-            assert "The user says" in "".join(thoughts)
+            assert "".join(thoughts) == "The user says hello."

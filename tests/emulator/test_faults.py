@@ -108,7 +108,7 @@ def test_cut_breaks_the_connection(serve, chunks: int) -> None:
 
 @pytest.mark.parametrize("kind", ["cut", "end"])
 def test_no_finish_reason_even_if_the_stream_is_short(serve, kind: str) -> None:
-    _, api = serve(faults=[Fault(kind, chunks=10_000)])
+    _, api = serve(faults=[Fault(kind, chunks=10_000)], replies=[{"text": "An answer of several tokens."}])
     lines, error = stream(api)
     assert (error is None) == (kind == "end")
     assert len(lines) > 5

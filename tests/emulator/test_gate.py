@@ -9,7 +9,7 @@ import pytest
 
 from kluster_integrations.catalog import PlanLimits
 from kluster_integrations.emulator.errors import ApiError
-from kluster_integrations.emulator.limits import Limiter
+from kluster_integrations.emulator.service import Limiter
 
 from .conftest import LLAMA, Api, user
 

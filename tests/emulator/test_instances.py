@@ -1,14 +1,13 @@
 from __future__ import annotations
 
 import json
-import time
 from typing import Any
 
 import jsonschema
 import pytest
 
 from kluster_integrations.emulator import instance
-from kluster_integrations.emulator.patterns import example
+from kluster_integrations.emulator.instances import example
 
 STR: dict[str, Any] = {"type": "string"}
 INT: dict[str, Any] = {"type": "integer"}
@@ -28,67 +27,39 @@ NODE = obj(value=INT, next=optional({"$ref": "#/$defs/N"}))
 TREE = obj(v=INT, kids={"type": "array", "items": {"$ref": "#/$defs/T"}})
 
 FILLED = [
-    (obj(input=INT), "What is the value of (3)?", {"input": 3}),
-    (obj(a=INT, b=INT), "add 3 and 5", {"a": 3, "b": 5}),
-    (obj(a=NUM, b=NUM), "What is -2.5 times 1,000?", {"a": -2.5, "b": 1000}),
-    (obj(days=INT), "three days", {"days": 3}),
-    (obj(height=NUM, radius=NUM), "cylinder with radius 5 and height 10", {"height": 10, "radius": 5}),
-    (obj(origin=STR, destination=STR), "fly from Paris to New York", {"origin": "Paris", "destination": "New York"}),
-    (obj(location=STR), "weather in San Francisco, CA", {"location": "San Francisco, CA"}),
-    (obj(location=STR), "What's the weather in Paris, France?", {"location": "Paris, France"}),
-    (obj(city=STR), "Wie ist das Wetter in Zürich?", {"city": "Zürich"}),
-    (obj(customer_name=STR), "Create a customer for '你好啊集团'", {"customer_name": "你好啊集团"}),
-    (obj(city=STR, unit={"enum": ["celsius", "fahrenheit"]}), "Oslo in Celsius", {"city": "Oslo", "unit": "celsius"}),
-    (PERSON, "Ada Lovelace is 36 years old.", {"name": "Ada Lovelace", "age": 36}),
-    (obj(when={"type": "string", "format": "date"}), "on March 5, 2026", {"when": "2026-03-05"}),
-    (obj(mail={"type": "string", "format": "email"}), "write to bob@x.org.", {"mail": "bob@x.org"}),
-    (obj(url={"type": "string", "format": "uri"}), "see https://x.org/a?b=1.", {"url": "https://x.org/a?b=1"}),
-    (obj(code={"type": "string", "pattern": r"^[A-Z]{3}-\d{4}$"}), "order ABC-1234 now", {"code": "ABC-1234"}),
-    (obj(numbers={"type": "array", "items": INT}), "Sum 1, 2, 3 and 10", {"numbers": [1, 2, 3, 10]}),
+    (obj(city=STR, daysAhead=INT, hot={"type": "boolean"}), {"city": "city", "daysAhead": 1, "hot": True}),
+    (obj(unit={"enum": ["celsius", "fahrenheit"]}, kind={"const": "x"}), {"unit": "celsius", "kind": "x"}),
+    (obj(when={"type": "string", "format": "date"}), {"when": "2025-01-01"}),
+    (obj(code={"type": "string", "pattern": r"^[A-Z]{3}-\d{4}$"}), {"code": "AAA-0000"}),
+    (obj(numbers={"type": "array", "items": INT}), {"numbers": [1]}),
     (
         obj(tools={"type": "array", "items": {"anyOf": [{"const": "weather"}, {"const": "clock"}]}}),
-        "Ask the clock in Paris.",
-        {"tools": ["clock"]},
+        {"tools": ["weather"]},
     ),
-    (obj(tools={"type": "array", "items": {"const": "weather"}}), "Is it sunny in Paris?", {"tools": ["weather"]}),
-    (obj(tags={"type": "array", "items": STR}), "tags: red, green and blue", {"tags": ["red", "green", "blue"]}),
-    (obj(tags={"type": "array", "items": STR}), "Known tags: ['a.b', \"c's\"]\nName one.", {"tags": ["a.b", "c's"]}),
-    (obj(tags={"type": "array", "items": STR}), "Known tags: []", {"tags": []}),
     (
         obj(people={"type": "array", "items": {"$ref": "#/$defs/P"}}) | {"$defs": {"P": PERSON}},
-        "John is 30 and Mary is 25.",
-        {"people": [{"name": "John", "age": 30}, {"name": "Mary", "age": 25}]},
+        {"people": [{"name": "name", "age": 1}]},
     ),
     (
         obj(shape={"oneOf": [obj(kind={"const": "circle"}, r=NUM), obj(kind={"const": "square"}, side=NUM)]}),
-        "a square with side 4",
-        {"shape": {"kind": "square", "side": 4}},
+        {"shape": {"kind": "circle", "r": 1}},
     ),
-    (
-        obj(verbose={"type": "boolean"}, color={"type": "boolean"}),
-        "verbose, no color",
-        {"verbose": True, "color": False},
-    ),
-    (obj(expression=STR), "What is 12*(3+4)?", {"expression": "12*(3+4)"}),
-    (obj(query=STR), "Search the web for the tallest mountain", {"query": "the tallest mountain"}),
-    (obj(query=STR), 'Look for "green tea" shops', {"query": "green tea"}),
-    (obj(q=STR) | {"properties": {"q": STR, "limit": INT | {"default": 10}}, "required": ["q"]}, "cats", {"q": "cats"}),
-    ({"type": "object", "properties": {"n": INT}, "required": []}, "hello", {}),
-    ({"type": "object", "properties": {}}, "hello 3", {}),
-    (obj(a=optional(STR), b=optional(INT)), "nothing", {"a": None, "b": None}),
-    (obj(level=INT | {"default": 3}), "go", {"level": 3}),
+    (obj(q=STR) | {"properties": {"q": STR, "limit": INT | {"default": 10}}, "required": ["q"]}, {"q": "q"}),
+    ({"type": "object", "properties": {"n": INT}, "required": []}, {}),
+    ({"type": "object", "properties": {"n": INT, "m": INT | {"default": 3}}}, {"n": 1}),
+    ({"type": "object", "properties": {}}, {}),
+    (obj(a=optional(STR), b=optional(INT)), {"a": None, "b": None}),
+    (obj(level=INT | {"default": 3}, size=INT | {"examples": [7]}), {"level": 3, "size": 7}),
 ]
 
 
-@pytest.mark.parametrize(("schema", "prompt", "wanted"), FILLED)
-def test_says_what_the_prompt_says(schema: dict[str, Any], prompt: str, wanted: object) -> None:
-    value = instance(schema, prompt)
+@pytest.mark.parametrize(("schema", "wanted"), FILLED)
+def test_a_small_value_that_fits(schema: dict[str, Any], wanted: object) -> None:
+    value = instance(schema)
     assert value == wanted
     jsonschema.validate(value, schema)
-    assert instance(schema, prompt) == value
 
 
-@pytest.mark.parametrize("prompt", ["", "hello", "Bob has 7 apples and 250 pears, 'so there'.", "-1 0.5 1e400"])
 @pytest.mark.parametrize(
     "schema",
     [
@@ -115,9 +86,9 @@ def test_says_what_the_prompt_says(schema: dict[str, Any], prompt: str, wanted: 
         {"type": "object", "required": ["free"]},
     ],
 )
-def test_fits_whatever_the_prompt(schema: dict[str, Any], prompt: str) -> None:
+def test_fits_every_kind_of_schema(schema: dict[str, Any]) -> None:
     checker = jsonschema.Draft202012Validator.FORMAT_CHECKER
-    jsonschema.validate(instance(schema, prompt), schema, format_checker=checker)
+    jsonschema.validate(instance(schema), schema, format_checker=checker)
 
 
 @pytest.mark.parametrize(
@@ -135,17 +106,12 @@ def test_fits_whatever_the_prompt(schema: dict[str, Any], prompt: str) -> None:
     ],
 )
 def test_broken_schemas_do_not_break_it(schema: object) -> None:
-    json.dumps(instance(schema, "Bob has 3 apples in Paris"))
+    json.dumps(instance(schema))
 
 
-@pytest.mark.parametrize("text", ["'a", "1 ", "(1 ", "a, ", "in ", "A "])
-def test_long_prompts_are_no_trap(text: str) -> None:
-    fields = obj(
-        city=STR, expression=STR, names={"type": "array", "items": STR}, rows={"type": "array", "items": PERSON}
-    )
-    started = time.perf_counter()
-    instance(fields, text * 100_000)
-    assert time.perf_counter() - started < 2
+def test_a_schema_that_requires_itself_twice_is_not_followed_for_ever() -> None:
+    both = {"type": "object", "properties": {name: {"$ref": "#"} for name in "abcd"}, "required": list("abcd")}
+    assert len(json.dumps(instance(both))) < 1_000_000  # 4 ** 16 without a bound
 
 
 @pytest.mark.parametrize(
@@ -175,6 +141,6 @@ def test_example_gives_up(pattern: str) -> None:
     ids=str,
 )
 def test_what_no_value_can_fit_gets_one_all_the_same(field: dict[str, Any]) -> None:
-    made = instance(obj(a=field), "three words 7")
+    made = instance(obj(a=field))
     assert isinstance(made, dict)
     assert len(json.dumps(made)) < 1_000_000

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 
@@ -233,13 +234,67 @@ def test_prompt_and_completion_share_the_window(api: Api) -> None:
 
 
 def test_lenient_ignores_what_strict_refuses(serve) -> None:
-    _, api = serve(strict=False)
+    _, api = serve(strict=False, engine=lambda _: "Stated, and longer than three tokens.")
     message = {"role": "user", "content": "Hello", "name": "bob"}
     choice = api.choice([message], n=3, store=True, user="u", max_tokens=3, response_format=None)
     assert choice["finish_reason"] == "length"
-    assert api.choice(max_tokens=3, max_completion_tokens=1)["message"]["content"] == "Scripted"
+    assert api.choice(max_tokens=3, max_completion_tokens=1)["message"]["content"] == "Stated"
     assert api.refused(model=NEMO, tools=[WEATHER])["param"] == "tools"
 
 
 def test_reasoning_model_takes_no_tools(api: Api) -> None:
     assert api.refused(model=R1, tools=[WEATHER])["param"] == "tools"
+
+
+def turns(*roles: str) -> list[dict[str, Any]]:
+    calls = [{**CALL, "id": "c1"}]
+    more: dict[str, dict[str, Any]] = {"call": {"tool_calls": calls}, "tool": {"tool_call_id": "c1"}}
+    return [
+        {"role": "assistant" if role == "call" else role, "content": f"message {number}", **more.get(role, {})}
+        for number, role in enumerate(roles)
+    ]
+
+
+STRICT = [GEMMA, NEMO, "mistralai/Magistral-Small-2506", "mistralai/Mistral-Small-24B-Instruct-2501"]
+ALTERNATING = [
+    ("user",),
+    ("system", "user"),
+    ("user", "assistant", "user"),
+    ("system", "user", "assistant", "user", "assistant"),
+]
+MIXED = [
+    (("system", "system", "user"), 1, "system"),
+    (("user", "system"), 1, "system"),
+    (("system", "user", "assistant", "system", "user"), 3, "system"),
+    (("user", "user"), 1, "user"),
+    (("system", "user", "user"), 2, "user"),
+    (("user", "assistant", "assistant", "user"), 2, "assistant"),
+    (("assistant", "user"), 0, "assistant"),
+    (("user", "call", "tool"), 2, "tool"),
+]
+
+
+@pytest.mark.parametrize("model", STRICT)
+@pytest.mark.parametrize("roles", ALTERNATING)
+def test_alternating_roles_suit_every_template(model: str, roles: tuple[str, ...], api: Api) -> None:
+    api.choice(turns(*roles), model=model)
+
+
+@pytest.mark.parametrize("model", STRICT)
+@pytest.mark.parametrize(("roles", "at", "role"), MIXED)
+def test_other_roles_are_refused_as_the_template_does(
+    model: str, roles: tuple[str, ...], at: int, role: str, api: Api
+) -> None:
+    error = api.refused(turns(*roles), model=model)
+    assert error["param"] == f"messages[{at}].role"
+    assert f"messages[{at}].role is '{role}' where the chat template of the model '{model}' wants" in error["message"]
+    assert "alternate user/assistant/user/assistant" in error["message"]
+
+
+@pytest.mark.parametrize(("roles", "at", "role"), MIXED)
+def test_other_templates_and_a_lenient_server_take_any_order(
+    roles: tuple[str, ...], at: int, role: str, api: Api, serve: Any
+) -> None:
+    api.choice(turns(*roles), model=LLAMA)
+    _, lenient = serve(strict=False)
+    lenient.choice(turns(*roles), model=GEMMA)

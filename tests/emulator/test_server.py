@@ -184,7 +184,7 @@ def test_fixture_sets_and_restores_the_environment(tmp_path) -> None:
 
 
 def test_a_server_that_runs_for_days_keeps_the_newest_requests(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kluster_integrations.emulator.service.MAX_RECORDED", 2)
+    monkeypatch.setattr("kluster_integrations.emulator.records.MAX_RECORDED", 2)
     with Emulator() as server:
         for model in ("a", "b", "c"):
             httpx.get(f"{server.base_url}/models", params={"extended": "true", "model": model})

@@ -108,6 +108,7 @@ def test_slow_upstream_does_not_block_others(serve, llama) -> None:
 
 def test_tool_calls_pass_through(serve) -> None:
     upstream, _ = serve(strict=False)
+    upstream.reply(tool_calls=[{"name": "get_weather", "arguments": {"city": "Paris"}}], times=2)
     _, api = serve(upstream=upstream.base_url, upstream_model=LLAMA)
     weather = tool("get_weather", "Get the weather", city={"type": "string"})
     ask = user("weather in Paris")

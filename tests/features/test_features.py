@@ -77,7 +77,9 @@ def test_structured_output(adapter: Adapter, model: str, kluster: Emulator) -> N
 @ALL
 @pytest.mark.parametrize("model", VISION)
 def test_images(adapter: Adapter, model: str, kluster: Emulator) -> None:
+    kluster.reply("A picture of 2x3 pixels.")
     assert "2x3" in adapter.ask_about_image(model, "What is it?", GIF_2X3)
+    assert GIF_2X3 in str(bodies(kluster)[0]["messages"])
 
 
 @ALL

@@ -21,6 +21,7 @@ from kluster_integrations.emulator import Emulator, Fault
 from kluster_integrations.langchain import ChatKluster
 
 from ..raw_server import RawServer, Reply, whole
+from ..stated import call
 from .conftest import get_time, get_weather
 
 LLAMA = "klusterai/Meta-Llama-3.3-70B-Instruct-Turbo"
@@ -120,12 +121,13 @@ def test_a_system_prompt(chat: Callable[..., ChatKluster], emulator: Emulator, m
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_a_tool_that_fails(chat: Callable[..., ChatKluster], model: str) -> None:
+def test_a_tool_that_fails(chat: Callable[..., ChatKluster], emulator: Emulator, model: str) -> None:
     @tool
     def get_rain(city: str) -> str:
         """Get the rain in a city."""
         raise ConnectionError("the gauge is broken")
 
+    emulator.reply(tool_calls=[call("get_rain", city="Paris")])
     agent = prebuilt(chat(model), _tool_node([get_rain]))
     messages = agent.invoke(ask("How much rain in Paris?"))["messages"]
 
@@ -181,12 +183,16 @@ async def test_a_structured_response(server: RawServer, model: str) -> None:
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_memory_with_a_checkpointer(chat: Callable[..., ChatKluster], make_agent: Any, model: str) -> None:
+def test_memory_with_a_checkpointer(
+    chat: Callable[..., ChatKluster], emulator: Emulator, make_agent: Any, model: str
+) -> None:
+    knows = "My name is Grace Hopper."
+    emulator.reply("You are Grace Hopper.", when=lambda request: knows in str(request.messages[:-1]))
     agent = make_agent(chat(model), TOOLS, checkpointer=InMemorySaver())
     thread: Any = {"configurable": {"thread_id": "1"}}
 
     agent.invoke(ask(), thread)
-    agent.invoke(ask("My name is Grace Hopper."), thread)
+    agent.invoke(ask(knows), thread)
     answer = agent.invoke(ask("What is my name?"), thread)["messages"][-1]
 
     assert "Grace Hopper" in answer.text

@@ -11,9 +11,10 @@ from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.output_parsers import StrOutputParser
 
 from kluster_integrations import catalog
-from kluster_integrations.emulator import Emulator
+from kluster_integrations.emulator import ChatRequest, Emulator
 
 from ..raw_server import DONE, Gate, RawServer, Reply, chunk, event, sse, whole
+from ..stated import THOUGHT, stated
 from .conftest import amerged, merged, model_of
 
 R1 = "deepseek-ai/DeepSeek-R1"
@@ -22,6 +23,11 @@ LLAMA = "klusterai/Meta-Llama-3.3-70B-Instruct-Turbo"
 REASONING = [spec.id for spec in catalog.all_models() if spec.reasoning]
 STYLES = ("reasoning_content", "reasoning", "think", "open")
 QUESTION = "Ada is a mathematician. What is Ada?"
+ANSWER = "Ada is a mathematician, as you say."
+
+
+def answered(request: ChatRequest) -> object:
+    return {"text": ANSWER, "reasoning": THOUGHT} if request.text == QUESTION else stated(request)
 
 
 @pytest.fixture(scope="module", params=STYLES)
@@ -31,14 +37,14 @@ def style(request: pytest.FixtureRequest) -> Any:
 
 @pytest.fixture(scope="module")
 def styled(style: Any) -> Iterator[Emulator]:
-    with Emulator(reasoning=style) as running:
+    with Emulator(reasoning=style, engine=answered) as running:
         yield running
 
 
 def check(message: AIMessage) -> None:
-    assert message.text.startswith("Scripted answer")
-    assert message.additional_kwargs["reasoning_content"].startswith('The user says "Ada is a mathematician.')
-    assert "The user says" not in str(message.text)
+    assert message.text == ANSWER
+    assert message.additional_kwargs["reasoning_content"] == THOUGHT
+    assert THOUGHT not in str(message.text)
     assert "think>" not in json.dumps(message.model_dump(), default=str)
     assert [block["type"] for block in message.content_blocks] == ["reasoning", "text"]
 
@@ -77,18 +83,18 @@ async def test_v1_content_is_blocks(styled: Emulator) -> None:
         assert isinstance(message.content, list)
         assert [block["type"] for block in message.content] == ["reasoning", "text"]  # type: ignore[index]
         assert message.content == message.content_blocks
-        assert message.text.startswith("Scripted answer")
+        assert message.text == ANSWER
 
 
 async def test_v3_events(styled: Emulator) -> None:
     stream = model_of(styled, R1).stream_events(QUESTION, version="v3")
-    assert "".join(stream.reasoning).startswith("The user says")
-    assert "".join(stream.text).startswith("Scripted answer")
+    assert "".join(stream.reasoning) == THOUGHT
+    assert "".join(stream.text) == ANSWER
     assert [block["type"] for block in stream.output.content_blocks] == ["reasoning", "text"]
 
     later = await model_of(styled, R1).astream_events(QUESTION, version="v3")
-    assert (await later.reasoning).startswith("The user says")
-    assert (await later.text).startswith("Scripted answer")
+    assert await later.reasoning == THOUGHT
+    assert await later.text == ANSWER
 
 
 def test_thoughts_come_first_and_piece_by_piece(styled: Emulator) -> None:
@@ -120,8 +126,8 @@ def test_thoughts_and_calls(styled: Emulator, style: str, version: str) -> None:
 def test_output_parsers_see_the_answer_only(styled: Emulator) -> None:
     chain = model_of(styled, R1) | StrOutputParser()
 
-    assert chain.invoke(QUESTION).startswith("Scripted answer")
-    assert "".join(chain.stream(QUESTION)).startswith("Scripted answer")
+    assert chain.invoke(QUESTION) == ANSWER
+    assert "".join(chain.stream(QUESTION)) == ANSWER
 
 
 # Not sent back.

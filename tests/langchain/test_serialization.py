@@ -176,6 +176,7 @@ def test_init_chat_model_configurable(emulator: Emulator, monkeypatch: pytest.Mo
 
     model = langchain.chat_models.init_chat_model(configurable_fields="any").bind_tools([get_time])
     config: Any = {"configurable": {"model": R1, "model_provider": "kluster"}}
+    emulator.reply(tool_calls=[{"name": "get_time", "arguments": {"city": "Rome"}}])
 
     assert model.invoke("What time is it in Rome?", config=config).tool_calls[0]["args"] == {"city": "Rome"}
 

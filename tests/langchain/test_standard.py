@@ -13,14 +13,27 @@ from langchain_tests.unit_tests import ChatModelUnitTests, EmbeddingsUnitTests
 from kluster_integrations.emulator import Emulator
 from kluster_integrations.langchain import ChatKluster, KlusterEmbeddings
 
+from ..stated import CALLS, call
+
 PNG = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 )
 THIRD_PARTY = "langchain_tests loads with allowed_objects='all', which knows LangChain's own packages only"
 
 
+CALLED = {
+    "What is the value of magic_function(3)? Use the tool.": call("magic_function", input=3),
+    "What is the weather in San Francisco, CA?": call("get_weather", location="San Francisco, CA"),
+}
+CUSTOMERS = ("你好啊集团", "こんにちは株式会社")
+
+
 @pytest.fixture(autouse=True)
 def service(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    for question, one in CALLED.items():
+        monkeypatch.setitem(CALLS, question, [one])
+    for name in CUSTOMERS:
+        emulator.reply(tool_calls=[call("unicode_customer", customer_name=name, description="A company.")], when=name)
     monkeypatch.setenv("KLUSTER_API_KEY", "test-key")
     monkeypatch.setenv("KLUSTER_BASE_URL", emulator.base_url)
     # The suites fetch their pictures from the web; any picture will do.

@@ -154,7 +154,8 @@ def test_schema_goes_into_the_prompt(chat: Callable[..., ChatKluster], emulator:
     assert '"nickname"' in body["messages"][0]["content"]
 
 
-def test_json_mode_without_a_schema_gives_any_object(chat: Callable[..., ChatKluster]) -> None:
+def test_json_mode_without_a_schema_gives_any_object(chat: Callable[..., ChatKluster], emulator: Emulator) -> None:
+    emulator.reply(json={"greeting": "hello"})
     assert isinstance(chat().with_structured_output(None, method="json_mode").invoke("Answer in JSON: hello"), dict)
 
 

@@ -17,6 +17,7 @@ from kluster_integrations.emulator import Emulator
 from kluster_integrations.langchain import ChatKluster, KlusterBadRequestError, KlusterOutputValidationError
 
 from ..raw_server import RawServer, Reply, sse, whole
+from ..stated import call
 from .conftest import get_time, get_weather, merged, model_of
 from .people import says
 
@@ -97,11 +98,13 @@ TOOLS = {
     "Anthropic": {"name": "get_weather", "description": "Get the weather", "input_schema": SCHEMA},
     "JSON schema": {"title": "get_weather", "description": "Get the weather of a city.", **SCHEMA},
 }
+NAMES = {"function": "get_weather_function", "pydantic": "GetWeather", "TypedDict": "GetWeatherDict"}
 
 
 @pytest.mark.parametrize("model", [LLAMA, R1])
 @pytest.mark.parametrize("kind", TOOLS)
-def test_what_a_tool_may_be(chat: Callable[..., ChatKluster], kind: str, model: str) -> None:
+def test_what_a_tool_may_be(chat: Callable[..., ChatKluster], emulator: Emulator, kind: str, model: str) -> None:
+    emulator.reply(tool_calls=[call(NAMES.get(kind, "get_weather"), city="Paris")])
     answer = chat(model).bind_tools([TOOLS[kind]], tool_choice="any").invoke(WEATHER)
 
     assert [args for _, args in short(answer)] == [{"city": "Paris"}]
@@ -293,7 +296,8 @@ def test_how_servers_write_no_arguments(server: RawServer, arguments: str | None
 
 @pytest.mark.parametrize("model", [LLAMA, R1])
 @pytest.mark.parametrize("city", ["Zürich", "東京", "São Paulo", "Łódź"])
-def test_unicode_arguments(chat: Callable[..., ChatKluster], model: str, city: str) -> None:
+def test_unicode_arguments(chat: Callable[..., ChatKluster], emulator: Emulator, model: str, city: str) -> None:
+    emulator.reply(tool_calls=[call("get_weather", city=city)], times=2)
     bound = chat(model).bind_tools([get_weather], tool_choice="any")
 
     assert short(bound.invoke(f'What is the weather in "{city}"?')) == [("get_weather", {"city": city})]

@@ -20,6 +20,7 @@ from kluster_integrations.emulator import Emulator, Fault
 from tests.litellm.asking import ASK, LLAMA, WEATHER, bodies, weather_tool
 from tests.litellm.proxy_server import MASTER_KEY, running_proxies
 from tests.redis_server import running_redis
+from tests.stated import stated
 
 LLAMA_ID = LLAMA.removeprefix("kluster/")
 
@@ -42,7 +43,7 @@ def _running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
         reason = 'LiteLLM\'s proxy is not installed: pip install "litellm[proxy]"'
         pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
     config = tmp_path_factory.mktemp("proxy") / "config.yaml"
-    with running_redis() as redis_url, Emulator(api_keys=["the-good-key"]) as server:
+    with running_redis() as redis_url, Emulator(api_keys=["the-good-key"], engine=stated) as server:
         arguments = ["--plan", "trial", "--redis", redis_url, "--max-wait", "0", "--output", str(config)]
         written = CliRunner().invoke(app, ["export", "litellm", *arguments])
         assert written.exit_code == 0, written.output

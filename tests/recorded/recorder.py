@@ -20,7 +20,7 @@ from kluster_integrations.recording._text import readable
 from ..tree import ROOT
 from . import wire
 from .drivers import DRIVERS, Outcome
-from .scenarios import SCENARIOS, Scenario
+from .scenarios import SCENARIOS, Scenario, answered
 
 __all__ = ["OUTCOMES", "SUMS", "against_emulator", "as_json", "outcomes", "record", "seal", "settings"]
 
@@ -42,7 +42,7 @@ def against_emulator(scenario: Scenario, upstream: str | None = None) -> Iterato
     def uuid4() -> uuid.UUID:
         return uuid.uuid5(uuid.NAMESPACE_URL, f"{scenario.id}/{next(numbers)}")
 
-    more = {"upstream": upstream} if upstream and scenario.real else {}
+    more: dict[str, Any] = {"upstream": upstream} if upstream and scenario.real else {"engine": answered}
     with ExitStack() as stack:
         stack.enter_context(mock.patch.object(shapes, "uuid", mock.Mock(spec=["uuid4"], uuid4=uuid4)))
         clock = mock.Mock(spec=["time"], time=lambda: wire.TIME)

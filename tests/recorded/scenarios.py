@@ -1,7 +1,7 @@
 """What is recorded: one table that recording, replaying and the search for drift share.
 
 Each scenario is a few calls through one adapter, and a cassette `cassettes/<adapter>/<name>.yaml`. Where a real model
-can write the text it does; tools, JSON, thoughts and images need more than a small model has, and are scripted.
+can write the text it does; tools, JSON, thoughts and images need more than a small model has, and are stated here.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from pydantic import BaseModel
 
 from kluster_integrations import catalog
 from kluster_integrations.config import KlusterConfig
-from kluster_integrations.emulator import Fault
+from kluster_integrations.emulator import ChatRequest, Fault, Reply
 from kluster_integrations.errors import KlusterError
 
 from ..features.adapters import WEATHER
+from ..stated import stated
 from ..tree import ROOT
 from .drivers import DRIVERS, Driver, Outcome, described
 
@@ -52,6 +53,37 @@ def user(content: Any) -> dict[str, Any]:
 SEA = [user("Tell me about the sea in one sentence.")]
 WRITE = {"temperature": 0, "max_completion_tokens": 40}
 PICTURE = [user([{"type": "text", "text": "What is it?"}, {"type": "image_url", "image_url": {"url": GIF_2X3}}])]
+
+
+def _scripted(question: str, seen: str) -> str:
+    return f'Scripted answer to "{question}": {seen}I see 1 user message.'
+
+
+def _verdict(said: str, why: str) -> str:
+    knowledge = 'general knowledge ("Paris is the capital of France.")'
+    return f"Hallucination: {said}\n\nExplanation: Scripted judgement: {knowledge} {why}, which the answer says."
+
+
+QUESTIONS = ("Tell me about the sea in one sentence.", "What is 6 times 7?")
+ANSWERS: dict[str, Reply] = {
+    "18 degrees and sunny": Reply(
+        _scripted("What is the weather in Paris?", "get_weather returned 18 degrees and sunny. ")
+    ),
+    "What is it?": Reply(_scripted("What is it?", "Image 1 is image/gif, 2x3 pixels. ")),
+    "The capital of France is London.": Reply(_verdict("Yes", 'does not have "London"')),
+    "The capital of France is Paris.": Reply(
+        _verdict("No", "has what the answer says").replace(", which the answer says", "")
+    ),
+}
+"""What the last message is answered with; the questions, tools and objects beside these as in `answered`."""
+
+
+def answered(request: ChatRequest) -> Reply | None:
+    """Return what is stated, with thoughts on a model that has them."""
+    if request.text in QUESTIONS:
+        thought = f'The user says "{request.text}". I look for what the conversation says about it, and answer.'
+        return Reply(_scripted(request.text, ""), thought if request.spec.reasoning else "")
+    return ANSWERS.get(request.text) or stated(request)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -33,6 +33,24 @@ _MAX_TOKENS = 1_024
 _DELAY_SECONDS = 0.015  # so that one sees the stream; the emulator itself takes no time
 
 _WEATHER = {"Lisbon": "sunny, 24 °C", "Oslo": "light rain, 11 °C"}
+#: What the emulator answers.
+_REPLIES: list[dict[str, Any]] = [
+    {
+        "when": "breakfast sandwich",
+        "text": "Toast the bread, and put an egg, sharp cheese and something green between. Eat it while it is warm.",
+    },
+    {
+        "when": "weather in Lisbon",
+        "tool_calls": [{"name": "get_weather", "arguments": {"city": city}} for city in _WEATHER],
+    },
+    {"when": _WEATHER["Oslo"], "text": f"In Lisbon it is {_WEATHER['Lisbon']}; in Oslo there is {_WEATHER['Oslo']}."},
+    {
+        "when": _RIDDLE,
+        "reasoning": "Ten cents would make the bat $1.10 and both $1.20. If the ball costs x, then x + x + 1 = 1.10.",
+        "text": "The ball costs 5 cents, and the bat $1.05.",
+    },
+    {"when": "shape and color", "text": "A red disc on white."},
+]
 _TOOL = {
     "type": "function",
     "function": {
@@ -76,7 +94,7 @@ def run(
             who = f"A local emulator answers, not kluster.ai; {file.name} writes the text, on this machine."
             failed = Demo(out, config, who, images=False).run()
     else:
-        with _emulator(delay=_DELAY_SECONDS if out.is_terminal else 0.0) as config:
+        with _emulator(replies=_REPLIES, delay=_DELAY_SECONDS if out.is_terminal else 0.0) as config:
             who = "A local emulator with a scripted engine answers, not kluster.ai; no key is used."
             failed = Demo(out, config, who).run()
     if failed:

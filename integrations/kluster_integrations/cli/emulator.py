@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
+import json
+import logging
+import sys
 import threading
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
@@ -13,9 +17,10 @@ from kluster_integrations.cli._terminal import need
 from kluster_integrations.emulator.settings import EngineName, ReasoningStyle, ShapeName
 from kluster_integrations.errors import KlusterError
 
-__all__ = ["run"]
+if TYPE_CHECKING:
+    from kluster_integrations.emulator.engine import Engine
 
-_FORGET_SECONDS = 60.0
+__all__ = ["run"]
 
 
 def run(
@@ -26,7 +31,13 @@ def run(
         bool,
         typer.Option("--strict/--lenient", help="Answer 400 to what the docs do not support, or ignore it."),
     ] = True,
-    engine: Annotated[EngineName | None, typer.Option(help="Who writes; default: upstream with --upstream.")] = None,
+    engine: Annotated[
+        str | None,
+        typer.Option(metavar="MODULE:FUNCTION", help="A function of the request, which answers."),
+    ] = None,
+    replies: Annotated[
+        str | None, typer.Option(metavar="FILE", help="A YAML file of answers, each with text, tool_calls, when, …")
+    ] = None,
     upstream: Annotated[
         str | None, typer.Option(metavar="URL", help="An OpenAI-compatible server that writes the text.")
     ] = None,
@@ -38,20 +49,27 @@ def run(
     api_key: Annotated[
         list[str] | None, typer.Option(metavar="KEY", help="Let only this key in; may be repeated. Default: any key.")
     ] = None,
+    log: Annotated[bool, typer.Option("--log", help="Print a line per request; --log json for machines.")] = False,
+    log_format: Annotated[str | None, typer.Argument(metavar="[json]", help="With --log.", show_default=False)] = None,
 ) -> None:
-    """Serve a local look-alike of the kluster.ai API until Ctrl-C. No model answers unless --upstream names one."""
+    """Serve a local look-alike of the kluster.ai API until Ctrl-C; a page at / shows its requests.
+
+    It answers what --replies, --engine or --upstream say, and echoes the rest.
+    """
     need("kluster emulator", "emulator")
     from kluster_integrations.emulator import Emulator
 
-    if engine == "scripted" and upstream:
-        raise UsageError("--engine scripted and --upstream exclude each other.")
+    if engine is not None and engine != "upstream" and upstream:
+        raise UsageError(f"--engine {engine} and --upstream exclude each other.")
+    if log_format is not None and (not log or log_format != "json"):
+        raise UsageError(f"{log_format!r} is not understood here: only --log json takes a word behind it.")
     try:
         server = Emulator(
             host=host,
             port=port,
             plan=plan,
             strict=strict,
-            engine=engine or "scripted",
+            engine=_engine(engine),
             upstream=upstream,
             upstream_model=upstream_model,
             shape=shape,
@@ -59,6 +77,7 @@ def run(
             usage_in_stream=usage_in_stream,
             delay=delay,
             api_keys=api_key or None,
+            replies=_replies(replies) if replies else (),
         )
     except ValueError as err:
         raise UsageError(str(err)) from None
@@ -67,20 +86,69 @@ def run(
     except OSError as err:
         raise KlusterError(f"{err.strerror or err}.", hint="--port 0 takes any free port.") from None
     try:
-        _announce(server.base_url, upstream, any_key=not api_key)
-        while not threading.Event().wait(_FORGET_SECONDS):
-            server.clear()  # it keeps every request for tests to look at; a server that runs for days must not
+        writer = f"text from {upstream}" if upstream else f"answers of {replies or engine or 'no model'}"
+        # With --log json each line of stdout is JSON.
+        _announce(server.base_url, writer, any_key=not api_key, file=sys.stderr if log_format else sys.stdout)
+        if log:
+            _log(as_json=log_format == "json")
+        threading.Event().wait()
     finally:
         server.stop()
 
 
-def _announce(base_url: str, upstream: str | None, *, any_key: bool) -> None:
-    """Say where it is; what is no export line is a comment, so that a shell can read all of it."""
-    writer = f"text from {upstream}" if upstream else "scripted text, no model"
+def _engine(name: str | None) -> EngineName | Engine:
+    """Return the engine of a name, or the function `module:function`; modules of the current folder count."""
+    if name is None or name in get_args(EngineName):
+        return name or "scripted"  # type: ignore[return-value]
+    module, _, function = name.partition(":")
+    sys.path.insert(0, "")
+    try:
+        found = getattr(importlib.import_module(module), function)
+    except (ImportError, ValueError, AttributeError) as err:
+        raise UsageError(f"--engine {name}: {err}. It must be MODULE:FUNCTION, such as answers:reply.") from None
+    if not callable(found):
+        raise UsageError(f"--engine {name} is a {type(found).__name__}, and must be a function of the request.")
+    return found  # type: ignore[no-any-return]
+
+
+def _replies(path: str) -> list[dict[str, object]]:
+    from kluster_integrations.emulator.replies import load
+
+    try:
+        return load(path)
+    except ModuleNotFoundError:
+        raise UsageError('--replies needs PyYAML: pip install "kluster-integrations[emulator]".') from None
+    except (OSError, ValueError) as err:
+        raise UsageError(f"--replies {path}: {err}") from None
+
+
+class _Lines(logging.Handler):
+    """Prints a request per line."""
+
+    def __init__(self, *, as_json: bool) -> None:
+        super().__init__()
+        self._as_json = as_json
+
+    def emit(self, record: logging.LogRecord) -> None:
+        request: Any = record.__dict__["request"]
+        print(json.dumps(request.row()) if self._as_json else request.line(), flush=True)
+
+
+def _log(*, as_json: bool) -> None:
+    from kluster_integrations.emulator.records import LOGGER
+
+    logger = logging.getLogger(LOGGER)
+    logger.setLevel(logging.INFO)
+    logger.addHandler(_Lines(as_json=as_json))
+    logger.propagate = False
+
+
+def _announce(base_url: str, writer: str, *, any_key: bool, file: Any) -> None:
+    """Say where it is; a line that is not an export is a comment, so that a shell can read all of it."""
     key = "emulator" if any_key else "'one of those given with --api-key'"
     lines = (
-        f"# A local emulator, not kluster.ai, at {base_url} ({writer}). Ctrl-C stops it.",
+        f"# A local emulator, not kluster.ai, at {base_url} ({writer}), with a page at {base_url.removesuffix('v1')}",
         f"export KLUSTER_BASE_URL={base_url}",
         f"export KLUSTER_API_KEY={key}",
     )
-    print("\n".join(lines), flush=True)
+    print("\n".join(lines), file=file, flush=True)

@@ -1,7 +1,8 @@
 """A local look-alike of the kluster.ai HTTP API, for tests, demos and development without a key.
 
 `with Emulator() as server:` serves `server.base_url` from a thread of this process. Everything it knows of the service
-comes from the service's documentation; its text comes from a scripted engine, or from any OpenAI-compatible server.
+comes from the service's documentation; its answers are those that a test states, or come from any OpenAI-compatible
+server; what neither says a small generic engine answers.
 Importing this package is cheap: the server's dependencies load with the first name that is used.
 """
 
@@ -11,19 +12,35 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from kluster_integrations.emulator.app import create_app
+    from kluster_integrations.emulator.engine import ChatRequest
     from kluster_integrations.emulator.faults import Fault
-    from kluster_integrations.emulator.gate import RecordedRequest
     from kluster_integrations.emulator.instances import instance
     from kluster_integrations.emulator.jobs import BatchBehavior
+    from kluster_integrations.emulator.records import RecordedRequest
+    from kluster_integrations.emulator.replies import Reply
     from kluster_integrations.emulator.server import Emulator
+    from kluster_integrations.emulator.settings import Settings
 
-__all__ = ["BatchBehavior", "Emulator", "Fault", "RecordedRequest", "create_app", "instance"]
+__all__ = [
+    "BatchBehavior",
+    "ChatRequest",
+    "Emulator",
+    "Fault",
+    "RecordedRequest",
+    "Reply",
+    "Settings",
+    "create_app",
+    "instance",
+]
 
 _HOMES = {
     "BatchBehavior": "jobs",
+    "ChatRequest": "engine",
     "Emulator": "server",
     "Fault": "faults",
-    "RecordedRequest": "gate",
+    "RecordedRequest": "records",
+    "Reply": "replies",
+    "Settings": "settings",
     "create_app": "app",
     "instance": "instances",
 }

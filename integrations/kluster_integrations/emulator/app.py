@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Unpack
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -12,73 +14,25 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Mount, Router
 
-from kluster_integrations.catalog import ModelSpec, Plan
-from kluster_integrations.emulator import batches, chat, embeddings, files, models, verify
+from kluster_integrations.emulator import batches, chat, embeddings, files, models, page, verify
 from kluster_integrations.emulator.errors import ApiError, error_body
-from kluster_integrations.emulator.faults import Fault
 from kluster_integrations.emulator.gate import Gate
-from kluster_integrations.emulator.scripted import ScriptedEngine
-from kluster_integrations.emulator.service import Service
-from kluster_integrations.emulator.settings import EngineName, ReasoningStyle, Settings, ShapeName
+from kluster_integrations.emulator.service import Json, Service, record_of
+from kluster_integrations.emulator.settings import Options, Settings
 from kluster_integrations.emulator.upstream import UpstreamEngine
-from kluster_integrations.emulator.wire import Json
 
-__all__ = ["build_app", "build_service", "create_app"]
+__all__ = ["build_app", "create_app"]
 
-_GROUPS = (
-    models.ROUTES,
-    chat.ROUTES,
-    embeddings.ROUTES,
-    verify.ROUTES,
-    files.ROUTES,
-    batches.ROUTES,
-)
+_GROUPS = (models.ROUTES, chat.ROUTES, embeddings.ROUTES, verify.ROUTES, files.ROUTES, batches.ROUTES)
 
 
-def create_app(
-    *,
-    engine: EngineName = "scripted",
-    upstream: str | None = None,
-    upstream_model: str | None = None,
-    strict: bool = True,
-    plan: Plan | None = None,
-    api_keys: Iterable[str] | None = None,
-    shape: ShapeName = "vllm",
-    reasoning: ReasoningStyle = "reasoning_content",
-    usage_in_stream: bool = False,
-    delay: float = 0.0,
-    faults: Iterable[Fault] = (),
-    models: Iterable[ModelSpec] = (),
-) -> Starlette:
-    """Return the emulator as an ASGI application, for those who host it themselves.
-
-    The arguments are those of `Emulator`. The application serves one event loop.
+def create_app(settings: Settings | None = None, **options: Unpack[Options]) -> Starlette:
+    """Return the emulator as an ASGI application, for those who host it themselves. It serves one event loop.
 
     Raises:
-        ValueError: If an argument is not allowed.
+        ValueError: If a setting, or an option in its place, is not allowed.
     """
-    settings = Settings(
-        engine=engine,
-        upstream=upstream,
-        upstream_model=upstream_model,
-        strict=strict,
-        plan=plan,
-        api_keys=api_keys,
-        shape=shape,
-        reasoning=reasoning,
-        usage_in_stream=usage_in_stream,
-        delay=delay,
-        faults=faults,
-        models=models,
-    )
-    return build_app(build_service(settings))
-
-
-def build_service(settings: Settings) -> Service:
-    """Return a service with the engine that the settings name."""
-    if settings.upstream is None:
-        return Service(settings, ScriptedEngine())
-    return Service(settings, UpstreamEngine(settings.upstream, settings.upstream_model))
+    return build_app(Service(replace(settings or Settings(), **options)))
 
 
 def build_app(service: Service) -> Starlette:
@@ -88,12 +42,13 @@ def build_app(service: Service) -> Starlette:
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         yield
         service.stopping.set()
-        await service.engine.close()
+        if isinstance(service.engine, UpstreamEngine):
+            await service.engine.close()
 
     # A redirect for a trailing slash would hide a client's wrong URL.
     router = Router([route for group in _GROUPS for route in group], redirect_slashes=False)
     app = Starlette(
-        routes=[Mount("/v1", router)],
+        routes=[Mount("/v1", router), *page.ROUTES],
         middleware=[Middleware(Gate, service=service)],
         exception_handlers={ApiError: _api_error, HTTPException: _http_error},
         lifespan=lifespan,
@@ -103,8 +58,9 @@ def build_app(service: Service) -> Starlette:
     return app
 
 
-async def _api_error(_: Request, exc: Exception) -> Response:
+async def _api_error(request: Request, exc: Exception) -> Response:
     assert isinstance(exc, ApiError)
+    _note(request, exc.message)
     return Json(exc.body, exc.status, exc.headers)
 
 
@@ -112,4 +68,10 @@ async def _http_error(request: Request, exc: Exception) -> Response:
     assert isinstance(exc, HTTPException)
     what = f"{request.method} {request.url.path}"
     message = f"Unknown request URL: {what}." if exc.status_code == 404 else f"{exc.detail}: {what}."
+    _note(request, message)
     return Json(error_body(exc.status_code, message), exc.status_code, exc.headers)
+
+
+def _note(request: Request, reason: str) -> None:
+    if "kluster.record" in request.scope:  # the page's own paths leave none
+        record_of(request.scope).reason = reason

@@ -13,8 +13,7 @@ from kluster_integrations.emulator import chat, rules
 from kluster_integrations.emulator.errors import ApiError
 from kluster_integrations.emulator.jobs import ENDPOINT, WINDOWS, Job
 from kluster_integrations.emulator.rules import bad_request
-from kluster_integrations.emulator.service import line_of, service_of
-from kluster_integrations.emulator.wire import Json
+from kluster_integrations.emulator.service import Json, connection_of, service_of
 
 __all__ = ["ROUTES"]
 
@@ -51,7 +50,7 @@ async def _fail(request: Request, how: str, when: str) -> None:
     if how == f"500 {when}":
         raise ApiError(500, "The server had an error while processing your request")
     if how == f"hang {when}":
-        await line_of(request).pause(None)
+        await connection_of(request).pause(None)
 
 
 async def _list(request: Request) -> Response:

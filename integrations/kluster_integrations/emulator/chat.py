@@ -1,13 +1,13 @@
-"""`POST /v1/chat/completions`: rules, engine, shape; whole or streamed."""
+"""`POST /v1/chat/completions`: rules, writing, shape; whole or streamed."""
 
 from __future__ import annotations
 
 import functools
 import hashlib
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -15,16 +15,23 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from kluster_integrations.emulator import rules
-from kluster_integrations.emulator.engine import CallDelta, ChatRequest, Delta, Engine, Finish
+from kluster_integrations.emulator.engine import CallDelta, ChatRequest, Delta, Finish, Stream
 from kluster_integrations.emulator.errors import ApiError
-from kluster_integrations.emulator.scripted import ScriptedEngine
-from kluster_integrations.emulator.service import Line, Service, line_of, service_of
+from kluster_integrations.emulator.records import RecordedRequest
+from kluster_integrations.emulator.service import (
+    DONE,
+    ClientConnection,
+    Json,
+    Service,
+    connection_of,
+    event,
+    record_of,
+    service_of,
+)
 from kluster_integrations.emulator.shapes import SHAPES, Fields, call_fields
-from kluster_integrations.emulator.wire import DONE, Json, event
+from kluster_integrations.emulator.writing import begin
 
-__all__ = ["ROUTES", "complete"]
-
-_JUDGE = ScriptedEngine()
+__all__ = ["ROUTES"]
 
 
 async def _chat(request: Request) -> Response:
@@ -35,28 +42,33 @@ async def _chat(request: Request) -> Response:
     options = metadata.get("@kluster.ai") if isinstance(metadata, dict) else None
     if isinstance(options, dict) and options.get("async") is True:
         return Json(service.batches.queue(body, options, functools.partial(complete, service)))
+    fault = request.scope.get("kluster.fault")
+    form = fault.form if fault is not None and fault.kind == "text_calls" else None
+    headers, stream = await begin(service.replies, service.engine, checked, form)
+    deltas = _deltas(service, checked, stream, record_of(request.scope))
     if not checked.stream:
-        return Json(await _whole(service, checked, line_of(request)))
-    deltas = _deltas(service, checked)
+        return Json(await _whole(service, checked, deltas, connection_of(request)), headers=headers)
     # The first delta is fetched before the 200 goes out, so that an engine's failure is still a status.
-    return _EventStream(service, checked, await anext(deltas), deltas)
+    return _EventStream(service, checked, await anext(deltas), deltas, headers)
 
 
-async def complete(service: Service, body: object) -> Fields:
-    """Answer a chat request outside HTTP, as batches and async requests do.
+async def complete(service: Service, body: Fields) -> Fields:
+    """Answer a chat request outside HTTP, as batches and asynchronous requests do.
 
     Raises:
         ApiError: If the rules or the engine refuse it.
     """
-    return await _whole(service, rules.check_chat(body, service.settings), None)
+    checked = rules.check_chat(body, service.settings)
+    _, stream = await begin(service.replies, service.engine, checked, None)
+    return await _whole(service, checked, _deltas(service, checked, stream, None), None)
 
 
-async def _whole(service: Service, request: ChatRequest, line: Line | None) -> Fields:
+async def _whole(service: Service, request: ChatRequest, deltas: Stream, connection: ClientConnection | None) -> Fields:
     answer = _Answer()
-    async with aclosing(_deltas(service, request)) as deltas:
+    async with aclosing(deltas):
         async for delta in deltas:
-            if line is not None:
-                line.check()
+            if connection is not None:
+                connection.check()
             answer.add(delta, request)
     assert answer.finish is not None
     shape = SHAPES[service.settings.shape]
@@ -88,36 +100,27 @@ class _Answer:
         self.finish = delta.finish or self.finish
         if delta.content and request.top_logprobs is not None:
             self.logprobs.append(_logprob(delta.content, request.top_logprobs))
-        call = delta.call
-        if call is None:
-            return
-        if call.id is not None:
+        if (call := delta.call) is not None and call.id is not None:
             self.calls.append(call)
-        else:
+        elif call is not None:
             known = self.calls[call.index]
-            arguments = known.arguments + call.arguments
-            self.calls[call.index] = CallDelta(known.index, known.id, known.name, arguments)
+            self.calls[call.index] = replace(known, arguments=known.arguments + call.arguments)
 
 
 def _field(service: Service) -> str:
     return "reasoning" if service.settings.reasoning == "reasoning" else "reasoning_content"
 
 
-def _engine(service: Service, request: ChatRequest) -> Engine:
-    """Return who answers; an upstream's model would go on with a conversation that it is to judge."""
-    return _JUDGE if request.spec.purpose == "verification" else service.engine
-
-
-async def _deltas(service: Service, request: ChatRequest) -> AsyncGenerator[Delta, None]:
-    """Yield the engine's deltas, thoughts moved into the text where the settings say so."""
+async def _deltas(service: Service, request: ChatRequest, stream: Stream, record: RecordedRequest | None) -> Stream:
+    """Yield the deltas of a stream, reasoning moved into the text where the settings say so; count what it took."""
     style = service.settings.reasoning
     inline = style in {"think", "open"}
     opening = "" if style == "open" and request.spec.opens_in_thought else "<think>"
     thinking = False
-    async with aclosing(_engine(service, request).run(request)) as deltas:
-        async for delta in deltas:
-            if delta.reasoning and not request.spec.reasoning:
-                continue
+    async with aclosing(stream):
+        async for delta in stream:
+            if record is not None and (finish := delta.finish) is not None:
+                record.count(request.spec, finish.prompt_tokens, finish.completion_tokens)
             if not inline:
                 yield delta
             elif delta.reasoning:
@@ -128,9 +131,8 @@ async def _deltas(service: Service, request: ChatRequest) -> AsyncGenerator[Delt
                 thinking = True
                 yield Delta(content=delta.reasoning)
             else:
-                # An answer cut inside the thought never closes it.
-                cut = delta.finish is not None and delta.finish.reason == "length"
-                if thinking and not cut:
+                # An answer that ends inside the reasoning never closes it.
+                if thinking and not (finish and finish.in_thought):
                     yield Delta(content="\n</thi")
                     yield Delta(content="nk>\n\n")
                 thinking = False
@@ -140,8 +142,10 @@ async def _deltas(service: Service, request: ChatRequest) -> AsyncGenerator[Delt
 class _EventStream(Response):
     """A streamed answer. One body message is one event, which the faults count on."""
 
-    def __init__(self, service: Service, request: ChatRequest, first: Delta, rest: AsyncGenerator[Delta, None]) -> None:
-        super().__init__(media_type="text/event-stream", headers={"cache-control": "no-cache"})
+    def __init__(
+        self, service: Service, request: ChatRequest, first: Delta, rest: Stream, headers: Mapping[str, str]
+    ) -> None:
+        super().__init__(media_type="text/event-stream", headers={"cache-control": "no-cache", **headers})
         del self.headers["content-length"]
         self._service = service
         self._request = request
@@ -153,15 +157,16 @@ class _EventStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the events, with the emulator's delay between them."""
-        line: Line = scope["kluster.line"]
+        connection: ClientConnection = scope["kluster.connection"]
+        self._record = record_of(scope)
         delay = self._service.settings.delay
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         async with aclosing(self._events()) as events:
             first = True
             async for data in events:
                 if delay and not first:
-                    await line.pause(delay)
-                line.check()
+                    await connection.pause(delay)
+                connection.check()
                 first = False
                 await send({"type": "http.response.body", "body": data, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
@@ -176,6 +181,7 @@ class _EventStream(Response):
                     for data in self._data(delta):
                         yield data
             except ApiError as exc:
+                self._record.reason = exc.message
                 yield event(exc.body)
                 return
         yield DONE
@@ -184,11 +190,10 @@ class _EventStream(Response):
         shape, model = self._shape, self._request.spec.id
         if delta.finish is None:
             return [self._chunk(self._fields(delta), delta.content)]
-        finish = [event(shape.finish_chunk(self._id, model, self._created, delta.finish))]
-        if self._service.settings.usage_in_stream:
-            usage = shape.usage_chunk(self._id, model, self._created, delta.finish)
-            finish.append(event(usage))
-        return finish
+        chunks = [shape.finish_chunk(self._id, model, self._created, delta.finish)]
+        if self._service.settings.usage_in_stream or delta.finish.usage:
+            chunks.append(shape.usage_chunk(self._id, model, self._created, delta.finish))
+        return list(map(event, chunks))
 
     def _fields(self, delta: Delta) -> Fields:
         if delta.call is not None:
@@ -208,13 +213,11 @@ def _logprob(token: str, top: int) -> Fields:
     """Return made-up log probabilities: the same for the same token, and falling over the alternatives."""
     digest = hashlib.blake2b(token.encode("utf-8", "replace"), digest_size=8).digest()
     value = -digest[0] / 1024
-    rows = [_logprob_row(token, value)]
-    rows += [_logprob_row(f"{token}{rank}", value - rank) for rank in range(1, top)]
+    named = [(f"{token}{rank or ''}", value - rank) for rank in range(max(top, 1))]
+    rows: list[Fields] = [
+        {"token": name, "logprob": number, "bytes": list(name.encode("utf-8", "replace"))} for name, number in named
+    ]
     return {**rows[0], "top_logprobs": rows[:top]}
-
-
-def _logprob_row(token: str, value: float) -> Fields:
-    return {"token": token, "logprob": value, "bytes": list(token.encode("utf-8", "replace"))}
 
 
 ROUTES = [Route("/chat/completions", _chat, methods=["POST"])]

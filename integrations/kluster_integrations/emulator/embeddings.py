@@ -1,13 +1,15 @@
 """`POST /v1/embeddings`: deterministic vectors in which similar texts are near.
 
-A vector is a hashed bag of words, their stems and their character trigrams, of unit length. It knows nothing of
-meaning, but a question finds the text that shares its words, which is what a retrieval demo needs.
+A vector is a hashed bag of words and of their character trigrams, of unit length; short words weigh less, whatever the
+language. It knows nothing of meaning, but a question finds the text that shares its words, which is what a retrieval
+demo needs.
 """
 
 from __future__ import annotations
 
 import base64
 import math
+import re
 import struct
 import zlib
 from collections import Counter
@@ -19,16 +21,16 @@ from starlette.routing import Route
 
 from kluster_integrations.emulator import rules, tokens
 from kluster_integrations.emulator.rules import bad_request
-from kluster_integrations.emulator.service import service_of
+from kluster_integrations.emulator.service import Json, record_of, service_of
 from kluster_integrations.emulator.shapes import SHAPES
-from kluster_integrations.emulator.wire import Json
-from kluster_integrations.emulator.words import STOPWORDS, stem, words
 
 __all__ = ["ROUTES", "vector"]
 
 _SUPPORTED = frozenset({"model", "input", "encoding_format"})
 _DIMENSIONS = 1_024
-_WORD, _STOPWORD, _TRIGRAM = 1.0, 0.05, 0.15
+_WORD = re.compile(r"\w+")
+_TRIGRAM = 0.25  # of its word's weight
+_LONG = 6  # letters; words that say little are short: the, of, is, der, la
 
 Item = str | list[int]
 
@@ -50,27 +52,19 @@ async def _embed(request: Request) -> Response:
     items = _items(body.get("input"))
     counts = [_count(item, index, spec.context_window) for index, item in enumerate(items)]
     size = spec.embedding_dimensions or _DIMENSIONS
-    data = [
-        {
-            "object": "embedding",
-            "index": index,
-            "embedding": _encoded(vector(_text(item), size), encoding),
-        }
-        for index, item in enumerate(items)
-    ]
+    texts = [item if isinstance(item, str) else " ".join(f"token{token}" for token in item) for item in items]
+    vectors = [_encoded(vector(text, size), encoding) for text in texts]
+    data = [{"object": "embedding", "index": index, "embedding": one} for index, one in enumerate(vectors)]
+    record_of(request.scope).count(spec, sum(counts), 0)
     usage = SHAPES[service.settings.shape].embedding_usage(sum(counts))
     return Json({"object": "list", "data": data, "model": spec.id, "usage": usage})
 
 
 def _items(value: object) -> list[Item]:
-    if isinstance(value, str):
-        items: list[object] = [value]
-    elif isinstance(value, list) and value and all(_token(item) for item in value):
-        items = [value]
-    elif isinstance(value, list):
-        items = value
-    else:
+    if not isinstance(value, str | list):
         raise bad_request("'input' must be a string, an array of strings, or tokens", "input")
+    alone = isinstance(value, str) or (value and all(map(_token, value)))
+    items: list[object] = [value] if alone else cast("list[object]", value)
     if not items:
         raise bad_request("'input' must not be empty", "input")
     for index, item in enumerate(items):
@@ -94,10 +88,6 @@ def _count(item: Item, index: int, most: int) -> int:
     return number
 
 
-def _text(item: Item) -> str:
-    return item if isinstance(item, str) else " ".join(f"token{token}" for token in item)
-
-
 def vector(text: str, size: int = _DIMENSIONS) -> list[float]:
     """Return the vector of a text: `size` floats of unit length."""
     values = [0.0] * size
@@ -112,11 +102,10 @@ def vector(text: str, size: int = _DIMENSIONS) -> list[float]:
 
 def _features(text: str) -> dict[str, float]:
     features: dict[str, float] = {}
-    for word, times in Counter(words(text)).items():
-        weight = (_STOPWORD if word in STOPWORDS else _WORD) * (1 + math.log(times))
-        root = stem(word)
-        features[f"w:{root}"] = features.get(f"w:{root}", 0.0) + weight
-        padded = f"<{root}>"
+    for word, times in Counter(_WORD.findall(text.lower())).items():
+        weight = (min(len(word), _LONG) / _LONG) ** 2 * (1 + math.log(times))
+        features[f"w:{word}"] = weight
+        padded = f"<{word}>"
         for start in range(len(padded) - 2):
             key = f"t:{padded[start : start + 3]}"
             features[key] = features.get(key, 0.0) + weight * _TRIGRAM

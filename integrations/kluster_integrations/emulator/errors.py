@@ -6,45 +6,27 @@ from collections.abc import Mapping
 
 __all__ = ["VENDOR_BODY", "ApiError", "error_body"]
 
-Json = dict[str, object]
+Body = dict[str, object]
 
 #: HTTP 500 as the docs' notebooks show it: `errorCode` for `code`, and a type that contradicts the status.
-VENDOR_BODY: Json = {
-    "error": {
-        "message": "Unexpected error occurred",
-        "errorCode": 4000,
-        "type": "invalid_request_error",
-    }
+VENDOR_BODY: Body = {
+    "error": {"message": "Unexpected error occurred", "errorCode": 4000, "type": "invalid_request_error"}
 }
-
-_TYPES = {
-    401: "authentication_error",
-    403: "permission_error",
-    429: "rate_limit_error",
-    500: "server_error",
-    502: "server_error",
-    503: "server_error",
-}
+_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 _CODES = {
     401: "invalid_api_key",
     404: "not_found",
     405: "method_not_allowed",
     429: "rate_limit_exceeded",
-    500: "server_error",
     502: "upstream_error",
 }
 
 
-def error_body(status: int, message: str, *, param: str | None = None, code: str | None = None) -> Json:
+def error_body(status: int, message: str, *, param: str | None = None, code: str | None = None) -> Body:
     """Return OpenAI's error body for a status."""
-    return {
-        "error": {
-            "message": message,
-            "type": _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error"),
-            "param": param,
-            "code": code or _CODES.get(status, "invalid_request" if status < 500 else "server_error"),
-        }
-    }
+    kind = _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
+    code = code or _CODES.get(status, "invalid_request" if status < 500 else "server_error")
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
 class ApiError(Exception):
@@ -72,4 +54,4 @@ class ApiError(Exception):
         self.message = message
         self.param = param
         self.headers = dict(headers or {})
-        self.body = error_body(status, message, param=param, code=code)
+        self.body: object = error_body(status, message, param=param, code=code)

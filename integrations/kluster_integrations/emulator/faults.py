@@ -11,9 +11,10 @@ from typing import Any, Literal, get_args
 
 from kluster_integrations.emulator.errors import VENDOR_BODY, error_body
 
-__all__ = ["Broken", "Fault", "FaultSchedule", "FaultySend", "Kind"]
+__all__ = ["Broken", "Fault", "FaultSchedule", "FaultySend", "Form", "Kind", "is_count", "is_seconds"]
 
-Kind = Literal["status", "cut", "end", "error_event", "slow", "hang"]
+Kind = Literal["status", "cut", "end", "error_event", "slow", "hang", "text_calls"]
+Form = Literal["hermes", "python_tag", "json", "mistral"]
 Message = MutableMapping[str, Any]
 Send = Callable[[Message], Awaitable[None]]
 Pause = Callable[[float], Awaitable[None]]
@@ -39,7 +40,8 @@ class Fault:
             `end` ends cleanly after `chunks` chunks, without finish reason and `[DONE]` (not streamed: half a body);
             `error_event` sends an error object after `chunks` chunks, inside the 200;
             `slow` waits `delay` seconds before each chunk;
-            `hang` accepts the request and answers only after `delay` seconds, with 0 never.
+            `hang` accepts the request and answers only after `delay` seconds, with 0 never;
+            `text_calls` writes the answer's tool calls as text, as a server does that cannot read its model's `form`.
         times: How many requests are hit; None is every one from then on.
         after: How many matching requests pass unharmed first.
         path: The path that is hit; None is every path.
@@ -51,6 +53,8 @@ class Fault:
         chunks: See `kind`; the first chunk is the one with the role.
         delay: Seconds, see `kind`.
         model: Only requests for this model are hit; None is every model.
+        form: How calls are written: `hermes` (`<tool_call>`), `python_tag` (Llama's `<|python_tag|>`), `json` (Llama's
+            bare object), `mistral` (`[TOOL_CALLS]`).
 
     Raises:
         ValueError: If a value is not allowed.
@@ -68,28 +72,36 @@ class Fault:
     chunks: int = 2
     delay: float = 0.0
     model: str | None = None
+    form: Form = "hermes"
 
     def __post_init__(self) -> None:
-        if self.kind not in get_args(Kind):
-            raise _bad("kind", self.kind, f"one of {', '.join(map(repr, get_args(Kind)))}")
-        if self.times is not None and not _count(self.times, least=1):
-            raise _bad("times", self.times, "1 or more, or None for ever")
-        if not _count(self.after):
-            raise _bad("after", self.after, "0 or more requests")
-        if not _count(self.chunks):
-            raise _bad("chunks", self.chunks, "0 or more chunks")
-        if not _count(self.status) or not 400 <= self.status <= 599:
-            raise _bad("status", self.status, "an HTTP status from 400 to 599")
-        if not _seconds(self.delay):
-            raise _bad("delay", self.delay, "a number of seconds, 0 or more")
-        if self.retry_after is not None and not _seconds(self.retry_after):
-            raise _bad("retry_after", self.retry_after, "a number of seconds, 0 or more, or None")
-        if self.body is not None and not isinstance(self.body, str | Mapping):
-            raise _bad("body", self.body, "None, a dict or a string")
+        for name, fits, allowed in (
+            ("kind", self.kind in get_args(Kind), f"one of {', '.join(map(repr, get_args(Kind)))}"),
+            ("form", self.form in get_args(Form), f"one of {', '.join(map(repr, get_args(Form)))}"),
+            ("times", self.times is None or is_count(self.times, least=1), "1 or more, or None for ever"),
+            ("after", is_count(self.after), "0 or more requests"),
+            ("chunks", is_count(self.chunks), "0 or more chunks"),
+            ("status", is_count(self.status) and 400 <= self.status <= 599, "an HTTP status from 400 to 599"),
+            ("delay", is_seconds(self.delay), "a number of seconds, 0 or more"),
+            ("retry_after", self.retry_after is None or is_seconds(self.retry_after), "seconds, 0 or more, or None"),
+            ("body", self.body is None or isinstance(self.body, str | Mapping), "None, a dict or a string"),
+        ):
+            if not fits:
+                value = getattr(self, name)
+                raise ValueError(f"Fault: {name}={value!r} is not allowed; it must be {allowed}.")
 
     def answer(self) -> tuple[int, dict[str, str], bytes]:
         """Return status, headers and body of a `status` fault."""
-        kind, body = self._payload()
+        kind, body = "application/json", b""
+        if self.body == "html":
+            kind, body = "text/html", _HTML.encode()
+        elif isinstance(self.body, str) and self.body not in {"vendor", "empty"}:
+            kind, body = "text/plain; charset=utf-8", self.body.encode()
+        elif self.body != "empty":
+            value = (
+                VENDOR_BODY if isinstance(self.body, str) else dict(self.error() if self.body is None else self.body)
+            )
+            body = json.dumps(value).encode()
         headers = {"content-type": kind, **(self.headers or {})}
         if self.retry_after is not None:
             headers["retry-after"] = f"{self.retry_after:g}"
@@ -99,30 +111,16 @@ class Fault:
         """Return OpenAI's error body for this fault's status."""
         return error_body(self.status, _MESSAGES.get(self.status, f"Scheduled fault: HTTP {self.status}"))
 
-    def _payload(self) -> tuple[str, bytes]:
-        if self.body == "html":
-            return "text/html", _HTML.encode()
-        if self.body == "empty":
-            return "application/json", b""
-        if isinstance(self.body, str) and self.body != "vendor":
-            return "text/plain; charset=utf-8", self.body.encode()
-        if self.body is None:
-            return "application/json", json.dumps(self.error()).encode()
-        body = VENDOR_BODY if isinstance(self.body, str) else dict(self.body)
-        return "application/json", json.dumps(body).encode()
 
-
-def _count(value: object, least: int = 0) -> bool:
+def is_count(value: object, least: int = 0) -> bool:
+    """Return whether a value is an integer of at least `least`."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
-def _seconds(value: object) -> bool:
+def is_seconds(value: object) -> bool:
+    """Return whether a value is a number of seconds, 0 or more."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
     return number and math.isfinite(value) and value >= 0  # type: ignore[arg-type,operator]
-
-
-def _bad(name: str, value: object, allowed: str) -> ValueError:
-    return ValueError(f"Fault: {name}={value!r} is not allowed; it must be {allowed}.")
 
 
 class FaultSchedule:

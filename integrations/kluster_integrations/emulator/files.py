@@ -14,8 +14,7 @@ from kluster_integrations.emulator import rules
 from kluster_integrations.emulator.errors import ApiError
 from kluster_integrations.emulator.jobs import FILE_BYTES, StoredFile, Upload
 from kluster_integrations.emulator.rules import bad_request
-from kluster_integrations.emulator.service import service_of
-from kluster_integrations.emulator.wire import Json
+from kluster_integrations.emulator.service import Json, service_of
 
 __all__ = ["ROUTES"]
 

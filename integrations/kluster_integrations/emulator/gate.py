@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+import time
 from contextlib import suppress
-from dataclasses import dataclass, field
 from urllib.parse import parse_qsl
 
 from starlette.requests import ClientDisconnect, Request
@@ -14,30 +13,15 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from kluster_integrations.emulator.errors import ApiError
-from kluster_integrations.emulator.faults import Broken, Fault, FaultySend
-from kluster_integrations.emulator.service import Gone, Line, Service
-from kluster_integrations.emulator.wire import Json
+from kluster_integrations.emulator.faults import Broken, FaultySend
+from kluster_integrations.emulator.page import is_page
+from kluster_integrations.emulator.records import LONGEST_ANSWER, RecordedRequest
+from kluster_integrations.emulator.service import ClientConnection, ClientGone, Json, Service
 
-__all__ = ["Gate", "RecordedRequest"]
+__all__ = ["Gate"]
 
-
-@dataclass(frozen=True, slots=True)
-class RecordedRequest:
-    """One request as it arrived.
-
-    Args:
-        method: `GET`, `POST`, …
-        path: The path, with `/v1`.
-        query: The query's parameters; of a repeated one the last.
-        headers: By lower-case name; the key is kept only as `Bearer ***`.
-        body: The parsed JSON, the raw bytes of a body that is not JSON, or None without a body and for uploads.
-    """
-
-    method: str
-    path: str
-    query: dict[str, str] = field(default_factory=dict)
-    headers: dict[str, str] = field(default_factory=dict)
-    body: object = None
+_SECRET = frozenset({"authorization", "proxy-authorization", "x-api-key", "api-key", "cookie"})
+_SHORTEST_KEY = 8  # what is shorter is a placeholder, such as "any"
 
 
 class Gate:
@@ -49,47 +33,64 @@ class Gate:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
-        if scope["type"] != "http":
+        if scope["type"] != "http" or is_page(scope["method"], scope["path"]):
             await self._app(scope, receive, send)
             return
+        started = time.perf_counter()
         try:
             raw = await Request(scope, receive).body()
         except ClientDisconnect:
             return
         record = _record(scope, raw)
-        self._service.requests.append(record)
+        self._service.records.add(record)
         listener = asyncio.create_task(_gone(receive))
-        line = Line(self._service.stopping, listener)
-        scope["kluster.line"] = line
+        connection = ClientConnection(self._service.stopping, listener)
+        scope["kluster.connection"], scope["kluster.record"] = connection, record
+
+        async def noted(message: Message) -> None:
+            record.status = message.get("status", record.status)
+            record.answer += message.get("body", b"")[: max(LONGEST_ANSWER - len(record.answer), 0)]
+            await send(message)
+
         try:
             # A client that is gone, a stopping emulator and a fault all end the answer where it stands.
-            with suppress(Gone, Broken):
-                await self._answer(scope, record, _Replay(raw, line), line, send)
+            await self._answer(scope, record, _Replay(raw, connection), connection, noted)
+        except ClientGone:
+            record.reason = record.reason or "the client hung up, or the emulator stopped"
+        except Broken:
+            pass
         finally:
             listener.cancel()
+            self._service.records.finish(record, time.perf_counter() - started)
 
-    async def _answer(self, scope: Scope, record: RecordedRequest, replay: _Replay, line: Line, send: Send) -> None:
-        model = record.body.get("model") if isinstance(record.body, dict) else None
-        fault = self._service.faults.take(record.path, model if isinstance(model, str) else None)
+    async def _answer(
+        self, scope: Scope, record: RecordedRequest, replay: _Replay, connection: ClientConnection, send: Send
+    ) -> None:
+        fault = self._service.faults.take(record.path, record.model)
         if fault is not None:
-            send = await self._meet(fault, line, send)
-            if fault.kind == "status":
+            record.reason = f"fault: {fault.kind}"
+            scope["kluster.fault"] = fault
+            if fault.kind == "hang":
+                await connection.pause(fault.delay or None)
+            elif fault.kind == "status":
                 status, headers, body = fault.answer()
                 await Response(body, status, headers)(scope, replay, send)
                 return
+            elif fault.kind != "text_calls":
+                send = FaultySend(fault, send, connection.pause)
         try:
             key = self._key(record, Request(scope).headers.get("authorization", ""))
-            await self._limited(key, record.method, lambda: self._app(scope, replay, send))
+            counted = record.method != "GET"  # reading what is there is not limited
+            if counted:
+                self._service.limiter.enter(key)
+            try:
+                await self._app(scope, replay, send)
+            finally:
+                if counted:
+                    self._service.limiter.leave(key)
         except ApiError as exc:
+            record.reason = exc.message
             await Json(exc.body, exc.status, exc.headers)(scope, replay, send)
-
-    async def _meet(self, fault: Fault, line: Line, send: Send) -> Send:
-        """Wait if the fault says so, and return the `send` that spoils the answer."""
-        if fault.kind == "hang":
-            await line.pause(fault.delay or None)
-        if fault.kind in {"hang", "status"}:
-            return send
-        return FaultySend(fault, send, line.pause)
 
     def _key(self, record: RecordedRequest, authorization: str) -> str:
         public = record.path == "/v1/models" and record.query.get("extended") == "true"
@@ -103,31 +104,20 @@ class Gate:
             raise ApiError(401, "Invalid API key provided.")
         return key
 
-    async def _limited(self, key: str, method: str, run: Callable[[], Awaitable[None]]) -> None:
-        """Run under the plan's limits; reading what is there (GET) does not count."""
-        if method == "GET":
-            await run()
-            return
-        self._service.limiter.enter(key)
-        try:
-            await run()
-        finally:
-            self._service.limiter.leave(key)
-
 
 class _Replay:
     """A `receive` that gives the body, already read, once more, and then waits for the client to go."""
 
-    def __init__(self, body: bytes, line: Line) -> None:
+    def __init__(self, body: bytes, connection: ClientConnection) -> None:
         self._body: bytes | None = body
-        self._line = line
+        self._connection = connection
 
     async def __call__(self) -> Message:
         if self._body is not None:
             body, self._body = self._body, None
             return {"type": "http.request", "body": body, "more_body": False}
-        with suppress(Gone):
-            await self._line.pause(None)
+        with suppress(ClientGone):
+            await self._connection.pause(None)
         return {"type": "http.disconnect"}
 
 
@@ -138,8 +128,10 @@ async def _gone(receive: Receive) -> None:
 
 def _record(scope: Scope, raw: bytes) -> RecordedRequest:
     headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-    if "authorization" in headers:
-        headers["authorization"] = "Bearer ***"
+    _, _, key = headers.get("authorization", "").partition(" ")
+    holds_key = len(key) >= _SHORTEST_KEY and key.encode() in raw
+    for name in _SECRET & headers.keys():
+        headers[name] = "Bearer ***" if name == "authorization" else "***"
     body: object = None
     if raw and not headers.get("content-type", "").startswith("multipart/"):  # uploads are large
         try:
@@ -147,4 +139,4 @@ def _record(scope: Scope, raw: bytes) -> RecordedRequest:
         except (ValueError, RecursionError):
             body = raw
     query = dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
-    return RecordedRequest(scope["method"], scope["path"], query, headers, body)
+    return RecordedRequest(scope["method"], scope["path"], query, headers, body, len(raw), holds_key=holds_key)

@@ -24,7 +24,7 @@ _DAY = 86_400
 _QUEUED = "Your request has been queued for adaptive inference. "
 
 Fields = dict[str, Any]
-Answer = Callable[[object], Awaitable[Fields]]
+Answer = Callable[[Fields], Awaitable[Fields]]
 
 
 def new_id() -> str:
@@ -298,7 +298,8 @@ class Batches:
         status = job.behavior.failing.get(number)
         if status is None:
             try:
-                body, status = await answer(line["body"]), 200
+                body: Any = await answer(line["body"])
+                status = 200
                 if (text := job.behavior.texts.get(number)) is not None:
                     message = {"role": "assistant", "content": text}
                     body["choices"][0].update(message=message, finish_reason="stop")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import cast
 
 from kluster_integrations.catalog import ModelSpec
@@ -11,17 +10,17 @@ from kluster_integrations.emulator.errors import ApiError
 
 __all__ = ["check_messages"]
 
-_KEYS: Mapping[str, frozenset[str]] = {
-    "system": frozenset({"role", "content"}),
-    "user": frozenset({"role", "content"}),
-    "assistant": frozenset({"role", "content", "tool_calls"}),
-    "tool": frozenset({"role", "content", "tool_call_id"}),
-}
+_OWN = {"system": (), "user": (), "assistant": ("tool_calls",), "tool": ("tool_call_id",)}
+_KEYS = {role: frozenset({"role", "content", *own}) for role, own in _OWN.items()}
 _CALL_KEYS = frozenset({"id", "type", "function", "index"})
 
 
 def _bad(where: str, what: str, code: str = "invalid_value") -> ApiError:
     return ApiError(400, f"{where} {what}", param=where, code=code)
+
+
+def _unsupported(name: str) -> ApiError:
+    return ApiError(400, f"Unsupported parameter: '{name}'", param=name, code="unsupported_parameter")
 
 
 def check_messages(value: object, spec: ModelSpec, *, strict: bool) -> list[Message]:
@@ -42,7 +41,22 @@ def check_messages(value: object, spec: ModelSpec, *, strict: bool) -> list[Mess
             calls = cast("list[dict[str, str]]", message.get("tool_calls") or [])
             open_calls = {call["id"] for call in calls}
         messages.append(message)
+    if strict and spec.strict_roles:
+        _check_roles(messages, spec)
     return messages
+
+
+def _check_roles(messages: list[Message], spec: ModelSpec) -> None:
+    """Refuse what the chat templates of Gemma and the Mistrals refuse: they raise_exception, and vLLM answers 400."""
+    behind = messages[1:] if messages[0]["role"] == "system" else messages
+    for number, message in enumerate(behind):
+        wanted = ("user", "assistant")[number % 2]
+        if message["role"] != wanted:
+            what = (
+                f"is '{message['role']}' where the chat template of the model '{spec.id}' wants '{wanted}': a system "
+                "message only at the beginning, then roles that alternate user/assistant/user/assistant/..."
+            )
+            raise _bad(f"messages[{len(messages) - len(behind) + number}].role", what)
 
 
 def _check_answers(message: Message, open_calls: set[str], where: str) -> None:
@@ -61,8 +75,7 @@ def _check_message(item: object, where: str, spec: ModelSpec, *, strict: bool) -
         raise _bad(f"{where}.role", f"must be one of {', '.join(_KEYS)}; it is {role!r}")
     if unknown := next((name for name in item if name not in _KEYS[role]), None):
         if strict:
-            name = f"{where}.{unknown}"
-            raise ApiError(400, f"Unsupported parameter: '{name}'", param=name, code="unsupported_parameter")
+            raise _unsupported(f"{where}.{unknown}")
         item = {name: kept for name, kept in item.items() if name in _KEYS[role]}
     message = dict(item)
     if message.get("tool_calls") is None and "tool_calls" in message:
@@ -117,8 +130,7 @@ def _check_part(part: object, where: str, role: str, spec: ModelSpec) -> None:
     if not isinstance(part, dict) or kind not in {"text", "image_url"}:
         raise _bad(f"{where}.type", f"must be 'text' or 'image_url'; it is {kind!r}")
     if unknown := next((name for name in part if name not in {"type", kind}), None):
-        name = f"{where}.{unknown}"
-        raise ApiError(400, f"Unsupported parameter: '{name}'", param=name, code="unsupported_parameter")
+        raise _unsupported(f"{where}.{unknown}")
     if kind == "text":
         if not isinstance(part.get("text"), str):
             raise _bad(f"{where}.text", "must be a string")

@@ -8,8 +8,7 @@ from starlette.routing import Route
 
 from kluster_integrations.catalog import PLANS, ModelSpec
 from kluster_integrations.emulator import rules
-from kluster_integrations.emulator.service import Service, service_of
-from kluster_integrations.emulator.wire import Json
+from kluster_integrations.emulator.service import Json, Service, service_of
 
 __all__ = ["ROUTES"]
 
@@ -37,12 +36,13 @@ def _details(service: Service, spec: ModelSpec) -> dict[str, object]:
     plan = service.settings.plan or "core"
     concurrent = spec.concurrent_requests or PLANS[plan].concurrent_requests
     name = spec.id.rpartition("/")[2].replace("-", " ")
+    purpose = "text" if spec.purpose == "chat" else spec.purpose
     tags = ["vision"] * spec.supports_vision + ["fine-tunable"] * spec.fine_tunable
     return {
         "name": name,
         "description": f"{name}, as served by the kluster.ai emulator",
         "tags": tags,
-        "model_purpose": _purpose(spec),
+        "model_purpose": "multimodal" if spec.purpose == "chat" and spec.supports_vision else purpose,
         "tools_supported": spec.supports_tools,
         "context_length": spec.context_window,
         "output_length": spec.max_output_tokens,
@@ -50,13 +50,4 @@ def _details(service: Service, spec: ModelSpec) -> dict[str, object]:
     }
 
 
-def _purpose(spec: ModelSpec) -> str:
-    if spec.purpose != "chat":
-        return spec.purpose
-    return "multimodal" if spec.supports_vision else "text"
-
-
-ROUTES = [
-    Route("/models", _list, methods=["GET"]),
-    Route("/models/{model:path}", _one, methods=["GET"]),
-]
+ROUTES = [Route("/models", _list, methods=["GET"]), Route("/models/{model:path}", _one, methods=["GET"])]

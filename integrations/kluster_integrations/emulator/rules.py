@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
 from typing import cast
 
 from kluster_integrations.catalog import ModelSpec
@@ -35,12 +34,7 @@ _NULLABLE = frozenset(
         *("max_completion_tokens", "stream", "temperature", "top_p"),
     }
 )
-_RANGES: Mapping[str, tuple[float, float]] = {
-    "temperature": (0, 2),
-    "top_p": (0, 1),
-    "frequency_penalty": (-2, 2),
-    "presence_penalty": (-2, 2),
-}
+_RANGES = {"temperature": (0, 2), "top_p": (0, 1), "frequency_penalty": (-2, 2), "presence_penalty": (-2, 2)}
 _MESSAGE_TOKENS = 4
 _IMAGE_TOKENS = 256
 
@@ -87,8 +81,7 @@ def find_spec(model: str, settings: Settings) -> ModelSpec:
     """
     spec = settings.spec(model)
     if spec is None:
-        message = f"The model '{model}' does not exist"
-        raise ApiError(404, message, param="model", code="model_not_found")
+        raise ApiError(404, f"The model '{model}' does not exist", param="model", code="model_not_found")
     return spec
 
 
@@ -99,16 +92,15 @@ def reject_unknown(body: Body, supported: frozenset[str]) -> None:
             raise bad_request(f"Unsupported parameter: '{name}'", name, "unsupported_parameter")
 
 
-def check_chat(body: object, settings: Settings) -> ChatRequest:
+def check_chat(body: Body, settings: Settings) -> ChatRequest:
     """Return a chat request that keeps the rules.
 
     Raises:
         ApiError: 400, naming the offending field; 404 for an unknown model.
     """
-    if not isinstance(body, dict):
-        raise bad_request("The request body must be a JSON object.", code="invalid_json")
     spec = find_model(body, settings)
-    _check_purpose(spec)
+    if spec.purpose == "embeddings":
+        raise bad_request(f"The model '{spec.id}' does not support chat completions", "model")
     if settings.strict:
         reject_unknown(body, _SUPPORTED)
     elif body.get("max_completion_tokens") is None and body.get("max_tokens") is not None:
@@ -123,21 +115,15 @@ def check_chat(body: object, settings: Settings) -> ChatRequest:
     return ChatRequest(
         spec=spec,
         messages=messages,
+        body=body,
         stream=_flag(body, "stream", default=False),
         tools=cast("list[dict[str, object]]", body.get("tools", [])),
         tool_choice=_choice(body),
-        parallel=_flag(body, "parallel_tool_calls", default=True),
         stop=_stop(body),
         max_tokens=_max_tokens(body, spec, prompt_tokens, settings),
-        sampling={name: cast("float", body[name]) for name in ("temperature", "top_p", "seed") if name in body},
         top_logprobs=_top_logprobs(body),
         prompt_tokens=prompt_tokens,
     )
-
-
-def _check_purpose(spec: ModelSpec) -> None:
-    if spec.purpose == "embeddings":
-        raise bad_request(f"The model '{spec.id}' does not support chat completions", "model")
 
 
 def _check_answer(messages: list[Message], *, strict: bool) -> None:
@@ -162,6 +148,7 @@ def _check_tools(body: Body, spec: ModelSpec) -> None:
         if name in body and not spec.supports_tools:
             message = f"'{name}' is not supported by the model '{spec.id}'"
             raise bad_request(message, name, "unsupported_parameter")
+    _flag(body, "parallel_tool_calls", default=True)
     tools = body.get("tools")
     if tools is None:
         # vLLM's rule and words.

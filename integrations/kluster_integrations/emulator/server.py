@@ -6,20 +6,22 @@ import asyncio
 import logging
 import socket
 import threading
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from types import TracebackType
-from typing import Self
+from dataclasses import replace
+from types import EllipsisType
+from typing import Self, Unpack
 
 import uvicorn
 
-from kluster_integrations.catalog import ModelSpec, Plan
 from kluster_integrations.emulator import THREAD
-from kluster_integrations.emulator.app import build_app, build_service
+from kluster_integrations.emulator.app import build_app
 from kluster_integrations.emulator.faults import Fault
-from kluster_integrations.emulator.gate import RecordedRequest
 from kluster_integrations.emulator.jobs import Batches
-from kluster_integrations.emulator.settings import EngineName, ReasoningStyle, Settings, ShapeName
+from kluster_integrations.emulator.records import RecordedRequest
+from kluster_integrations.emulator.replies import Reply, When
+from kluster_integrations.emulator.service import Service
+from kluster_integrations.emulator.settings import Options, Settings
 
 __all__ = ["Emulator"]
 
@@ -32,23 +34,10 @@ class Emulator:
     """A local look-alike of the kluster.ai API. A context manager; also `start()` and `stop()`.
 
     Args:
+        settings: The settings; default: those of `Settings`.
         host: The address to listen on.
         port: The port, 0 for any free one.
-        engine: `scripted` writes deterministic answers out of the request, `upstream` lets another server write.
-        upstream: Base URL of an OpenAI-compatible server; given, the engine is `upstream`.
-        upstream_model: The model to ask there; default: the first one that it lists.
-        strict: Whether whatever the docs do not call supported is answered with 400; otherwise unknown fields are
-            ignored, unknown message keys are dropped and `max_tokens` counts.
-        plan: The plan whose limits and windows apply; None is no limits and the windows of Core.
-        api_keys: The keys that are let in; None lets any key in.
-        shape: The server whose answers are imitated, `vllm` or `sglang`.
-        reasoning: Where a reasoning model's thoughts go: the field `reasoning_content`, the field `reasoning`, inline
-            in `<think>` tags (`think`), or inline with the closing tag only where the model's template opens it
-            (`open`).
-        usage_in_stream: Whether a stream ends with a chunk that holds usage.
-        delay: Seconds between the chunks of a stream.
-        faults: Faults scheduled from the start.
-        models: Specs of further models to serve, or to serve in place of the catalog's.
+        options: Settings that differ from these, such as `plan="trial"`; `Settings` documents each of them.
 
     Raises:
         ValueError: If an argument is not allowed.
@@ -56,43 +45,19 @@ class Emulator:
 
     def __init__(
         self,
+        settings: Settings | None = None,
         *,
         host: str = "127.0.0.1",
         port: int = 0,
-        engine: EngineName = "scripted",
-        upstream: str | None = None,
-        upstream_model: str | None = None,
-        strict: bool = True,
-        plan: Plan | None = None,
-        api_keys: Iterable[str] | None = None,
-        shape: ShapeName = "vllm",
-        reasoning: ReasoningStyle = "reasoning_content",
-        usage_in_stream: bool = False,
-        delay: float = 0.0,
-        faults: Iterable[Fault] = (),
-        models: Iterable[ModelSpec] = (),
+        **options: Unpack[Options],
     ) -> None:
         if not isinstance(host, str) or not host.strip():
             raise ValueError(f"Emulator: host={host!r} is not allowed; it must be a host name or address.")
         if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port <= 65_535:
             raise ValueError(f"Emulator: port={port!r} is not allowed; it must be 0 to 65535, 0 for any free one.")
-        settings = Settings(
-            engine=engine,
-            upstream=upstream,
-            upstream_model=upstream_model,
-            strict=strict,
-            plan=plan,
-            api_keys=api_keys,
-            shape=shape,
-            reasoning=reasoning,
-            usage_in_stream=usage_in_stream,
-            delay=delay,
-            faults=faults,
-            models=models,
-        )
         self._host = host
         self._wanted_port = port
-        self._service = build_service(settings)
+        self._service = Service(replace(settings or Settings(), **options))
         self._app = build_app(self._service)
         self._port: int | None = None
         self._thread: threading.Thread | None = None
@@ -101,12 +66,7 @@ class Emulator:
     def __enter__(self) -> Self:
         return self.start()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     @property
@@ -133,7 +93,7 @@ class Emulator:
     @property
     def requests(self) -> list[RecordedRequest]:
         """The requests so far, the newest 10,000, in the order of their arrival; a copy."""
-        return list(self._service.requests)
+        return list(self._service.records)
 
     @property
     def batches(self) -> Batches:
@@ -141,10 +101,38 @@ class Emulator:
         return self._service.batches
 
     def clear(self) -> None:
-        """Forget the recorded requests, all faults, files and batch jobs."""
-        self._service.requests.clear()
+        """Forget the recorded requests, all faults, stated replies, files and batch jobs."""
+        self._service.records.clear()
         self._service.batches.clear()
         self._service.faults.clear()
+        self._service.replies.clear()
+
+    def reply(
+        self,
+        text: str | None = None,
+        *,
+        reasoning: str = "",
+        tool_calls: Sequence[Mapping[str, object]] = (),
+        json: object = None,
+        finish_reason: str | None = None,
+        usage: Mapping[str, object] | None = None,
+        status: int = 200,
+        headers: Mapping[str, str] | None = None,
+        when: When | None = None,
+        times: int | EllipsisType | None = ...,
+    ) -> None:
+        """State what the model answers; `Reply` documents what an answer holds.
+
+        With `when` it answers the requests that this names: those for a model (its id), those whose last message
+        contains a text, or those for which a function of the `ChatRequest` is true. Without, it waits in a queue for
+        whatever requests come. `times` is how often it answers, None is always. Default: once without `when`; with it
+        always, until another reply is stated for the same requests.
+
+        Raises:
+            ValueError: If a value is not allowed, or nothing is stated.
+        """
+        reply = Reply(text, reasoning, tool_calls, json, finish_reason, usage, status, headers)
+        self._service.replies.add(reply, when=when, times=times)
 
     def add_fault(self, fault: Fault) -> None:
         """Schedule a fault; its `after` counts from now on.
@@ -209,36 +197,23 @@ class Emulator:
             ready.set()
 
     async def _serve(self, listener: socket.socket, ready: threading.Event) -> None:
-        config = uvicorn.Config(
-            self._app,
-            log_config=None,
-            access_log=False,
-            ws="none",
-            lifespan="on",
-            timeout_keep_alive=60,
-        )
-        server = _Server(config, self._service.stopping)
+        config = uvicorn.Config(self._app, log_config=None, access_log=False, ws="none", timeout_keep_alive=60)
+        server = _Server(config, self._service.stopping, ready)
         self._loop = asyncio.get_running_loop()
-        self._loop.call_soon(_when_started, server, ready)
         await server.serve(sockets=[listener])
-
-
-def _when_started(server: uvicorn.Server, ready: threading.Event) -> None:
-    if server.started:
-        ready.set()
-    else:
-        asyncio.get_running_loop().call_later(0.001, _when_started, server, ready)
 
 
 class _Server(uvicorn.Server):
     """Starts and stops at once; uvicorn's own loop looks ten times a second whether it should exit."""
 
-    def __init__(self, config: uvicorn.Config, stopping: asyncio.Event) -> None:
+    def __init__(self, config: uvicorn.Config, stopping: asyncio.Event, ready: threading.Event) -> None:
         super().__init__(config)
         self._stopping = stopping
+        self._ready = ready
 
     async def main_loop(self) -> None:
         """Run until the event is set; the tick renews the Date header once a second."""
+        self._ready.set()
         while not await self.on_tick(0) and not self._stopping.is_set():
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), 1.0)

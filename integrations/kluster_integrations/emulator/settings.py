@@ -2,32 +2,71 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, TypedDict, get_args
 from urllib.parse import urlsplit
 
 from kluster_integrations import catalog
 from kluster_integrations.catalog import ModelSpec, Plan
-from kluster_integrations.emulator.faults import Fault
+from kluster_integrations.emulator.engine import Engine
+from kluster_integrations.emulator.faults import Fault, is_seconds
 
-__all__ = ["EngineName", "ReasoningStyle", "Settings", "ShapeName"]
+__all__ = ["EngineName", "Options", "ReasoningStyle", "Settings", "ShapeName"]
 
 EngineName = Literal["scripted", "upstream"]
 ShapeName = Literal["vllm", "sglang"]
 ReasoningStyle = Literal["reasoning_content", "reasoning", "think", "open"]
 
 
+class Options(TypedDict, total=False):
+    """The settings as keyword arguments."""
+
+    engine: EngineName | Engine
+    replies: Iterable[Mapping[str, object]]
+    upstream: str | None
+    upstream_model: str | None
+    strict: bool
+    plan: Plan | None
+    api_keys: Iterable[str] | None
+    shape: ShapeName
+    reasoning: ReasoningStyle
+    usage_in_stream: bool
+    delay: float
+    faults: Iterable[Fault]
+    models: Iterable[ModelSpec]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """The settings of one emulator; `Emulator` documents each of them.
+    """The settings of one emulator.
+
+    Args:
+        engine: Who answers what no reply is stated for: a function that takes a `ChatRequest` and returns a string, a
+            `Reply`, a dict of a reply's fields, an iterator of these (each string is one chunk), or None for the
+            generic answer; it may be async. `upstream` is another server, `scripted` the generic engine.
+        replies: Replies that are stated from the start, each a dict of the arguments of `Emulator.reply`.
+        upstream: Base URL of an OpenAI-compatible server; given, the engine is `upstream`.
+        upstream_model: The model to ask there; default: the first one that it lists.
+        strict: Whether whatever the docs do not call supported is answered with 400; otherwise unknown fields are
+            ignored, unknown message keys are dropped and `max_tokens` counts.
+        plan: The plan whose limits and windows apply; None is no limits and the windows of Core.
+        api_keys: The keys that are let in; None lets any key in.
+        shape: The server whose answers are imitated, `vllm` or `sglang`.
+        reasoning: Where a reasoning model's thoughts go: the field `reasoning_content`, the field `reasoning`, inline
+            in `<think>` tags (`think`), or inline with the closing tag only where the model's template opens it
+            (`open`).
+        usage_in_stream: Whether a stream ends with a chunk that holds usage.
+        delay: Seconds between the chunks of a stream.
+        faults: Faults scheduled from the start.
+        models: Specs of further models to serve, or to serve in place of the catalog's.
 
     Raises:
         ValueError: If a value is not allowed; the message names the field, the value and what is allowed.
     """
 
-    engine: EngineName = "scripted"
+    engine: EngineName | Engine = "scripted"
+    replies: Iterable[Mapping[str, object]] = ()
     upstream: str | None = None
     upstream_model: str | None = None
     strict: bool = True
@@ -43,27 +82,28 @@ class Settings:
     def __post_init__(self) -> None:
         if self.upstream is not None and self.engine == "scripted":
             object.__setattr__(self, "engine", "upstream")
-        for name, allowed in (
-            ("engine", get_args(EngineName)),
-            ("shape", get_args(ShapeName)),
-            ("reasoning", get_args(ReasoningStyle)),
-            ("plan", (None, *catalog.PLANS)),
+        for name, allowed, more in (
+            ("engine", get_args(EngineName), ", or a function of the request"),
+            ("shape", get_args(ShapeName), ""),
+            ("reasoning", get_args(ReasoningStyle), ""),
+            ("plan", (None, *catalog.PLANS), ""),
         ):
-            if getattr(self, name) not in allowed:
-                raise _bad(name, getattr(self, name), f"one of {', '.join(map(repr, allowed))}")
+            value = getattr(self, name)
+            if value not in allowed and not (name == "engine" and callable(value)):
+                raise _bad(name, value, f"one of {', '.join(map(repr, allowed))}{more}")
+        for name in ("strict", "usage_in_stream"):
+            if not isinstance(getattr(self, name), bool):
+                raise _bad(name, getattr(self, name), "True or False")
+        if not is_seconds(self.delay):
+            raise _bad("delay", self.delay, "a number of seconds, 0 or more")
         self._check_upstream()
-        self._check_delay()
-        self._check_flags()
         object.__setattr__(self, "api_keys", self._keys())
-        object.__setattr__(self, "faults", self._all_of("faults", Fault))
-        object.__setattr__(self, "models", self._all_of("models", ModelSpec))
+        for name, kind in (("faults", Fault), ("models", ModelSpec), ("replies", Mapping)):
+            object.__setattr__(self, name, self._all_of(name, kind))
 
     def spec(self, model: str) -> ModelSpec | None:
         """Return what is known of a model under the plan, or None for an id that nobody has named."""
-        own = {spec.id: spec for spec in self.models}.get(model)
-        if own is None:
-            own = next((spec for spec in catalog.all_models() if spec.id == model), None)
-        return own.for_plan(self.plan) if own else None
+        return next((spec for spec in self.specs() if spec.id == model), None)
 
     def specs(self) -> list[ModelSpec]:
         """Return every model that is served, with the windows of the plan."""
@@ -71,25 +111,15 @@ class Settings:
         return [spec.for_plan(self.plan) for spec in by_id.values()]
 
     def _check_upstream(self) -> None:
-        if self.upstream is None:
-            if self.engine == "upstream":
-                raise _bad("upstream", None, "the URL of an OpenAI-compatible server (http://host:port/v1)")
-            return
-        parts = urlsplit(self.upstream) if isinstance(self.upstream, str) else None
-        if parts is None or parts.scheme not in {"http", "https"} or not parts.netloc:
-            raise _bad("upstream", self.upstream, "an http or https URL (http://host:port/v1)")
-
-    def _check_delay(self) -> None:
-        number = isinstance(self.delay, int | float) and not isinstance(self.delay, bool)
-        if not number or not math.isfinite(self.delay) or self.delay < 0:
-            raise _bad("delay", self.delay, "a number of seconds, 0 or more")
-
-    def _check_flags(self) -> None:
-        for name in ("strict", "usage_in_stream"):
-            if not isinstance(getattr(self, name), bool):
-                raise _bad(name, getattr(self, name), "True or False")
         if self.upstream_model is not None and not isinstance(self.upstream_model, str):
             raise _bad("upstream_model", self.upstream_model, "a model id of the upstream server")
+        if self.upstream is None and self.engine != "upstream":
+            return
+        if callable(self.engine):
+            raise _bad("upstream", self.upstream, "left out beside an engine of your own")
+        parts = urlsplit(self.upstream) if isinstance(self.upstream, str) else None
+        if parts is None or parts.scheme not in {"http", "https"} or not parts.netloc:
+            raise _bad("upstream", self.upstream, "the URL of an OpenAI-compatible server (http://host:port/v1)")
 
     def _keys(self) -> frozenset[str] | None:
         if self.api_keys is None:

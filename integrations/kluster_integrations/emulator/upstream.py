@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator, Mapping
-from typing import Literal
+from collections.abc import Mapping
 
 import httpx
 
 from kluster_integrations.emulator import tokens
-from kluster_integrations.emulator.engine import CallDelta, ChatRequest, Delta, Finish
+from kluster_integrations.emulator.engine import CallDelta, ChatRequest, Delta, Finish, Stream
 from kluster_integrations.emulator.errors import ApiError
 from kluster_integrations.emulator.shapes import new_call_id
 
 __all__ = ["UpstreamEngine"]
 
+_PASSED = ("temperature", "top_p", "seed", "tools", "tool_choice", "parallel_tool_calls")
 _TIMEOUT = httpx.Timeout(600.0, connect=10.0)
 
 
@@ -37,7 +37,7 @@ class UpstreamEngine:
         if client is not None:
             await client.aclose()
 
-    async def run(self, request: ChatRequest) -> AsyncGenerator[Delta, None]:
+    async def run(self, request: ChatRequest) -> Stream:
         """Yield what the upstream writes.
 
         Raises:
@@ -85,16 +85,10 @@ def _body(request: ChatRequest, model: str) -> dict[str, object]:
         "stream_options": {"include_usage": True},
         # The name that every such server knows; `max_completion_tokens` is not everywhere yet.
         "max_tokens": request.max_tokens,
-        **request.sampling,
+        **{name: request.body[name] for name in _PASSED if name in request.body},
     }
     if request.stop:
         body["stop"] = list(request.stop)
-    if request.tools:
-        body["tools"] = request.tools
-        named = {"type": "function", "function": {"name": request.tool_choice}}
-        plain = request.tool_choice in {"auto", "none", "required"}
-        body["tool_choice"] = request.tool_choice if plain else named
-        body["parallel_tool_calls"] = request.parallel
     return body
 
 
@@ -104,7 +98,8 @@ class _Stream:
     def __init__(self, request: ChatRequest) -> None:
         self._request = request
         self._calls: set[int] = set()
-        self._reason: Literal["stop", "length", "tool_calls"] | None = None
+        self._reason: str | None = None
+        self._in_thought = False
         self._stop: str | None = None
         self._counted = 0
         self._usage: Mapping[str, int] = {}
@@ -129,7 +124,7 @@ class _Stream:
     def _deltas(self, delta: Mapping[str, object]) -> list[Delta]:
         deltas: list[Delta] = []
         thought = delta.get("reasoning_content") or delta.get("reasoning")
-        if isinstance(thought, str):
+        if isinstance(thought, str) and self._request.spec.reasoning:
             deltas.append(Delta(reasoning=thought))
         if isinstance(content := delta.get("content"), str) and content:
             deltas.append(Delta(content=content))
@@ -137,6 +132,7 @@ class _Stream:
         assert isinstance(calls, list)
         deltas += [Delta(call=self._call(call)) for call in calls]
         for item in deltas:
+            self._in_thought = bool(item.reasoning)
             text = item.reasoning or item.content or (item.call.arguments if item.call else "")
             self._counted += tokens.count(text)
         return deltas
@@ -163,4 +159,5 @@ class _Stream:
         prompt = self._usage.get("prompt_tokens", self._request.prompt_tokens)
         completion = self._usage.get("completion_tokens", self._counted)
         reason = "tool_calls" if self._calls and self._reason == "stop" else self._reason
-        return Delta(finish=Finish(reason, self._stop, prompt, completion))
+        cut = self._in_thought and (reason == "length" or self._stop is not None)
+        return Delta(finish=Finish(reason, self._stop, prompt, completion, cut))

@@ -1,7 +1,8 @@
 """`POST /v1/verify/reliability`: is an answer supported by its context, or else by general knowledge?
 
 Fields and answer are those of the docs' guide "Reliability via the Verify API" (2025-07-31). It says nothing of errors,
-of empty texts and of unknown fields: they are refused here as everywhere.
+of empty texts and of unknown fields: they are refused here as everywhere. The verdict is a stated one; the emulator
+itself judges nothing, and has no objection.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from kluster_integrations.emulator import rules, tokens
-from kluster_integrations.emulator.judge import Verdict, judge
+from kluster_integrations.emulator.engine import ChatRequest, Message
+from kluster_integrations.emulator.generic import VERDICT
+from kluster_integrations.emulator.replies import Reply
 from kluster_integrations.emulator.rules import bad_request
-from kluster_integrations.emulator.service import service_of
-from kluster_integrations.emulator.wire import Json
+from kluster_integrations.emulator.service import Json, Service, record_of, service_of
+from kluster_integrations.emulator.writing import stated
 
 __all__ = ["ROUTES"]
 
@@ -35,26 +38,42 @@ async def _verify(request: Request) -> Response:
         raise bad_request("'context' must be a string or null", "context")
     searched = _searched(body)
     used = sum(map(tokens.count, (prompt, output, context or "")))
-    window = rules.find_spec(_MODEL, service.settings).context_window
-    if used > window:
-        message = f"The request has {used} tokens, which is more than the context length of {window}"
+    spec = rules.find_spec(_MODEL, service.settings)
+    if used > spec.context_window:
+        message = f"The request has {used} tokens, which is more than the context length of {spec.context_window}"
         raise bad_request(message, None, "context_length_exceeded")
-    verdict = judge(prompt, output, context or "")
-    written = tokens.count(verdict.explanation)
+    asked: Message = {"role": "user", "content": "\n\n".join(filter(None, (context, prompt)))}
+    messages: list[Message] = [asked, {"role": "assistant", "content": output}]
+    verdict = await _verdict(
+        service,
+        ChatRequest(spec=spec, messages=messages, body=body, max_tokens=spec.context_window, prompt_tokens=used),
+    )
+    written = tokens.count(str(verdict["explanation"]))
+    record_of(request.scope).count(spec, used, written)
     answer: rules.Body = {
-        "is_hallucination": verdict.is_hallucination,
+        "is_hallucination": verdict["is_hallucination"],
         "usage": {"completion_tokens": written, "prompt_tokens": used, "total_tokens": used + written},
-        "explanation": verdict.explanation,
+        "explanation": verdict["explanation"],
     }
     # "Only included if return_search_results is true"; with a context nothing is searched.
-    return Json({**answer, "search_results": _results(verdict)} if searched else answer)
+    found = [] if context else verdict.get("search_results", [])
+    return Json({**answer, "search_results": found} if searched else answer)
+
+
+async def _verdict(service: Service, request: ChatRequest) -> rules.Body:
+    """Return what is stated: as JSON, or as the text that the model answers on chat completions."""
+    said = await stated(service.replies, service.engine, request)
+    if isinstance(said, Reply) and isinstance(said.json, dict):
+        return {"is_hallucination": False, "explanation": "", **said.json}
+    text = said.text or "" if isinstance(said, Reply) else VERDICT
+    judged, _, explanation = text.partition("\n\nExplanation: ")
+    return {"is_hallucination": judged == "Hallucination: Yes", "explanation": explanation or text}
 
 
 def _required(body: rules.Body, name: str) -> str:
     if name not in body:
         raise bad_request(f"Missing required parameter: '{name}'", name, "missing_required_parameter")
-    value = body[name]
-    if not isinstance(value, str) or not value.strip():
+    if not isinstance(value := body[name], str) or not value.strip():
         raise bad_request(f"'{name}' must be a non-empty string", name)
     return value
 
@@ -66,13 +85,6 @@ def _searched(body: rules.Body) -> bool:
     if not isinstance(value, str | None) or value not in _FLAGS:
         raise bad_request("'return_search_results' must be true or false", "return_search_results")
     return _FLAGS[value]
-
-
-def _results(verdict: Verdict) -> list[dict[str, str]]:
-    """Return what was found, with the keys that the docs' tutorial reads; the address is one reserved for examples."""
-    if not verdict.found:
-        return []
-    return [{"title": "Scripted search result", "snippet": verdict.found, "link": "https://example.com/"}]
 
 
 ROUTES = [Route("/verify/reliability", _verify, methods=["POST"])]
