@@ -48,6 +48,37 @@ SAYS = {
         r"Answer:  .*1937",
     ],
     "langchain.image": [r"Answer: .*2 by 2 pixels"],
+    "langchain.later": [r"Waits for: \w+", r"Report: \S.*honey bees", r"Title: +\S"],
+    "langchain.rag_verify": [
+        r"Retrieved: Honey bees",
+        r"Answer: .*dance",
+        r"Reliable:  (True|False) \S",
+        r"Made up:   False \S",
+    ],
+    "batch.keywords": [
+        r"About US\$ 0\.000\d+, in real time US\$ 0\.00",
+        r"Honey bees.*: honey bees, dance, flowers",
+        r"Sourdough.*: sourdough, wild yeast",
+    ],
+    "batch.sentiment": [
+        r"4 of 4",
+        r"positive  The battery",
+        r"negative  It broke",
+        r"'positive': 2, 'negative': 1, 'neutral': 1",
+        r"US\$ 0\.0000",
+    ],
+    "batch.tasks": [
+        r"Breakfast Club: {'genre': 'comedy', 'language': 'English', 'rating': 4}",
+        r"Run Lola Run: {'genre': 'thriller', 'language': 'German', 'rating': 5}",
+    ],
+    "batch.compare": [
+        r"Cheapest: 72h",
+        r"Llama-3\.1-8B.*breakfast sandwich",
+        r"DeepSeek-R1 .*sky",
+        r"US\$ 0\.000\d+  deepseek-ai/DeepSeek-R1",
+    ],
+    "batch.judge": [r"breakfast sandwich\? klusterai/\S+: \S", r"Why is the sky blue\? klusterai/\S+: \S"],
+    "batch.images": [r"two\.png: .*image/png, 2x2 pixels", r"one\.png: .*image/png, 1x1 pixels"],
     "openai_sdk.chat": [r"Model:  deepseek-ai/DeepSeek-V3-0324", r"Answer: \S.*breakfast sandwich", r"Tokens: [1-9]"],
     "openai_sdk.asynchronous": [r"breakfast: \S.*breakfast", r"lunch: \S.*lunch", r"dinner: \S.*dinner"],
     "openai_sdk.streaming": [r"Thoughts: \S", r"Answer: \S.*breakfast sandwich"],
@@ -62,7 +93,7 @@ CHAT = [spec for spec in catalog.all_models() if spec.purpose == "chat" and spec
 
 
 def test_every_example_is_tested() -> None:
-    found = [path for name in ("langchain", "openai_sdk") for path in (ROOT / "examples" / name).glob("*.py")]
+    found = [path for name in ("batch", "langchain", "openai_sdk") for path in (ROOT / "examples" / name).glob("*.py")]
     assert {f"{path.parent.name}.{path.stem}" for path in found} == set(SAYS)
 
 

@@ -35,7 +35,11 @@ def create(server: Emulator, folder: Path, requests: Any = 10, **options: Any) -
 
 def is_answer_to(result: BatchResult, number: int) -> bool:
     """Whether the result is in its place: the emulator quotes the question."""
-    return result.index == number and result.completion is not None and f'"Question {number}"' in result.completion.text
+    return (
+        result.index == number
+        and result.completion is not None
+        and f"Echo: Question {number}" == result.completion.text
+    )
 
 
 def lines_by_id(server: Emulator) -> Counter[str]:

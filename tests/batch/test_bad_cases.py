@@ -306,7 +306,7 @@ class TestCreation:
         body = {"input_file_id": later.file_id, "endpoint": BATCH_PATH, "completion_window": "24h"}
         for _ in range(100):
             other._transport.post("/batches", body)
-        service._service.requests.clear()
+        service._service.records.clear()
         job.submit()
         assert len(service.batches.jobs) == 102
         assert [(r.method, r.path) for r in service.requests] == [("GET", "/v1/batches")] * 2
@@ -404,8 +404,8 @@ class TestAdopted:
             job.wait()
             results: list[BatchResult] = list(job.results())
         assert [r.completion.text[:30] for r in results if r.completion] == [
-            'Scripted answer to "Question 0',
-            'Scripted answer to "Question 2',
+            "Echo: Question 0",
+            "Echo: Question 2",
         ]
         assert len(service.batches.jobs) == 1
 

@@ -58,7 +58,7 @@ class TestRounds:
     async def test_what_is_asked_together_is_one_job(self, client: Client, service: Emulator, tmp_path: Path) -> None:
         async with deferred(tmp_path):
             texts = await asyncio.gather(*(aask(client, n) for n in range(20)))
-        assert [f'"Question {n}"' in text for n, text in enumerate(texts)] == [True] * 20
+        assert [f"Echo: Question {n}" == text for n, text in enumerate(texts)] == [True] * 20
         assert (sizes(service), sent_one_by_one(service)) == ([20], 0)
 
     async def test_rounds_follow_one_another(self, client: Client, service: Emulator, tmp_path: Path) -> None:
@@ -76,7 +76,7 @@ class TestRounds:
             slow = asyncio.create_task(aask(client, 0))
             while not service.batches.jobs:
                 await asyncio.sleep(0.01)
-            assert '"Question 1"' in await aask(client, 1)
+            assert await aask(client, 1) == "Echo: Question 1"
             assert not slow.done()
             slow.cancel()
         assert sizes(service) == [1, 1]
@@ -100,7 +100,7 @@ class TestRounds:
         with pytest.raises(errors.KlusterError, match="block was left"):
             await first
         async with deferred(tmp_path):
-            assert '"Question 0"' in await aask(client)
+            assert await aask(client) == "Echo: Question 0"
         assert sizes(service) == [1]
 
     async def test_who_goes_before_it_is_sent_is_not_sent(
@@ -198,7 +198,7 @@ class TestWhatIsAsked:
             streamed = collect(client.stream(request))
             whole = client.complete(client.build(R1, questions(1)[0], {}))
         assert (streamed.text, streamed.reasoning) == (whole.text, whole.reasoning)
-        assert '"Question 0"' in streamed.text
+        assert streamed.text == "Echo: Question 0"
         assert streamed.reasoning
         assert streamed.usage.total_tokens
         [first, _] = [line for job in service.batches.jobs.values() for line in job.lines]
@@ -208,7 +208,7 @@ class TestWhatIsAsked:
         request = client.build(LLAMA, questions(1)[0], {}, stream=True)
         async with deferred(tmp_path):
             streamed = collect([delta async for delta in client.astream(request)])
-        assert '"Question 0"' in streamed.text
+        assert streamed.text == "Echo: Question 0"
         assert (sizes(service), sent_one_by_one(service)) == ([1], 0)
 
     def test_a_repair_is_a_line_of_the_next_round(self, client: Client, service: Emulator, tmp_path: Path) -> None:
@@ -291,7 +291,7 @@ class TestMoney:
                 await asyncio.sleep(0.01)
             with pytest.raises(errors.CostLimitError, match="of which"):
                 await aask(client, 1, max_completion_tokens=1_000)
-            assert '"Question 0"' in await first
+            assert await first == "Echo: Question 0"
             assert rounds.status().total == 1
         assert sizes(service) == [1]
 
@@ -318,12 +318,12 @@ class TestFailures:
         assert sizes(service) == [1, 1, 1]
         service.batches.behavior = BatchBehavior()
         with deferred(tmp_path):
-            assert '"Question 0"' in ask(client)
+            assert ask(client) == "Echo: Question 0"
 
     def test_lines_that_are_missing_are_sent_again(self, client: Client, service: Emulator, tmp_path: Path) -> None:
         service.batches.script(BatchBehavior(missing={0}))
         with deferred(tmp_path):
-            assert '"Question 0"' in ask(client)
+            assert ask(client) == "Echo: Question 0"
         assert sizes(service) == [1, 1]
 
     def test_a_job_that_is_refused(self, client: Client, service: Emulator, tmp_path: Path) -> None:
@@ -331,7 +331,7 @@ class TestFailures:
         with deferred(tmp_path):
             with pytest.raises(errors.BatchFailedError, match="No more jobs today"):
                 ask(client, 0)
-            assert '"Question 1"' in ask(client, 1)
+            assert ask(client, 1) == "Echo: Question 1"
 
     def test_the_service_refuses_the_key(self, service: Emulator, tmp_path: Path) -> None:
         client = Client(connection(service, api_key=None))
@@ -343,7 +343,7 @@ class TestFailures:
     ) -> None:
         service.batches.script(BatchBehavior(create="500 after"))
         with deferred(tmp_path):
-            assert '"Question 0"' in ask(client)
+            assert ask(client) == "Echo: Question 0"
         assert set(lines_by_id(service).values()) == {1}
 
     def test_another_account(self, client: Client, service: Emulator, tmp_path: Path) -> None:

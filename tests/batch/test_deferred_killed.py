@@ -51,7 +51,7 @@ def work(folder: str, base_url: str) -> None:
 
 def check(server: Emulator, folder: Path) -> None:
     texts = json.loads((folder / "texts.json").read_text("utf-8"))
-    assert [f'"Question {n}"' in first for n, (first, _) in enumerate(texts)] == [True] * _CALLERS
+    assert [f"Echo: Question {n}" == first for n, (first, _) in enumerate(texts)] == [True] * _CALLERS
     assert set(lines_by_id(server).values()) == {1}
     assert len(lines_by_id(server)) == 2 * _CALLERS
     assert not any(request.path == "/v1/chat/completions" for request in server.requests)

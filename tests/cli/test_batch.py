@@ -62,7 +62,7 @@ def test_from_the_estimate_to_the_results(
     assert (done.returncode, "4 of 4 answered" in done.stdout) == (0, True)
     assert "reviews" in done.stderr  # the bar
     done = kluster("batch", "results", folder, env=env)
-    assert [f'"Question {n}"' in line for n, line in enumerate(done.stdout.splitlines())] == [True] * 4
+    assert [f"Echo: Question {n}" == line for n, line in enumerate(done.stdout.splitlines())] == [True] * 4
     assert len(emulator.batches.jobs) == 1
 
 

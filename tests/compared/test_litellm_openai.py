@@ -7,13 +7,13 @@ from typing import Any
 
 import litellm
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from kluster_integrations import catalog
 from kluster_integrations.config import KlusterConfig
-from kluster_integrations.emulator import Emulator, Fault
+from kluster_integrations.emulator import BatchBehavior, Emulator, Fault
 from kluster_integrations.errors import TruncatedStreamError
-from kluster_integrations.litellm import register
+from kluster_integrations.litellm import create_batch, create_file, register
 
 from ..raw_server import RawServer, whole
 
@@ -135,3 +135,49 @@ def test_openai_variables_go_to_kluster(monkeypatch: pytest.MonkeyPatch) -> None
     first, second = (request.raw for request in raw.requests)
     assert first.count(b"another-companys") == 2
     assert b"another-companys" not in second
+
+
+BATCH: Any = ("24h", "/v1/chat/completions")
+LINE = b'{"custom_id": "1", "method": "POST", "url": "/v1/chat/completions", "body": {}}\n'
+
+
+def job_of_theirs(server: Emulator, **options: Any) -> Any:
+    connection: Any = {"custom_llm_provider": "openai", "api_key": "a-key", "api_base": server.base_url}
+    file: Any = litellm.create_file(file=("a.jsonl", LINE), purpose="batch", **connection)
+    return litellm.create_batch(*BATCH, file.id, **connection, **options)
+
+
+def job_of_ours(server: Emulator, **options: Any) -> Any:
+    register(KlusterConfig(api_key="a-key", base_url=server.base_url))
+    return create_batch(*BATCH, create_file(("a.jsonl", LINE), "batch").id, **options)
+
+
+def test_a_job_is_made_and_its_status_cannot_be_read(emulator: Emulator) -> None:
+    emulator.batches.behavior = BatchBehavior(pre_schedule=3600)
+    with pytest.raises(ValidationError, match="pre_schedule"):
+        job_of_theirs(emulator)
+    assert len(emulator.batches.jobs) == 1
+
+    assert job_of_ours(emulator).status == "validating"
+
+
+@pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")
+def test_a_job_is_made_and_its_errors_cannot_be_read(emulator: Emulator) -> None:
+    emulator.batches.behavior = BatchBehavior(line_time=3600, errors="list")
+    with pytest.raises(ValidationError, match="errors"):
+        job_of_theirs(emulator)
+    assert len(emulator.batches.jobs) == 1
+
+    assert job_of_ours(emulator).errors is None
+
+
+def test_a_job_is_made_twice(emulator: Emulator) -> None:
+    emulator.batches.script(BatchBehavior(create="500 after"))
+    job_of_theirs(emulator)
+    assert len(emulator.batches.jobs) == 2
+
+    emulator.clear()
+    emulator.batches.script(BatchBehavior(create="500 after"))
+    with pytest.raises(litellm.InternalServerError):
+        job_of_ours(emulator)
+    assert len(emulator.batches.jobs) == 1

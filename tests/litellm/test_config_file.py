@@ -65,6 +65,25 @@ def test_a_password_is_not_written() -> None:
     assert made["router_settings"]["retry_policy"] == {"RateLimitErrorRetries": 0}
 
 
+@pytest.mark.parametrize(
+    ("address", "target"),
+    [(None, "https://api.kluster.ai/v1"), ("http://127.0.0.1:9/v1", "os.environ/KLUSTER_BASE_URL")],
+)
+def test_files_batches_and_verify_pass_through(
+    monkeypatch: pytest.MonkeyPatch, address: str | None, target: str
+) -> None:
+    if address:
+        monkeypatch.setenv("KLUSTER_BASE_URL", address)
+    [endpoint] = read(config_yaml())["general_settings"]["pass_through_endpoints"]
+    assert endpoint == {
+        "path": "/upstream/kluster",
+        "target": target,
+        "include_subpath": True,
+        "auth": True,
+        "headers": {"Authorization": "Bearer os.environ/KLUSTER_API_KEY"},
+    }
+
+
 def test_the_command_writes_it(tmp_path: Path) -> None:
     url = "redis://127.0.0.1:6379/0"
     shown = CliRunner().invoke(app, ["export", "litellm", "--plan", "trial", "--redis", url, "--models", LLAMA_ID])

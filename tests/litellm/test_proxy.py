@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,8 +17,11 @@ import pytest
 from typer.testing import CliRunner
 
 from kluster_integrations import catalog
+from kluster_integrations.batch import BatchJob
 from kluster_integrations.cli import app
-from kluster_integrations.emulator import Emulator, Fault
+from kluster_integrations.config import KlusterConfig
+from kluster_integrations.emulator import BatchBehavior, Emulator, Fault
+from kluster_integrations.verify import Verifier
 from tests.litellm.asking import ASK, LLAMA, WEATHER, bodies, weather_tool
 from tests.litellm.proxy_server import MASTER_KEY, running_proxies
 from tests.redis_server import running_redis
@@ -45,7 +50,8 @@ def _running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     config = tmp_path_factory.mktemp("proxy") / "config.yaml"
     with running_redis() as redis_url, Emulator(api_keys=["the-good-key"], engine=stated) as server:
         arguments = ["--plan", "trial", "--redis", redis_url, "--max-wait", "0", "--output", str(config)]
-        written = CliRunner().invoke(app, ["export", "litellm", *arguments])
+        address = {"KLUSTER_BASE_URL": server.base_url}
+        written = CliRunner().invoke(app, ["export", "litellm", *arguments], env=address)
         assert written.exit_code == 0, written.output
         source = str(Path(__file__).parents[2] / "integrations")
         path = os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")]))
@@ -166,6 +172,69 @@ def test_a_wrong_key_behind_the_proxy_locks_nobody_out(fleet: Fleet) -> None:
 def test_a_prompt_that_is_too_long(fleet: Fleet) -> None:
     with pytest.raises(openai.BadRequestError, match="ContextWindowExceededError"):
         fleet.client().chat.completions.create(model=LLAMA_ID, messages=[{"role": "user", "content": "word " * 40_000}])
+    assert fleet.server.requests == []
+
+
+def upstream(fleet: Fleet, key: str = MASTER_KEY) -> openai.OpenAI:
+    url = fleet.urls[0].removesuffix("/v1") + "/upstream/kluster"
+    return openai.OpenAI(base_url=url, api_key=key, max_retries=0)
+
+
+def test_files_and_batches_pass_through(fleet: Fleet) -> None:
+    client = upstream(fleet)
+    body = {"model": LLAMA_ID, "messages": ASK}
+    line = {"custom_id": "one", "method": "POST", "url": "/v1/chat/completions", "body": body}
+    file = client.files.create(file=("a.jsonl", (json.dumps(line) + "\n").encode()), purpose="batch")
+    batch = client.batches.create(
+        input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h", metadata={"team": "a"}
+    )
+    assert batch.metadata is None  # LiteLLM takes it for its own (1.105)
+    for _ in range(400):
+        batch = client.batches.retrieve(batch.id)
+        if batch.status == "completed":
+            break
+        time.sleep(0.01)
+    assert [one.id for one in client.batches.list(limit=1).data] == [batch.id]
+    assert batch.output_file_id is not None
+    [result] = client.files.content(batch.output_file_id).text.splitlines()
+    assert "breakfast sandwich" in json.loads(result)["response"]["body"]["choices"][0]["message"]["content"]
+    with pytest.raises(openai.APIStatusError):
+        client.batches.cancel(batch.id)  # it has ended: the service's own refusal
+    with pytest.raises(openai.NotFoundError):
+        client.batches.retrieve("none")
+    asked = {(request.method, request.path.replace(batch.id, "ID")) for request in fleet.server.requests}
+    assert {("POST", "/v1/files"), ("POST", "/v1/batches"), ("POST", "/v1/batches/ID/cancel")} <= asked
+
+
+def test_a_batch_job_goes_through_the_proxy(fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KLUSTER_BATCH_POLL", "0.01")
+    config = KlusterConfig(api_key=MASTER_KEY, base_url=str(upstream(fleet).base_url).rstrip("/"), max_retries=0)
+    fleet.server.batches.behavior = BatchBehavior(pre_schedule=0.05, text_timestamps=True, errors="list")
+    with BatchJob.create([ASK, ASK], folder=tmp_path, model=LLAMA_ID, config=config) as job:
+        job.wait()
+        assert ["breakfast" in r.completion.text for r in job.results() if r.completion] == [True, True]
+
+
+def test_verify_passes_through(fleet: Fleet) -> None:
+    config = KlusterConfig(api_key=MASTER_KEY, base_url=str(upstream(fleet).base_url).rstrip("/"), max_retries=0)
+    context = "The capital of France is Paris."
+    assert not Verifier(config).check("What is the capital of France?", "It is Lyon.", context).reliable
+    [request] = fleet.server.requests
+    assert (request.path, request.body["context"]) == ("/v1/verify/reliability", context)
+
+
+def test_a_wrong_key_does_not_pass_through(fleet: Fleet) -> None:
+    for key in ("sk-wrong", "the-good-key"):
+        client = upstream(fleet, key)
+        for call in (
+            lambda: client.files.create(file=b"{}", purpose="batch"),  # noqa: B023
+            lambda: client.batches.list(),  # noqa: B023
+            lambda: client.files.content("file-1"),  # noqa: B023
+            lambda: client.post("/verify/reliability", cast_to=object, body={"prompt": "p", "output": "o"}),  # noqa: B023
+        ):
+            with pytest.raises(openai.APIStatusError) as caught:
+                call()
+            assert 400 <= caught.value.status_code < 500
     assert fleet.server.requests == []
 
 

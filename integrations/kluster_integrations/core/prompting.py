@@ -181,7 +181,7 @@ _END_TOKEN = re.compile(r"(?:\s|<\|(?:eom|eot)_id\|>|</s>|<\|im_end\|>)+\Z")  # 
 # What can only be meant as a call: the marks with the beginning of one, and a bare call with both of its keys.
 _CALLISH = re.compile(r"<tool_call>\s*[{\[]|<\|python_tag\|>\s*\{|\[TOOL_CALLS\]\s*(?:[{\[]|[\w.-]+\s*[{\[])")
 _BARE_CALL = re.compile(
-    r'\s*\[?\s*\{\s*(?:"type"\s*:\s*"function"\s*,\s*)?"name"\s*:\s*"([^"]{1,200})"\s*,\s*"(?:parameters|arguments)"\s*:'
+    r'\[?\s*\{\s*(?:"type"\s*:\s*"function"\s*,\s*)?"name"\s*:\s*"([^"]{1,200})"\s*,\s*"(?:parameters|arguments)"\s*:'
 )
 _MAX_CLOSES = 32  # closing tags within one argument; each costs a pass over the block
 
@@ -386,6 +386,8 @@ def _has_arguments(value: object) -> bool:
 
 def _next_mark(text: str, marks: tuple[str, ...]) -> tuple[int, str]:
     """Return where the next mark begins and the mark; with "" for the mark, where one may be beginning at the end."""
+    if text.startswith(CALL_OPEN):
+        return 0, CALL_OPEN
     found = [(at, mark) for mark in marks if (at := text.find(mark)) >= 0]
     if found:
         return min(found)

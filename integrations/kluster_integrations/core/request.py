@@ -317,7 +317,7 @@ def _past_content(content: object, spec: ModelSpec, images: list[dict[str, Any]]
             if url := _image_url(_image_in(part)):
                 images.append({"type": "image_url", "image_url": {"url": url}})
             else:
-                texts.append("[image: its address is not usable]")
+                texts.append(_note("image", part) or "[image: its address is not usable]")
         else:
             texts.append(_text_or_note(part))
     if images is not None and not texts and len(images) > seen:
@@ -351,12 +351,16 @@ def _text_or_note(part: Mapping[str, Any]) -> str:
     for text in (part.get("text"), part.get("refusal"), inner.get("text"), data, nested):
         if isinstance(text, str):
             return text
-    named = {**inner, **part}
-    names = [named[k] for k in ("title", "name", "tool_name", "filename", "uri", "url", "file_id") if named.get(k)]
-    what = " ".join(dict.fromkeys(name for name in names if isinstance(name, str) and not name.startswith("data:")))
     if kind in _IMAGES:
-        return "[image: the model takes no images]"
-    return f"[{kind or 'part'}{': ' if what else ''}{what[:500]}]" if kind != "text" else ""
+        return _note(kind, part) or "[image: the model takes no images]"
+    return "" if kind == "text" else _note(kind, {**inner, **part}) or f"[{kind or 'part'}]"
+
+
+def _note(kind: object, named: Mapping[str, Any]) -> str:
+    """Return a note with the names that a part has, "" where it has none."""
+    names = [named.get(key) for key in ("title", "name", "tool_name", "filename", "uri", "url", "file_id")]
+    what = " ".join(dict.fromkeys(n for n in names if isinstance(n, str) and n and not n.startswith("data:")))
+    return f"[{kind or 'part'}: {what[:500]}]" if what else ""
 
 
 def _content(content: object, role: str, where: str, spec: ModelSpec) -> str | list[dict[str, Any]]:

@@ -15,6 +15,7 @@ from kluster_integrations.crewai._errors import (
 )
 from kluster_integrations.crewai.converter import KlusterConverter
 from kluster_integrations.crewai.embedder import KlusterEmbedder, kluster_embedder
+from kluster_integrations.crewai.guardrail import verify_guardrail
 from kluster_integrations.crewai.llm import KlusterLLM, kluster_llm
 
 __all__ = [
@@ -34,4 +35,5 @@ __all__ = [
     "KlusterUnsupportedParameterError",
     "kluster_embedder",
     "kluster_llm",
+    "verify_guardrail",
 ]

@@ -1,4 +1,11 @@
-"""kluster.ai for LangChain: `ChatKluster`, a chat model, and `KlusterEmbeddings`."""
+"""kluster.ai for LangChain: `ChatKluster`, a chat model, `KlusterEmbeddings`, and reliability checks.
+
+`VerifyMiddleware` needs the package `langchain`, `later` and `alater` need `langgraph`; they load when they are used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from kluster_integrations.langchain._errors import (
     KlusterAPIConnectionError,
@@ -16,8 +23,13 @@ from kluster_integrations.langchain._errors import (
     KlusterUnsupportedParameterError,
 )
 from kluster_integrations.langchain._register import register
+from kluster_integrations.langchain._verify import Verify, reliability_evaluator
 from kluster_integrations.langchain.chat_models import ChatKluster
 from kluster_integrations.langchain.embeddings import KlusterEmbeddings
+
+if TYPE_CHECKING:
+    from kluster_integrations.langchain._graph import alater, later
+    from kluster_integrations.langchain._middleware import VerifyMiddleware
 
 __all__ = [
     "ChatKluster",
@@ -35,5 +47,30 @@ __all__ = [
     "KlusterRateLimitError",
     "KlusterTruncatedStreamError",
     "KlusterUnsupportedParameterError",
+    "Verify",
+    "VerifyMiddleware",
+    "alater",
+    "later",
     "register",
+    "reliability_evaluator",
 ]
+
+_HOMES = {"VerifyMiddleware": "_middleware", "alater": "_graph", "later": "_graph"}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    try:
+        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    except ModuleNotFoundError as err:
+        package = (err.name or "").partition(".")[0]
+        if package not in ("langchain", "langgraph"):
+            raise
+        raise ModuleNotFoundError(f"{name} needs {package}: pip install {package}", name=package) from None
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

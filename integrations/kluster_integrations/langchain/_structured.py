@@ -8,7 +8,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, Literal, cast
 
 from langchain_core.language_models import LanguageModelInput
@@ -22,6 +23,7 @@ from pydantic.v1 import BaseModel as BaseModelV1
 from pydantic.v1 import ValidationError as ValidationErrorV1
 from typing_extensions import is_typeddict
 
+from kluster_integrations.batch import BatchJob, BatchResult
 from kluster_integrations.core.client import find_json, read_arguments, repair_text, schema_error
 from kluster_integrations.core.types import Completion
 from kluster_integrations.langchain._errors import KlusterOutputValidationError
@@ -186,6 +188,25 @@ class StructuredOutput(RunnableLambda[LanguageModelInput, Any]):
         self._bound = bound
         self._target = target
         self._include_raw = include_raw
+
+    def batch_job(self, inputs: Iterable[LanguageModelInput], *, folder: str | Path, **options: Any) -> BatchJob:
+        """As `ChatKluster.batch_job`."""
+        return cast("BatchJob", cast("Any", self._bound).batch_job(inputs, folder=folder, **options))
+
+    async def abatch_job(self, inputs: Iterable[LanguageModelInput], *, folder: str | Path, **options: Any) -> BatchJob:
+        """As `batch_job`."""
+        return cast("BatchJob", await cast("Any", self._bound).abatch_job(inputs, folder=folder, **options))
+
+    def batch_output(self, result: BatchResult) -> Any:
+        """Return the object that one of a job's results holds; with `include_raw` how parsing ended.
+
+        Raises:
+            KlusterError: The error with which the input has ended, or what is wrong with the answer.
+        """
+        try:
+            return self._read(self._model.batch_output(result))
+        except KlusterOutputValidationError as err:
+            return self._fail(err)
 
     def transform(self, input: Iterator[Any], config: RunnableConfig | None = None, **kwargs: Any) -> Iterator[Any]:
         """Yield the object as it grows; `stream` does the same."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from typing import Any, Self, get_args
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Self, get_args
 
 from langchain_core.language_models import LanguageModelInput, ModelProfile
 from langchain_core.language_models.base import LangSmithParams
@@ -18,8 +20,10 @@ from pydantic import Field, model_validator
 
 from kluster_integrations import catalog
 from kluster_integrations._version import __version__
+from kluster_integrations.batch import BatchJob, BatchResult, Window
 from kluster_integrations.core.client import estimate
 from kluster_integrations.core.types import ChatRequest, ToolCalling
+from kluster_integrations.langchain._batch import BoundKluster, create_job, to_output
 from kluster_integrations.langchain._connection import Connected
 from kluster_integrations.langchain._messages import PROVIDER, ChunkMaker, to_result, to_wire
 from kluster_integrations.langchain._structured import Method, StructuredOutput, Target
@@ -263,6 +267,51 @@ class ChatKluster(Connected, BaseChatModel):
             if run_manager:
                 await run_manager.on_llm_new_token(delta.content, chunk=chunk)
             yield chunk
+
+    def batch_job(
+        self,
+        inputs: Iterable[LanguageModelInput],
+        *,
+        folder: str | Path,
+        window: Window | Literal["auto"] = "24h",
+        max_cost: float | None = None,
+        strict: bool = False,
+        **kwargs: Any,
+    ) -> BatchJob:
+        """Write a batch job of some inputs into a folder; nothing is sent before its `submit` or `wait`.
+
+        What `bind`, `bind_tools` and `with_structured_output` return has this method, too. A wrong answer is asked for
+        again in a further round. What needs the running program has no part in it: callbacks, a cache, timeouts, and of
+        structured output what only its class can check, which `batch_output` then raises.
+
+        Args:
+            inputs: As `invoke` takes them; read one by one.
+            folder: Where the job is kept. With the same inputs again the same job is returned.
+            window: How long the service may take; `auto` takes the cheapest.
+            max_cost: US$; what would exceed it is not sent.
+            strict: Whether what is not answered within the window is given up; else it is sent again.
+            kwargs: Parameters of all requests, as `invoke` takes them.
+
+        Raises:
+            KlusterError: An input cannot be sent, or the folder holds another job; see `BatchJob.create`.
+        """
+        return create_job(self, inputs, folder=folder, window=window, max_cost=max_cost, strict=strict, settings=kwargs)
+
+    async def abatch_job(self, inputs: Iterable[LanguageModelInput], *, folder: str | Path, **options: Any) -> BatchJob:
+        """As `batch_job`."""
+        return await asyncio.to_thread(self.batch_job, inputs, folder=folder, **options)
+
+    def batch_output(self, result: BatchResult) -> AIMessage:
+        """Return the message of one of a job's results; its `response_metadata["cost"]` is at the batch price.
+
+        Raises:
+            KlusterError: The error with which the input has ended.
+        """
+        return to_output(self, result)
+
+    def bind(self, **kwargs: Any) -> BoundKluster:  # type: ignore[override]  # langchain-core's own is private
+        """Return this model with arguments of its calls."""
+        return BoundKluster(bound=self, kwargs=kwargs)
 
     def bind_tools(
         self,

@@ -18,14 +18,46 @@ import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from kluster_integrations.litellm.batches import (
+        acancel_batch,
+        acreate_batch,
+        acreate_file,
+        afile_content,
+        alist_batches,
+        aretrieve_batch,
+        cancel_batch,
+        create_batch,
+        create_file,
+        file_content,
+        list_batches,
+        retrieve_batch,
+    )
     from kluster_integrations.litellm.provider import KlusterLLM, register
     from kluster_integrations.litellm.routing import model_list, router
 
-__all__ = ["KlusterLLM", "model_list", "register", "router"]
+__all__ = [
+    "KlusterLLM",
+    "acancel_batch",
+    "acreate_batch",
+    "acreate_file",
+    "afile_content",
+    "alist_batches",
+    "aretrieve_batch",
+    "cancel_batch",
+    "create_batch",
+    "create_file",
+    "file_content",
+    "list_batches",
+    "model_list",
+    "register",
+    "retrieve_batch",
+    "router",
+]
 
 os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
 
 _HOMES = {"KlusterLLM": "provider", "register": "provider", "model_list": "routing", "router": "routing"}
+_HOMES |= {name: "batches" for name in __all__ if name not in _HOMES}
 
 
 def __getattr__(name: str) -> object:

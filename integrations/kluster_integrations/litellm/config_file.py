@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from kluster_integrations.catalog import PLANS, Plan
-from kluster_integrations.config import known_plan
+from kluster_integrations.config import KlusterConfig, env_source, known_plan
 from kluster_integrations.litellm import routing
 
 __all__ = ["HANDLER_FILE", "HANDLER_SOURCE", "config_yaml"]
@@ -52,6 +52,16 @@ general_settings:
   master_key: os.environ/LITELLM_MASTER_KEY
   # Each answer has its cost in the header x-litellm-response-cost. Spend by key, user and team needs Postgres:
   # database_url: os.environ/DATABASE_URL
+  # Files, batch jobs and reliability checks: clients send to /upstream/kluster/files, /upstream/kluster/batches,
+  # /upstream/kluster/verify/reliability what they would send to kluster.ai, with the proxy's key. It passes through as
+  # it is, without `metadata`: limits, budgets and prices are not applied. Without `auth` anybody may use your key.
+  pass_through_endpoints:
+    - path: "/upstream/kluster"
+      target: {target}
+      include_subpath: true
+      auth: true
+      headers:
+        Authorization: "Bearer os.environ/KLUSTER_API_KEY"
 """
 
 
@@ -96,9 +106,15 @@ def config_yaml(
             handler="kluster_handler.handler" if handler_file else "kluster_integrations.litellm.proxy.handler",
         ),
         "\n".join(["router_settings:", *_router(general, longer, max_wait, redis_url is not None), ""]),
-        _GENERAL,
+        _GENERAL.format(target=_scalar(_target())),
     ]
     return "\n".join(part for part in parts if part)
+
+
+def _target() -> str:
+    """Return where the proxy passes requests on: the variable that has the address here, else kluster.ai's own."""
+    variable = env_source("base_url")
+    return f"os.environ/{variable}" if variable else KlusterConfig().base_url
 
 
 def _environment(plan: Plan | None, redis_url: str | None, max_wait: float | None) -> str:

@@ -1,0 +1,49 @@
+"""Several tasks for each text, as one batch job: a genre, the language and a rating, each with a schema of its own.
+
+Run it with `python -m examples.batch.tasks`.
+"""
+
+import json
+
+from examples._service import job_folder, service
+
+from kluster_integrations.batch import BatchJob
+
+MODEL = "klusterai/Meta-Llama-3.3-70B-Instruct-Turbo"
+# They begin with the answer for the emulator, which does not understand what it reads.
+FILMS = {
+    "Breakfast Club": "genre: comedy\nlanguage: English\nrating: 4\nFive pupils spend a Saturday in detention.",
+    "Run Lola Run": "genre: thriller\nlanguage: German\nrating: 5\nLola has twenty minutes to find the money.",
+}
+TASKS = {
+    "genre": {"enum": ["comedy", "drama", "thriller"]},
+    "language": {"type": "string"},
+    "rating": {"type": "integer", "minimum": 1, "maximum": 5},
+}
+
+
+def request(text: str, task: str) -> dict[str, object]:
+    """Return the request for one task of one text."""
+    schema = {"type": "object", "properties": {task: TASKS[task]}, "required": [task]}
+    return {
+        "messages": [{"role": "user", "content": f"Say the {task} of this film.\n{text}"}],
+        "response_format": {"type": "json_schema", "json_schema": {"name": task, "schema": schema}},
+    }
+
+
+def main() -> None:
+    asked = [(film, task) for film in FILMS for task in TASKS]
+    requests = (request(FILMS[film], task) for film, task in asked)
+    found: dict[str, dict[str, object]] = {film: {} for film in FILMS}
+    with BatchJob.create(requests, folder=job_folder("tasks"), model=MODEL, window="48h") as job:
+        job.wait()
+        for (film, task), result in zip(asked, job.results(), strict=True):
+            found[film][task] = json.loads(result.completion.text)[task] if result.completion else result.error
+
+    for film, answers in found.items():
+        print(f"{film}: {answers}")
+
+
+if __name__ == "__main__":
+    with service():
+        main()

@@ -1,0 +1,50 @@
+"""`verify_guardrail`: a task's output is checked before the crew goes on with it."""
+
+# Annotations are not postponed here: CrewAI reads the guardrail's own, and refuses a text.
+
+from collections.abc import Callable
+from typing import Any
+
+from crewai.tasks.task_output import TaskOutput
+
+from kluster_integrations.config import KlusterConfig
+from kluster_integrations.verify import Verifier
+
+__all__ = ["verify_guardrail"]
+
+
+def verify_guardrail(
+    context: str | Callable[[Any], str | None] | None = None,
+    *,
+    prompt: str | None = None,
+    search: bool = False,
+    config: KlusterConfig | None = None,
+) -> Callable[[Any], tuple[bool, Any]]:
+    """Return a guardrail that passes reliable outputs, and has the agent do its task again after others.
+
+    What the agent is told then is the explanation of the check. How often is for the task to say:
+    `Task(guardrail=verify_guardrail(…), guardrail_max_retries=3)`; after that CrewAI ends the crew.
+
+    Args:
+        context: What the output is to rely on, or a function of the `TaskOutput` that returns it. None: what is
+            generally known.
+        prompt: The question. Default: the task's description; the guardrail of an agent, without a task, needs one.
+        search: Whether the explanation ends with the addresses that the service found on the web.
+        config: The connection; default: from the environment.
+
+    Raises:
+        KlusterError: From the guardrail, if the check itself fails; it ends the crew.
+    """
+    verifier = Verifier(config)
+
+    def reliable(output: Any) -> tuple[bool, Any]:
+        held_against = context(output) if callable(context) else context
+        question: Any = prompt or getattr(output, "description", None)
+        verdict = verifier.check(question, output.raw, held_against or None, search=search)
+        if verdict.reliable:
+            # A task makes its object again from a text, an agent takes any object for its own.
+            return True, output if isinstance(output, TaskOutput) else output.raw
+        found = [result["link"] for result in verdict.search_results if result.get("link")]
+        return False, " ".join([verdict.explanation or "The output is not supported by its context.", *found])
+
+    return reliable

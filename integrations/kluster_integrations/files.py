@@ -1,0 +1,163 @@
+"""The service's files and batch jobs as OpenAI's API has them, one request each: for adapters of such an API.
+
+`BatchJob` is the way to run a job: it keeps a journal, and so sends each line exactly once. Here nothing is kept.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping
+from typing import Any, BinaryIO
+from urllib.parse import quote
+
+from kluster_integrations.config import KlusterConfig
+from kluster_integrations.core.errors import InternalServerError, KlusterError
+from kluster_integrations.core.transport import Transport
+
+__all__ = ["Files"]
+
+_RUNS = {"validating", "in_progress", "finalizing", "cancelling"}
+_ENDED = {"completed", "failed", "expired", "cancelled"}
+
+
+class Files:
+    """Sends requests about files and batch jobs. Each method has an async twin, with an `a` before its name.
+
+    What they return is in OpenAI's form, whatever the service was seen to do: `*_at` and counts are numbers, not their
+    text; `errors` is None or an object with a list in `data`; `status` is one of OpenAI's words, and the service's own
+    (`pre_schedule` was seen) is in `kluster_status`.
+
+    Args:
+        config: The connection.
+        adapt: An adapter's error class for each of `errors`.
+
+    Raises:
+        KlusterError: At calls, whatever goes wrong.
+    """
+
+    def __init__(
+        self, config: KlusterConfig, *, adapt: Mapping[type[KlusterError], type[KlusterError]] | None = None
+    ) -> None:
+        self._transport = Transport(config, adapt=adapt)
+
+    def upload(self, file: BinaryIO, name: str, **form: str) -> dict[str, Any]:
+        """Upload a file; `form` has its `purpose`."""
+        return self._read(_file, self._transport.upload("/files", form, "file", name, file).data)
+
+    async def aupload(self, file: BinaryIO, name: str, **form: str) -> dict[str, Any]:
+        """As `upload`."""
+        return self._read(_file, (await self._transport.aupload("/files", form, "file", name, file)).data)
+
+    def content(self, file_id: str) -> bytes:
+        """Return a file, whole."""
+        to = io.BytesIO()
+        self._transport.download(_path("files", file_id, "content"), to)
+        return to.getvalue()
+
+    async def acontent(self, file_id: str) -> bytes:
+        """As `content`."""
+        to = io.BytesIO()
+        await self._transport.adownload(_path("files", file_id, "content"), to)
+        return to.getvalue()
+
+    def create_batch(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Create a batch job. It is sent once: retries after a 500 that came too late have been seen to make two."""
+        return self._read(_batch, self._transport.post("/batches", body, max_retries=0).data)
+
+    async def acreate_batch(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """As `create_batch`."""
+        return self._read(_batch, (await self._transport.apost("/batches", body, max_retries=0)).data)
+
+    def batch(self, batch_id: str) -> dict[str, Any]:
+        """Return a batch job."""
+        return self._read(_batch, self._transport.get(_path("batches", batch_id)).data)
+
+    async def abatch(self, batch_id: str) -> dict[str, Any]:
+        """As `batch`."""
+        return self._read(_batch, (await self._transport.aget(_path("batches", batch_id))).data)
+
+    def cancel_batch(self, batch_id: str) -> dict[str, Any]:
+        """Cancel a batch job."""
+        return self._read(_batch, self._transport.post(_path("batches", batch_id, "cancel"), {}).data)
+
+    async def acancel_batch(self, batch_id: str) -> dict[str, Any]:
+        """As `cancel_batch`."""
+        return self._read(_batch, (await self._transport.apost(_path("batches", batch_id, "cancel"), {})).data)
+
+    def batches(self, after: str | None = None, limit: int | None = None) -> dict[str, Any]:
+        """Return a page of the account's batch jobs, newest first: `data` and `has_more`."""
+        return self._read(_page, self._transport.get("/batches", query=_query(after, limit)).data, limit)
+
+    async def abatches(self, after: str | None = None, limit: int | None = None) -> dict[str, Any]:
+        """As `batches`."""
+        return self._read(_page, (await self._transport.aget("/batches", query=_query(after, limit))).data, limit)
+
+    def _read(self, reader: Callable[..., dict[str, Any]], data: Any, *more: Any) -> dict[str, Any]:
+        with self._transport.errors:
+            return reader(data, *more)
+
+
+def _path(*parts: str) -> str:
+    return "".join(f"/{quote(part, safe='')}" for part in parts)
+
+
+def _query(after: str | None, limit: int | None) -> dict[str, object]:
+    given: dict[str, object] = {"after": after, "limit": limit}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _page(data: Any, limit: int | None) -> dict[str, Any]:
+    if not isinstance(data, dict) or not isinstance(data.get("data"), list):
+        raise InternalServerError(f"The answer is not a list of batch jobs: {str(data)[:200]}")
+    batches = [_batch(one) for one in data["data"]]
+    has_more = data.get("has_more", len(batches) == (limit or 20))  # OpenAI's default of `limit`
+    return {"object": "list", "data": batches, "has_more": bool(batches and has_more)}
+
+
+def _batch(data: Any) -> dict[str, Any]:
+    if not isinstance(data, dict) or not isinstance(data.get("id"), str):
+        raise InternalServerError(f"The answer is not a batch job: {str(data)[:200]}")
+    status = str(data.get("status"))
+    shown = status if status in _RUNS | _ENDED else "validating" if status == "pre_schedule" else "in_progress"
+    errors = data.get("errors")
+    listed = errors.get("data") if isinstance(errors, dict) else errors
+    problems = [_problem(e) for e in listed if isinstance(e, dict)] if isinstance(listed, list) else []
+    counts = data.get("request_counts")
+    numbers = {name: _number(counts.get(name)) or 0 for name in _COUNTS} if isinstance(counts, dict) else None
+    metadata = data.get("metadata")
+    return {
+        **data,
+        **{name: _number(value) for name, value in data.items() if name.endswith("_at")},
+        "object": "batch",
+        "created_at": _number(data.get("created_at")) or 0,
+        "status": shown,
+        "kluster_status": status,
+        "errors": {"object": "list", "data": problems} if problems else None,
+        "request_counts": numbers,
+        "metadata": {k: str(v) for k, v in metadata.items()} if isinstance(metadata, dict) else None,
+        **{name: str(data.get(name) or "") for name in ("completion_window", "endpoint", "input_file_id")},
+    }
+
+
+_COUNTS = ("total", "completed", "failed")
+
+
+def _problem(error: Mapping[str, Any]) -> dict[str, Any]:
+    texts = {name: None if error.get(name) is None else str(error[name]) for name in ("code", "message", "param")}
+    return {**texts, "line": _number(error.get("line"))}
+
+
+def _file(data: Any) -> dict[str, Any]:
+    if not isinstance(data, dict) or not isinstance(data.get("id"), str):
+        raise InternalServerError(f"The answer is not a file: {str(data)[:200]}")
+    numbers = {name: _number(data.get(name)) or 0 for name in ("bytes", "created_at")}
+    texts = {name: str(data.get(name) or default) for name, default in (("filename", ""), ("purpose", "batch"))}
+    return {**data, "object": "file", **numbers, **texts}
+
+
+def _number(value: object) -> int | None:
+    """Return a number that may be text, as `*_at` were seen live; None where it is neither."""
+    try:
+        return int(float(str(value)))
+    except (ValueError, OverflowError):
+        return None
