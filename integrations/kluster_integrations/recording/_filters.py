@@ -90,7 +90,8 @@ def tidy_response(response: Mapping[str, Any], secrets: Secrets) -> dict[str, An
     body = body.encode() if isinstance(body, str) else body
     if "content-encoding" in headers:
         encoding = {"content-encoding": ", ".join(headers["content-encoding"])}
-        body = httpx.Response(200, headers=encoding, content=body).content
+        with suppress(httpx.DecodingError):  # from aiohttp it comes decompressed, under the same headers
+            body = httpx.Response(200, headers=encoding, content=body).content
     if "json" in "".join(headers.get("content-type", [])):
         body = readable(body)
     body = secrets.mask(body)
