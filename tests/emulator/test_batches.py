@@ -144,7 +144,7 @@ class TestJobs:
         assert job["request_counts"] == {"total": 2, "completed": 1, "failed": 1}
         [good] = batch.lines(job["output_file_id"])
         assert (good["custom_id"], good["response"]["status_code"], good["error"]) == ("b", 200, None)
-        assert good["response"]["body"]["choices"][0]["message"]["content"].startswith('Scripted answer to "Hello b')
+        assert good["response"]["body"]["choices"][0]["message"]["content"] == "Echo: Hello b"
         [bad] = batch.lines(job["error_file_id"])
         assert (bad["custom_id"], bad["response"]["status_code"]) == ("a", 400)
         assert "response_format" in bad["response"]["body"]["error"]["message"]
