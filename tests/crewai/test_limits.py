@@ -35,8 +35,8 @@ LIMITS = Limits(requests=2, max_wait=0)
 @pytest.fixture
 def make(emulator: Emulator) -> Callable[..., KlusterLLM]:
     """Make an LLM on a key that no other test has used."""
-    key = uuid.uuid4().hex
-    return lambda model=R1, **options: kluster_llm(model, base_url=emulator.base_url, api_key=key, **options)
+    unused = uuid.uuid4().hex
+    return lambda model=R1, **options: kluster_llm(model, base_url=emulator.base_url, api_key=unused, **options)
 
 
 def test_the_plans_limits_hold(make: Any, emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,7 +85,8 @@ async def test_async_calls_too(stream: bool, make: Any, emulator: Emulator) -> N
 
 def test_repairs_count(server: RawServer) -> None:
     server.answer = lambda _: whole({"content": ""})
-    one = kluster_llm(R1, base_url=server.base_url, api_key=uuid.uuid4().hex, limits=LIMITS)
+    unused = uuid.uuid4().hex
+    one = kluster_llm(R1, base_url=server.base_url, api_key=unused, limits=LIMITS)
 
     with pytest.raises(RateLimitError):
         one.call("hi")
@@ -95,7 +96,7 @@ def test_repairs_count(server: RawServer) -> None:
 def test_what_has_the_same_key_shares_them(make: Any, emulator: Emulator) -> None:
     one = make(limits=LIMITS)
     key = one.client.config.api_key
-    embedder: Any = build_embedder(kluster_embedder(base_url=emulator.base_url, api_key=key, limits=LIMITS))
+    embedder: Any = build_embedder(kluster_embedder(base_url=emulator.base_url, api_key=unused, limits=LIMITS))
     embedder(["a"])
     make(limits=LIMITS).call("hi")
 

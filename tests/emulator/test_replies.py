@@ -425,5 +425,5 @@ def test_an_asynchronous_request_gets_the_notice(serve: Any) -> None:
     assert body["id"].partition("_")[2].isdecimal()
     assert api.text(metadata={"@kluster.ai": {"async": False}}) == "An answer."
     error = api.refused(metadata={"@kluster.ai": {"async": True, "completion_window": "1h"}})
-    assert error["param"] == "metadata.@kluster.ai.completion_window"
+    assert (error["param"], "completion_window" in error["message"]) == ("metadata", True)
     assert body["model"] == LLAMA

@@ -98,8 +98,8 @@ def _place(folder: str | Path, name: str, config: RunnableConfig | None) -> Path
         raise ValueError(
             "later() needs a graph with a checkpointer, and a thread_id in its config: it could not be resumed."
         )
-    key = hashlib.sha256("\0".join((str(thread), str(step), name)).encode()).hexdigest()[:24]
-    return Path(folder) / key
+    digest = hashlib.sha256("\0".join((str(thread), str(step), name)).encode()).hexdigest()[:24]
+    return Path(folder) / digest
 
 
 def _notice(job: BatchJob) -> dict[str, Any]:
