@@ -96,7 +96,7 @@ def test_repairs_count(server: RawServer) -> None:
 def test_what_has_the_same_key_shares_them(make: Any, emulator: Emulator) -> None:
     one = make(limits=LIMITS)
     key = one.client.config.api_key
-    embedder: Any = build_embedder(kluster_embedder(base_url=emulator.base_url, api_key=unused, limits=LIMITS))
+    embedder: Any = build_embedder(kluster_embedder(base_url=emulator.base_url, api_key=key, limits=LIMITS))
     embedder(["a"])
     make(limits=LIMITS).call("hi")
 
