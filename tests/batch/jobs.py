@@ -34,7 +34,7 @@ def create(server: Emulator, folder: Path, requests: Any = 10, **options: Any) -
 
 
 def is_answer_to(result: BatchResult, number: int) -> bool:
-    """Whether the result is in its place: the emulator quotes the question."""
+    """Whether the result is in its place: the emulator echoes the question."""
     return (
         result.index == number
         and result.completion is not None

@@ -105,6 +105,7 @@ class TestLines:
 
     def test_half_a_surrogate_pair(self, service: Emulator, tmp_path: Path) -> None:
         service.batches.script(BatchBehavior(texts={0: "no \ud83d", 1: "no \ud83d"}))
+        service.reply(json={"answer": 1}, when=LLAMA)
         plain, schema = questions(2)
         any_object = {"type": "json_object"}
         job = create(service, tmp_path, [plain, {"messages": schema, "response_format": any_object}])
@@ -112,7 +113,8 @@ class TestLines:
         first, second = job.results()
         assert first.completion is not None
         assert first.completion.text == "no \ud83d"
-        assert (second.completion is not None, second.tries) == (True, 2)
+        assert second.completion is not None
+        assert (json.loads(second.completion.text), second.tries) == ({"answer": 1}, 2)
 
     def test_the_order_of_the_results_does_not_count(self, service: Emulator, tmp_path: Path) -> None:
         job = create(service, tmp_path, 6)

@@ -84,6 +84,8 @@ async def test_agents_with_a_tool(service: Emulator, tmp_path: Path, model: str)
         """Get the weather of a city."""
         return f"Sunny in {city}"
 
+    call = {"name": "get_weather", "arguments": {"city": "Paris"}}
+    service.reply(tool_calls=[call], when="What is the weather in Paris")
     agent = agents.create_agent(ChatKluster(model=model), [get_weather])
 
     async def talk(number: int) -> list[tuple[str, str]]:
@@ -97,7 +99,7 @@ async def test_agents_with_a_tool(service: Emulator, tmp_path: Path, model: str)
     talks = await twice(service, tmp_path / "job", program)
     for said in talks:
         assert [kind for kind, _ in said] == ["human", "ai", "tool", "ai"]
-        assert "Sunny in Paris" in said[-1][1]
+        assert said[-1][1] == "Echo: Sunny in Paris"
     assert sizes(service) == [10, 10]
 
 
