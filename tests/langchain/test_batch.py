@@ -21,6 +21,7 @@ from kluster_integrations import catalog, errors
 from kluster_integrations.emulator import BatchBehavior, Emulator
 from kluster_integrations.langchain import ChatKluster, KlusterOutputValidationError
 
+from ..stated import stated
 from .conftest import GEMMA, LLAMA, R1, get_time, get_weather, model_of
 
 Make = Callable[..., ChatKluster]
@@ -36,7 +37,7 @@ class Invoice(BaseModel):
 
 @pytest.fixture(scope="module")
 def _service() -> Iterator[Emulator]:
-    with Emulator(plan="core") as server:
+    with Emulator(plan="core", engine=stated) as server:
         yield server
 
 
@@ -69,7 +70,7 @@ def test_inputs_as_invoke_takes_them(service: Emulator, chat: Make, tmp_path: Pa
     inputs = ["Question 0", [SystemMessage("Be brief."), HumanMessage("Question 1")], prompt.invoke({"number": 2})]
     messages = outputs(chat(), inputs, tmp_path)
     assert all(isinstance(message, AIMessage) for message in messages)
-    assert [f'"Question {n}"' in message.text for n, message in enumerate(messages)] == [True] * 3
+    assert [f"Echo: Question {n}" == message.text for n, message in enumerate(messages)] == [True] * 3
     assert len(service.batches.jobs) == 1
 
 
@@ -92,8 +93,11 @@ def test_images(service: Emulator, chat: Make, tmp_path: Path) -> None:
         {"type": "text", "text": "What is this?"},
         {"type": "image", "base64": pixel, "mime_type": "image/png"},
     ]
+    service.reply("A pixel.", when="What is this?")
     [message] = outputs(chat(GEMMA), [[HumanMessage(blocks)]], tmp_path)
-    assert "1x1" in message.text
+    assert message.text == "A pixel."
+    [line] = lines(service)
+    assert line["messages"][0]["content"][1]["image_url"]["url"] == f"data:image/png;base64,{pixel}"
 
 
 def test_cost_is_the_batch_price(chat: Make, tmp_path: Path) -> None:
@@ -132,12 +136,14 @@ def test_a_message_is_what_invoke_returns(chat: Make, tmp_path: Path, version: s
 
 @pytest.mark.parametrize("model", [LLAMA, R1], ids=["tool", "prompted"])
 def test_structured_output(service: Emulator, chat: Make, tmp_path: Path, model: str) -> None:
-    mails = ["customer: Ada\namount: 12.5", "customer: Grace\namount: 1250.5"]
+    mails = ["Ada owes 12.50.", "Grace owes 1250.50."]
+    invoices = [Invoice(customer="Ada", amount=12.5), Invoice(customer="Grace", amount=1250.5)]
+    for mail, invoice in zip(mails, invoices, strict=True):
+        call = {"name": "Invoice", "arguments": invoice.model_dump()}
+        answer: dict[str, Any] = {"tool_calls": [call]} if model == LLAMA else {"json": invoice.model_dump()}
+        service.reply(**answer, when=mail)
     structured = chat(model).with_structured_output(Invoice)
-    assert outputs(structured, mails, tmp_path) == [
-        Invoice(customer="Ada", amount=12.5),
-        Invoice(customer="Grace", amount=1250.5),
-    ]
+    assert outputs(structured, mails, tmp_path) == invoices
     assert len(service.batches.jobs) == 1
 
 

@@ -32,6 +32,7 @@ from .conftest import KEY, get_weather, model_of
 
 QUESTION = "What is the capital of France?"
 RIGHT, WRONG = "The capital of France is Paris.", "It is Lyon."
+WHY = "Lyon is not in it."
 
 
 def connection(server: Emulator | RawServer) -> KlusterConfig:
@@ -40,6 +41,8 @@ def connection(server: Emulator | RawServer) -> KlusterConfig:
 
 @pytest.fixture
 def checked(emulator: Emulator) -> KlusterConfig:
+    """The way to a service that objects to the wrong answer, and to no other."""
+    emulator.reply(json={"is_hallucination": True, "explanation": WHY}, when=WRONG)
     return connection(emulator)
 
 
@@ -52,7 +55,7 @@ async def test_an_answer(checked: KlusterConfig, output: Any) -> None:
     verdict = verify.invoke(output)
     assert isinstance(verdict, Verdict)
     assert not verdict.reliable
-    assert verdict.explanation
+    assert verdict.explanation == WHY
     assert await verify.ainvoke(output) == verdict
     assert verify.batch([output, RIGHT]) == [verdict, verify.invoke(RIGHT)]
 
@@ -113,12 +116,14 @@ def test_errors_are_langchains(emulator: Emulator, checked: KlusterConfig) -> No
 def test_an_evaluation(checked: KlusterConfig, inputs: Any, outputs: Any, reference: Any) -> None:
     result = reliability_evaluator(config=checked)(inputs, outputs, reference)
     assert (result["key"], result["score"]) == ("reliability", 0)
-    assert "Lyon" in result["comment"]
+    assert result["comment"] == WHY
 
 
-def test_own_keys(checked: KlusterConfig) -> None:
+def test_own_keys(emulator: Emulator, checked: KlusterConfig) -> None:
     evaluator = reliability_evaluator(prompt_key="q", output_key="a", context_key="c", config=checked)
-    assert evaluator({"q": QUESTION, "prompt": "?"}, {"a": RIGHT, "output": "!", "c": RIGHT})["score"] == 1
+    assert evaluator({"q": QUESTION, "prompt": "?"}, {"a": RIGHT, "output": WRONG, "c": RIGHT})["score"] == 1
+    sent = {"prompt": QUESTION, "output": RIGHT, "context": RIGHT, "return_search_results": False}
+    assert emulator.requests[0].body == sent
 
 
 @pytest.mark.filterwarnings("ignore:'upload_results'")
@@ -155,7 +160,7 @@ class Model:
     def _answer(self, request: RawRequest) -> Reply:
         if request.path.endswith("/verify/reliability"):
             self.verified.append(request.json)
-            verdict = {"is_hallucination": WRONG in request.json["output"], "explanation": "Lyon is not in it."}
+            verdict = {"is_hallucination": WRONG in request.json["output"], "explanation": WHY}
             return Reply([json.dumps(verdict).encode()], content_type="application/json", framing="length")
         self.asked.append(request.json["messages"])
         return self.answers.pop(0)
@@ -215,7 +220,7 @@ def test_as_often_as_is_allowed(server: RawServer, retries: int) -> None:
     messages = agent_of(server, max_retries=retries).invoke(ask())["messages"]
     assert len(model.asked) == len(model.verified) == 1 + retries
     assert messages[-1].type == "ai"
-    assert messages[-1].response_metadata["verdict"] == {"reliable": False, "explanation": "Lyon is not in it."}
+    assert messages[-1].response_metadata["verdict"] == {"reliable": False, "explanation": WHY}
 
 
 def test_each_question_has_its_own_retries(server: RawServer) -> None:
