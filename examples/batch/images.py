@@ -13,7 +13,7 @@ from examples._service import job_folder, service
 from kluster_integrations.batch import BatchJob
 
 MODEL = "google/gemma-3-27b-it"
-# Squares of 2 by 2 and 1 by 1 pixels, for want of files.
+# A red square of 2 by 2 pixels and a single pixel, for want of files.
 SQUARES = {
     "two.png": "iVBORw0KGgoAAAANSUhEUgAAAAIAAAACCAIAAAD91JpzAAAAEElEQVR4nGP4z8AARAwQCgAf7gP9i18U1AAAAABJRU5ErkJggg==",
     "one.png": "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==",
@@ -44,6 +44,9 @@ def main(*paths: str) -> None:
             print(f"{name}: {result.error or result.completion.text}")
 
 
+#: What the emulator answers, without a key: one line after the other.
+REPLIES = [{"text": "A red square of 2 by 2 pixels."}, {"text": "A single pixel."}]
+
 if __name__ == "__main__":
-    with service():
+    with service(*REPLIES):
         main(*sys.argv[1:])

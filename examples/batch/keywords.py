@@ -10,11 +10,10 @@ from examples._service import job_folder, service
 from kluster_integrations.batch import BatchJob
 
 MODEL = "klusterai/Meta-Llama-3.3-70B-Instruct-Turbo"
-# They begin with the answer for the emulator, which does not understand what it reads.
 ARTICLES = [
-    "Keywords: honey bees, dance, flowers. Honey bees tell each other by a dance where the flowers are.",
-    "Keywords: sourdough, wild yeast. Sourdough bread rises by wild yeast and needs a night to prove.",
-    "Keywords: bridge, 1937. The Golden Gate Bridge opened in 1937.",
+    "Honey bees tell each other by a dance where the flowers are.",
+    "Sourdough bread rises by wild yeast and needs a night to prove.",
+    "The Golden Gate Bridge opened in 1937.",
 ]
 SCHEMA = {
     "type": "object",
@@ -42,9 +41,16 @@ def main() -> None:
         job.wait()
         for article, result in zip(ARTICLES, job.results(), strict=True):
             found = result.error or ", ".join(json.loads(result.completion.text)["keywords"])
-            print(f"{article.partition('. ')[2][:30]}…: {found}")
+            print(f"{article[:30]}…: {found}")
 
+
+#: What the emulator answers, without a key.
+REPLIES = [
+    {"json": {"keywords": ["honey bees", "dance", "flowers"]}, "when": "Honey bees"},
+    {"json": {"keywords": ["sourdough", "wild yeast"]}, "when": "Sourdough"},
+    {"json": {"keywords": ["bridge", "1937"]}, "when": "Golden Gate"},
+]
 
 if __name__ == "__main__":
-    with service():
+    with service(*REPLIES):
         main()

@@ -11,12 +11,11 @@ from examples._service import job_folder, service
 from kluster_integrations.batch import BatchJob
 
 MODEL = "klusterai/Meta-Llama-3.1-8B-Instruct-Turbo"
-# They begin with the answer for the emulator, which does not understand what it reads.
 REVIEWS = [
-    "mood: positive\nThe battery lasts for days.",
-    "mood: negative\nIt broke on the first day.",
-    "mood: neutral\nIt is a phone.",
-    "mood: positive\nMy father loves it.",
+    "The battery lasts for days.",
+    "It broke on the first day.",
+    "It is a phone.",
+    "My father loves it.",
 ]
 SCHEMA = {
     "type": "object",
@@ -34,10 +33,18 @@ def main() -> None:
         moods = [json.loads(result.completion.text)["mood"] for result in job.results() if result.completion]
 
     for review, mood in zip(REVIEWS, moods, strict=True):
-        print(f"{mood:8}  {review.partition(chr(10))[2]}")
+        print(f"{mood:8}  {review}")
     print(f"All:  {dict(Counter(moods))}, for US$ {status.cost:.6f}")
 
 
+#: What the emulator answers, without a key.
+REPLIES = [
+    {"json": {"mood": "positive"}, "when": "battery"},
+    {"json": {"mood": "negative"}, "when": "broke"},
+    {"json": {"mood": "neutral"}, "when": "phone"},
+    {"json": {"mood": "positive"}, "when": "father"},
+]
+
 if __name__ == "__main__":
-    with service():
+    with service(*REPLIES):
         main()

@@ -10,10 +10,9 @@ from examples._service import job_folder, service
 from kluster_integrations.batch import BatchJob
 
 MODEL = "klusterai/Meta-Llama-3.3-70B-Instruct-Turbo"
-# They begin with the answer for the emulator, which does not understand what it reads.
 FILMS = {
-    "Breakfast Club": "genre: comedy\nlanguage: English\nrating: 4\nFive pupils spend a Saturday in detention.",
-    "Run Lola Run": "genre: thriller\nlanguage: German\nrating: 5\nLola has twenty minutes to find the money.",
+    "Breakfast Club": "Chicago, 1984: five pupils spend a Saturday in detention. As funny as it is true.",
+    "Run Lola Run": "Berlin, 1998: Lola has twenty minutes to find the money. Breathless, and never too long.",
 }
 TASKS = {
     "genre": {"enum": ["comedy", "drama", "thriller"]},
@@ -44,6 +43,16 @@ def main() -> None:
         print(f"{film}: {answers}")
 
 
+#: What the emulator answers, without a key: one line after the other.
+REPLIES = [
+    {"json": {"genre": "comedy"}},
+    {"json": {"language": "English"}},
+    {"json": {"rating": 4}},
+    {"json": {"genre": "thriller"}},
+    {"json": {"language": "German"}},
+    {"json": {"rating": 5}},
+]
+
 if __name__ == "__main__":
-    with service():
+    with service(*REPLIES):
         main()

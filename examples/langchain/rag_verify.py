@@ -39,6 +39,13 @@ def main() -> None:
     print("Made up:  ", made_up.reliable, made_up.explanation)
 
 
+#: What the emulator answers, without a key: to the question, and to what is checked.
+REPLIES = [
+    {"text": "They dance.", "when": "How do honey bees"},
+    {"json": {"is_hallucination": False, "explanation": "The notes say so."}, "when": "They dance."},
+    {"json": {"is_hallucination": True, "explanation": "The notes say Paris."}, "when": "It is Lyon"},
+]
+
 if __name__ == "__main__":
-    with service():
+    with service(*REPLIES):
         main()
