@@ -184,7 +184,7 @@ with ThreadPoolExecutor() as pool:
             done = kluster("batch", "run", script, LLAMA, "--folder", folder, "--window", "auto", env=env, alone=True)
             assert done.returncode == 0, done.stderr
             answers = done.stdout.splitlines()
-            assert [f'"Name {n}"' in line for n, line in enumerate(answers)] == [True] * 20
+            assert [f"Echo: Name {n}" == line for n, line in enumerate(answers)] == [True] * 20
         assert [len(job.lines) for job in emulator.batches.jobs.values()] == [20]
         assert [job.window for job in emulator.batches.jobs.values()] == ["72h"]
 
@@ -222,15 +222,21 @@ class TestVerify:
     ASK = ("verify", "What is the capital of France?")
     CONTEXT = ("--context", "The capital of France is Paris.")
 
+    @pytest.fixture(autouse=True)
+    def _objecting(self, emulator: Emulator) -> None:
+        emulator.reply(json={"is_hallucination": True, "explanation": "Lyon is not in it."}, when="It is Lyon.")
+
     def test_reliable(self, kluster: Run, env: dict[str, str]) -> None:
         done = kluster(*self.ASK, "The capital of France is Paris.", *self.CONTEXT, env=env)
         assert (done.returncode, done.stdout.splitlines()[0]) == (0, "reliable")
 
-    def test_made_up(self, kluster: Run, env: dict[str, str], tmp_path: Path) -> None:
+    def test_made_up(self, kluster: Run, env: dict[str, str], tmp_path: Path, emulator: Emulator) -> None:
         context = tmp_path / "context.txt"
         context.write_text(self.CONTEXT[1])
         done = kluster(*self.ASK, "-", "--context-file", str(context), "--json", stdin="It is Lyon.", env=env)
         assert (done.returncode, json.loads(done.stdout)["reliable"]) == (3, False)
+        assert json.loads(done.stdout)["explanation"] == "Lyon is not in it."
+        assert emulator.requests[0].body["context"] == self.CONTEXT[1]
 
     def test_both_contexts(self, kluster: Run, env: dict[str, str]) -> None:
         assert kluster(*self.ASK, "x", *self.CONTEXT, "--context-file", "y", env=env).returncode == 2
