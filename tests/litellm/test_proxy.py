@@ -218,6 +218,8 @@ def test_a_batch_job_goes_through_the_proxy(fleet: Fleet, tmp_path: Path, monkey
 def test_verify_passes_through(fleet: Fleet) -> None:
     config = KlusterConfig(api_key=MASTER_KEY, base_url=str(upstream(fleet).base_url).rstrip("/"), max_retries=0)
     context = "The capital of France is Paris."
+    verdict = {"is_hallucination": True, "explanation": "Lyon is not in it."}
+    fleet.server.reply(json=verdict, when="It is Lyon.")
     assert not Verifier(config).check("What is the capital of France?", "It is Lyon.", context).reliable
     [request] = fleet.server.requests
     assert (request.path, request.body["context"]) == ("/v1/verify/reliability", context)
