@@ -22,6 +22,7 @@ def verifier(base_url: str) -> Verifier:
 
 @pytest.mark.parametrize(("output", "reliable"), [("The capital of France is Paris.", True), ("It is Lyon.", False)])
 def test_by_its_context(emulator: Emulator, output: str, reliable: bool) -> None:
+    emulator.reply(json={"is_hallucination": not reliable, "explanation": "By the context."})
     verdict = verifier(emulator.base_url).check(QUESTION, output, CONTEXT)
     assert (verdict.reliable, bool(verdict)) == (reliable, reliable)
     assert verdict.explanation
