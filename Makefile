@@ -10,12 +10,13 @@ VENV3 := .venv-openai3
 VENVL := .venv-litellm
 VENVO := .venv-litellm-oldest
 VENVR := .venv-release
+VENVY := .venv-ray
 VENVD := .venv-docs
 CLIENTS := .clients
 VENVC := .venv-record
 PYTEST_ARGS ?=
 
-.PHONY: help demo test test-openai3 test-litellm test-litellm-oldest test-clients lint format bench bench-crewai \
+.PHONY: help demo test test-openai3 test-litellm test-litellm-oldest test-clients test-ray lint format bench bench-crewai \
 	bench-litellm bench-emulator docs \
 	docs-serve dist release-check record record-check record-live clean
 
@@ -26,6 +27,7 @@ help:
 	@echo "make test-litellm  LiteLLM's proxy and limits over Redis (wants Debian's redis-server)"
 	@echo "make test-litellm-oldest  the same on the oldest LiteLLM that is supported"
 	@echo "make test-clients  other programs with what kluster export writes for them (wants Node.js 20 and npm)"
+	@echo "make test-ray      rows of Ray Data on two actors (wants Debian's redis-server)"
 	@echo "make lint          ruff, mypy, and a search for keys"
 	@echo "make bench         overhead against the SDK and ChatOpenAI"
 	@echo "make bench-crewai  overhead against CrewAI's own class"
@@ -118,6 +120,14 @@ $(CLIENTS)/.node: tests/clients/package.json
 test-clients: $(CLIENTS)/.python $(CLIENTS)/.llama-index $(CLIENTS)/.aider $(CLIENTS)/.node $(VENVL)/.test
 	$(CLIENTS)/python/bin/python -m pytest tests/clients $(PYTEST_ARGS)
 
+$(VENVY)/.test: $(WHAT) constraints-ray.txt
+	$(call venv,$(VENVY))
+	$(VENVY)/bin/python -m pip install --quiet --constraint constraints-ray.txt --editable ".[ray,emulator,redis]" --group test
+	@touch $@
+
+test-ray: $(VENVY)/.test
+	$(VENVY)/bin/python -m pytest tests/ray "tests/test_examples.py::test_example[ray.classify]" $(PYTEST_ARGS)
+
 test-openai3: $(VENV3)/.test
 	$(VENV3)/bin/python -m pytest --ignore=tests/clients $(PYTEST_ARGS)
 
@@ -191,5 +201,5 @@ release-check: dist
 	$(VENVR)/bin/python -m release dist
 
 clean:
-	rm -rf $(VENV) $(VENV3) $(VENVL) $(CLIENTS) $(VENVR) $(VENVD) $(VENVC) .pytest_cache .mypy_cache .ruff_cache dist \
+	rm -rf $(VENV) $(VENV3) $(VENVL) $(CLIENTS) $(VENVR) $(VENVY) $(VENVD) $(VENVC) .pytest_cache .mypy_cache .ruff_cache dist \
 		site

@@ -24,6 +24,14 @@ _MODEL = "google/gemma-3-27b-it"
 # What stands in where the README has no snippet for an extra.
 _INSTEAD = {
     "redis": "import kluster_integrations.core.limits.redis, redis",
+    "ray": """
+from kluster_integrations.ray import KlusterRows
+import pyarrow, ray.data
+
+rows = KlusterRows("google/gemma-3-27b-it", prompt="text")
+(answer,) = rows(pyarrow.table({"text": ["Hello!"]}))["answer"].to_pylist()
+assert answer
+""",
     "recording": """
 from kluster_integrations import KlusterConfig
 from kluster_integrations.recording import cassette

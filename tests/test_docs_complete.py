@@ -66,6 +66,7 @@ def test_every_extra() -> None:
         ("kluster_integrations.crewai", "crewai"),
         ("kluster_integrations.batch", None),
         ("kluster_integrations.verify", None),
+        ("kluster_integrations.ray", None),
         ("kluster_integrations.emulator", None),
         ("kluster_integrations.recording", None),
     ],

@@ -13,9 +13,9 @@ import kluster_integrations
 
 _HEAVY = {
     *("openai", "httpx", "httpx2", "aiohttp", "pydantic", "pydantic_core"),
-    *("langchain_core", "langchain", "litellm", "crewai", "starlette", "uvicorn", "typer", "rich", "jsonschema"),
+    *("langchain_core", "langchain", "litellm", "crewai", "ray", "starlette", "uvicorn", "typer", "rich", "jsonschema"),
 }
-_FRAMEWORKS = {"langchain_core", "langchain", "litellm", "crewai", "starlette", "uvicorn", "typer"}
+_FRAMEWORKS = {"langchain_core", "langchain", "litellm", "crewai", "ray", "starlette", "uvicorn", "typer"}
 
 
 def _loaded(statement: str) -> set[str]:
@@ -39,7 +39,7 @@ def test_core_data_modules_load_no_sdk(module: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["config", "errors", "catalog", *(f"core.{name}" for name in ("request", "response", "transport"))]
+    "module", ["config", "errors", "catalog", "ray", *(f"core.{name}" for name in ("request", "response", "transport"))]
 )
 def test_core_imports_no_framework(module: str) -> None:
     assert not _loaded(f"import kluster_integrations.{module}") & _FRAMEWORKS
