@@ -162,8 +162,8 @@ class BatchResult:
 
     Attributes:
         index: The input's, from 0.
-        completion: The answer, with the tokens of all attempts; None if there is none.
-        error: Why there is none.
+        completion: The answer, with the tokens of all attempts; None where `error` is set.
+        error: Why there is no answer.
         cost: US$ of all attempts at the batch price; None where the price is unknown.
         tries: How often a line was sent for it: repairs, and lines that the service failed or lost.
     """

@@ -336,7 +336,7 @@ class Connections:
         async_client: The same for async calls.
 
     Raises:
-        TypeError: If a client is none of httpx's or httpx2's.
+        TypeError: If a client is neither httpx's nor httpx2's.
     """
 
     def __init__(self, base_url: str, client: Any, async_client: Any) -> None:

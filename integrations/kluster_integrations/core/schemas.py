@@ -41,7 +41,7 @@ def schema_error(value: Any, schema: Mapping[str, Any]) -> str | None:
 
 
 def check_schema(schema: Mapping[str, Any]) -> None:
-    """Refuse what is no JSON schema. References in it are followed only when there is a value.
+    """Refuse what is not a JSON schema. References in it are followed only when there is a value.
 
     Raises:
         BadRequestError: If the schema cannot be used.

@@ -1,6 +1,6 @@
 """The HTTP side of the client: what is sent, what an answer means, and the retries, in this one place.
 
-`_Call` does all of it that is no I/O; `Transport` does the I/O over `connections`, each door in a few lines.
+`_Call` does everything but the I/O; `Transport` does the I/O over `connections`, each door in a few lines.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ class _Call:
         return Answer(data, response.headers)
 
     def wait(self, err: KlusterError) -> float | None:
-        """Return the seconds until the next try, None if there is none. What the server says of it counts first."""
+        """Return the seconds until the next try, None if there is no next try. What the server says counts first."""
         status = err.status_code or 0
         may_pass = isinstance(err, APIConnectionError) or status in (409, 429) or status >= 500
         may_pass = {"true": True, "false": False}.get(err.headers.get("x-should-retry", ""), may_pass)
@@ -170,7 +170,7 @@ class Transport:
         adapt: An adapter's error class for each of `errors`.
 
     Raises:
-        TypeError: If a client is none of httpx's or httpx2's.
+        TypeError: If a client is neither httpx's nor httpx2's.
     """
 
     def __init__(

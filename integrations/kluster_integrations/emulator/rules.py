@@ -50,7 +50,7 @@ def parse_json(raw: bytes) -> Body:
     """Return the JSON object of a request.
 
     Raises:
-        ApiError: 400, if it is none.
+        ApiError: 400, if it is not one.
     """
     try:
         body = json.loads(raw)

@@ -128,7 +128,7 @@ class Settings:
             raise _bad("api_keys", "a single string", "a list of keys")
         keys = frozenset(self.api_keys)
         if not all(isinstance(key, str) and key.strip() for key in keys):
-            raise _bad("api_keys", "an empty key or one that is no string", "a list of non-empty strings")
+            raise _bad("api_keys", "an empty key or one that is not a string", "a list of non-empty strings")
         return keys
 
     def _all_of(self, name: str, kind: type) -> tuple[object, ...]:

@@ -1,6 +1,7 @@
 """A cassette as text: vcrpy's YAML, in which bodies are blocks that a reviewer can read.
 
-JSON is laid out, one item a line where it does not fit into one; an event stream stays as it was sent, a line an event.
+JSON is laid out with one item per line where it does not fit into one; an event stream stays as
+it was sent, one line per event.
 Whatever a block cannot hold (control characters, bytes that are no UTF-8) is quoted, or base64 as YAML has it, so that
 every body comes back as it was, but for the white space of JSON. vcrpy itself can read these files, too.
 """
