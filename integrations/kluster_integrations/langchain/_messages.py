@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -213,10 +213,6 @@ def _reads_as_object(text: str) -> bool:
 _NOTHING_ELSE = Delta()[2:]  # no calls, finish reason, usage, logprobs, meta, headers
 
 
-_MESSAGE = AIMessageChunk(content="")
-_CHUNK = ChatGenerationChunk(message=_MESSAGE)
-
-
 def _text_chunk(delta: Delta) -> ChatGenerationChunk:
     """Return the chunk of a delta that has nothing but text and reasoning, without validation.
 
@@ -226,19 +222,33 @@ def _text_chunk(delta: Delta) -> ChatGenerationChunk:
     fields: dict[str, Any] = {"content": delta.content}
     if delta.reasoning:
         fields["additional_kwargs"] = {"reasoning_content": delta.reasoning}
-    return _like(_CHUNK, {"message": _like(_MESSAGE, fields), "text": delta.content})
+    return _make_chunk({"message": _make_message(fields), "text": delta.content})
 
 
-def _like(example: _Model, fields: dict[str, Any]) -> _Model:
-    """Return a copy of an example with other values in some fields, as if those had been given to its class."""
-    made = object.__new__(type(example))
+def _maker(example: _Model) -> Callable[[dict[str, Any]], _Model]:
+    """Return what makes copies of an example with other values in some fields, as if its class had been given those."""
+    cls, extra = type(example), example.__pydantic_extra__
+    same = {name: value for name, value in vars(example).items() if type(value) not in (dict, list)}
+    fresh = [(name, value.copy) for name, value in vars(example).items() if name not in same]
     put = object.__setattr__
-    values = {name: value.copy() if type(value) in (dict, list) else value for name, value in vars(example).items()}
-    put(made, "__dict__", values | fields)
-    put(made, "__pydantic_fields_set__", set(fields))
-    put(made, "__pydantic_extra__", None if example.__pydantic_extra__ is None else {})
-    put(made, "__pydantic_private__", None)
-    return made
+
+    def make(fields: dict[str, Any]) -> _Model:
+        values = same.copy()
+        for name, copy in fresh:
+            values[name] = copy()
+        values.update(fields)
+        made = object.__new__(cls)
+        put(made, "__dict__", values)
+        put(made, "__pydantic_fields_set__", set(fields))
+        put(made, "__pydantic_extra__", None if extra is None else {})
+        put(made, "__pydantic_private__", None)
+        return made
+
+    return make
+
+
+_make_message = _maker(AIMessageChunk(content=""))
+_make_chunk = _maker(ChatGenerationChunk(message=AIMessageChunk(content="")))
 
 
 def _blocks(delta: Delta) -> list[dict[str, Any]]:
