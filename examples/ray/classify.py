@@ -8,10 +8,9 @@ import argparse
 import json
 import random
 from collections import Counter
-from pathlib import Path
 
 import ray
-from examples._service import service
+from examples._service import job_folder, service
 
 from kluster_integrations.limits import Limits
 from kluster_integrations.ray import KlusterRows
@@ -24,13 +23,15 @@ PARAMS = {
     "response_format": {"type": "json_schema", "json_schema": {"name": "mood", "schema": SCHEMA}},
 }
 THINGS = ("battery", "screen", "camera", "sound", "case")
-WORDS = ("is the best I have had", "broke on the first day", "is what it says", "could be better", "surprised me")
+WORDS = {"is the best I have had": "good", "broke on the first day": "bad", "is what it says": "neither"}
+#: What the emulator answers, without a key.
+REPLIES = [{"json": {"mood": mood}, "when": words} for words, mood in WORDS.items()]
 
 
 def reviews(count: int) -> list[dict[str, object]]:
     """Return rows that are the same in each run. One has no text: that does not stop the others."""
     dice = random.Random(7)
-    texts = [f"Review {n}: the {dice.choice(THINGS)} {dice.choice(WORDS)}." for n in range(count - 1)]
+    texts = [f"Review {n}: the {dice.choice(THINGS)} {dice.choice([*WORDS])}." for n in range(count - 1)]
     return [{"id": n, "review": text} for n, text in enumerate([*texts, ""])]
 
 
@@ -40,9 +41,10 @@ def messages(row: dict[str, object]) -> list[dict[str, object]]:
     return [{"role": "user", "content": f"Is this review good, bad or neither? {row['review']}"}]
 
 
-def main(rows: int, folder: Path, limits: Limits | None) -> None:
+def main(rows: int, limits: Limits | None) -> None:
     ray.init(num_cpus=3, include_dashboard=False, log_to_driver=False)
-    arguments = {"model": MODEL, "messages": messages, "params": PARAMS, "limits": limits, "log": folder.resolve()}
+    log = job_folder("moods").resolve()
+    arguments = {"model": MODEL, "messages": messages, "params": PARAMS, "limits": limits, "log": log}
     dataset = ray.data.from_items(reviews(rows), override_num_blocks=max(2, rows // 250))
     answered = dataset.map_batches(
         KlusterRows,
@@ -57,7 +59,7 @@ def main(rows: int, folder: Path, limits: Limits | None) -> None:
             print(f"Row {row['id']}: {row['error']}")
         else:
             moods[json.loads(row["answer"])["mood"]] += 1
-    print("Moods:", dict(moods))
+    print("Moods:", dict(sorted(moods.items())))
     print("Rows: ", rows)
     ray.shutdown()
 
@@ -65,9 +67,8 @@ def main(rows: int, folder: Path, limits: Limits | None) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--rows", type=int, default=5_000)
-    parser.add_argument("--folder", type=Path, default=Path("moods"), help="where the answers are kept")
     parser.add_argument("--per-minute", type=int, help="the account's limit; default: that of KLUSTER_PLAN")
     options = parser.parse_args()
     shared = Limits(requests=options.per_minute, redis_url=Limits.of(None).redis_url) if options.per_minute else None
-    with service():
-        main(options.rows, options.folder, shared)
+    with service(*REPLIES):
+        main(options.rows, shared)
