@@ -66,7 +66,7 @@ def test_says_where_it_is_in_words_a_shell_can_read(start: Start) -> None:
     assert said.startswith("# A local emulator, not kluster.ai")
     shell = f'{said}echo "$KLUSTER_BASE_URL $KLUSTER_API_KEY"'
     done = subprocess.run(["sh", "-c", shell], capture_output=True, text=True, check=True)
-    assert re.fullmatch(r"http://127\.0\.0\.1:\d+/v1 emulator\n", done.stdout)
+    assert re.fullmatch(r"http://127\.0\.0\.1:\d+/v1 any-key\n", done.stdout)
     assert _ask(said).status_code == 200
     assert _ask(said, n=1).status_code == 400
 

@@ -427,3 +427,14 @@ def test_an_asynchronous_request_gets_the_notice(serve: Any) -> None:
     error = api.refused(metadata={"@kluster.ai": {"async": True, "completion_window": "1h"}})
     assert (error["param"], "completion_window" in error["message"]) == ("metadata", True)
     assert body["model"] == LLAMA
+
+
+def test_a_reply_ends_when_another_is_stated_for_the_same_requests(serve: Any) -> None:
+    server, api = serve()
+    server.reply("one", when=LLAMA)
+    assert [api.text(), api.text()] == ["one", "one"]
+    server.reply("two", when=LLAMA)
+    assert [api.text(), api.text()] == ["two", "two"]
+    server.reply("three", when=LLAMA)
+    server.reply("four", when=LLAMA)
+    assert [api.text(), api.text(), api.text()] == ["three", "four", "four"]

@@ -26,7 +26,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from kluster_integrations.batch.job import BatchJob, check_window
+from kluster_integrations.batch.job import BatchJob, check_cost, check_window
 from kluster_integrations.batch.journal import Row
 from kluster_integrations.batch.lines import dump
 from kluster_integrations.batch.steps import FILE_BYTES, TRANSIENT, Do, Steps
@@ -85,6 +85,7 @@ class Deferred:
         config: KlusterConfig | None = None,
     ) -> None:
         check_window(window)
+        check_cost(max_cost)
         self.folder = Path(folder)
         self._settings = {"window": window, "max_cost": max_cost}
         self._on_progress = on_progress

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import math
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import closing
@@ -55,6 +56,7 @@ class BatchJob(JobSteps):
     """
 
     def __init__(self, folder: str | Path, config: KlusterConfig | None = None) -> None:
+        self._is_closed = False
         config = config or KlusterConfig()
         super().__init__(Path(folder), config, open_journal(Path(folder)))
         self._transport = Transport(config)
@@ -185,8 +187,21 @@ class BatchJob(JobSteps):
         self.close()
 
     def close(self) -> None:
-        """Close the journal, and let other processes in. The jobs of the service go on."""
-        self._journal.close()
+        """Close the journal, and let other processes in. The jobs of the service go on. Closing again does nothing."""
+        if not self._is_closed:
+            self._is_closed = True
+            self._journal.close()
+
+    @property
+    def window(self) -> Any:
+        """The completion window: `24h`, `48h`, `72h`, or `auto` until the job is submitted."""
+        return self._journal.get("window")
+
+    @property
+    def max_cost(self) -> float | None:
+        """The limit in US$, None where there is no limit."""
+        limit: float | None = self._journal.get("max_cost")
+        return limit
 
     async def aestimate(self) -> CostEstimate:
         """As `estimate`."""
@@ -372,6 +387,7 @@ class BatchJob(JobSteps):
         return built
 
     def _set(self, **values: Any) -> None:
+        check_cost(values.get("max_cost"))
         window, before = values.get("window"), self._journal.get("window")
         if window is not None and self._journal.parts():
             if window not in (before, "auto"):
@@ -397,6 +413,16 @@ class BatchJob(JobSteps):
                 return KlusterError(f"Input {row.number} was not answered: the job was cancelled.", code="cancelled")
             case _:
                 return InternalServerError(f"Input {row.number} has no line in the results, in {row.lines} jobs.")
+
+
+def check_cost(max_cost: object) -> None:
+    """Refuse what is not a limit in US$."""
+    if max_cost is not None and (
+        isinstance(max_cost, bool) or not isinstance(max_cost, int | float) or not 0 <= max_cost < math.inf
+    ):
+        raise BadRequestError(
+            f"max_cost={max_cost!r} must be a number of US$, 0 or more, or None for no limit.", hint="such as 5.00."
+        )
 
 
 def check_window(window: object) -> None:

@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import sqlite3
+import sys
 import threading
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,7 +19,7 @@ from typing import Any, NamedTuple
 
 from kluster_integrations.batch.lines import Line
 from kluster_integrations.batch.types import ModelTokens
-from kluster_integrations.core.errors import JobLockedError
+from kluster_integrations.core.errors import BadRequestError, JobLockedError
 
 __all__ = ["NAME", "Journal", "Part", "Row", "open_journal"]
 
@@ -76,6 +77,32 @@ class Row(NamedTuple):
     extra: str | None
 
 
+def _locked(folder: Path) -> int:
+    """Return the open file whose lock says that this process works on a folder; the system frees it with the process.
+
+    SQLite's own lock is not enough: whoever in this process opens and closes the database's file, to copy it for one,
+    takes that lock away (fcntl's locks belong to a process and a file, not to an open file).
+    """
+    file = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(file)
+        raise _taken(folder) from None
+    return file
+
+
+def _taken(folder: Path) -> JobLockedError:
+    return JobLockedError(f"Another process works on the job in {str(folder)!r}.")
+
+
 class Journal:
     """The journal of one folder.
 
@@ -88,7 +115,9 @@ class Journal:
         self.users = 0
         self._lock = threading.RLock()  # of single accesses
         self._in_use = threading.Lock()  # of whole operations
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # it holds prompts and answers
+        self._file: int | None = _locked(folder)
+        os.close(os.open(folder / NAME, os.O_RDWR | os.O_CREAT, 0o600))
         self._db = sqlite3.connect(folder / NAME, isolation_level=None, check_same_thread=False, timeout=0)
         try:
             # Exclusive before WAL, so that there is no shared memory and the lock is held from the first access on.
@@ -98,23 +127,32 @@ class Journal:
             with self.commit():
                 for statement in filter(str.strip, _SCHEMA.split(";")):
                     self._db.execute(statement)
-        except sqlite3.OperationalError as err:
-            self._db.close()
-            if "locked" not in str(err):
-                raise
-            raise JobLockedError(f"Another process works on the job in {str(folder)!r}.") from None
+        except sqlite3.Error as err:
+            self._release()
+            if "locked" in str(err):
+                raise _taken(folder) from None
+            raise BadRequestError(
+                f"folder={str(folder)!r}: its {NAME} cannot be read or written ({err}).",
+                hint="free the disk, restore the file, or take another folder.",
+            ) from None
 
     def close(self) -> None:
         """Close it, once nobody in this process uses it, and let other processes in."""
         with _opening:
             self.users -= 1
             if self.users <= 0:
-                self._db.close()
+                self._release()
                 _opened.pop(_key(self.folder), None)
 
     def __del__(self) -> None:
         if hasattr(self, "_db"):
-            self._db.close()
+            self._release()
+
+    def _release(self) -> None:
+        self._db.close()
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
 
     @contextlib.contextmanager
     def in_use(self) -> Iterator[None]:

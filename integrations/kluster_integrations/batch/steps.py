@@ -315,7 +315,7 @@ class JobSteps:
         while True:
             is_running = True
             try:
-                yield from self._submitting(quietly=True)
+                yield from self._cancelling() if self._has_to_cancel() else self._submitting(quietly=True)
                 yield from self._looking()
                 is_running = bool(self._journal.parts(unfinished=True))
             except TRANSIENT as err:
@@ -328,13 +328,13 @@ class JobSteps:
             if status.is_done and not is_running:
                 self._check_whole()
                 return status
+            if (left := end - time.monotonic()) <= 0:
+                raise APITimeoutError(
+                    f"The job is not done after {timeout:g} s: {status.answered} of {status.total} inputs have an "
+                    "answer.",
+                    hint="nothing is lost: wait() again, also in another process.",
+                )
             if is_running:
-                if (left := end - time.monotonic()) <= 0:
-                    raise APITimeoutError(
-                        f"The job is not done after {timeout:g} s: {status.answered} of {status.total} inputs have an "
-                        "answer.",
-                        hint="nothing is lost: wait() again, also in another process.",
-                    )
                 yield Do("sleep", (min(left, delay * random.uniform(0.8, 1.2)),))
                 delay = min(delay * 1.5, max(300.0, self.poll))
 
@@ -431,6 +431,13 @@ class JobSteps:
     def _end_unsent(self) -> None:
         for number in self._journal.numbers("state='new'"):
             self._fail(number, {"what": "cancelled", "message": None}, again=False)
+
+    def _has_to_cancel(self) -> bool:
+        """Whether a cancel has begun and was interrupted: by an error, or with its process."""
+        if not self._journal.get("is_cancelled"):
+            return False
+        unfinished = self._journal.parts(unfinished=True)
+        return any(part.status != "cancelling" for part in unfinished) or bool(self._journal.numbers("state='new'"))
 
     def _cancelling(self) -> Steps:
         journal = self._journal

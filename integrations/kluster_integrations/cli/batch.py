@@ -12,7 +12,7 @@ import runpy
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -254,6 +254,9 @@ def _job(
             raise UsageError("--model needs --input.")
         return BatchJob.open(folder, config=config, window=window, max_cost=max_cost)
     options: dict[str, Any] = {} if model is None else {"model": model}
+    if window is None or max_cost is None:  # what is not said stays as it was said before
+        with suppress(NotFoundError), BatchJob.open(folder, config=config) as before:
+            window, max_cost = window or before.window, before.max_cost if max_cost is None else max_cost
     options |= {"window": window or "24h", "max_cost": max_cost, "config": config}
     return BatchJob.create(_requests(input), folder=folder, **options)
 

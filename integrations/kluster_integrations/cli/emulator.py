@@ -145,7 +145,7 @@ def _log(*, as_json: bool) -> None:
 
 def _announce(base_url: str, writer: str, *, any_key: bool, file: Any) -> None:
     """Say where it is; a line that is not an export is a comment, so that a shell can read all of it."""
-    key = "emulator" if any_key else "'one of those given with --api-key'"
+    key = "any-key" if any_key else "'one of those given with --api-key'"
     lines = (
         f"# A local emulator, not kluster.ai, at {base_url} ({writer}), with a page at {base_url.removesuffix('v1')}",
         f"export KLUSTER_BASE_URL={base_url}",

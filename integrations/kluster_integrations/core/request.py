@@ -261,7 +261,8 @@ def _messages(messages: Sequence[Mapping[str, Any]], spec: ModelSpec) -> list[Me
 
 def _check_list(value: object, name: str, what: str) -> None:
     if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Sequence):
-        raise BadRequestError(f"{name}={_short(value)} must be a list of {what}.", hint=f"correct {name}.")
+        form = '[{"role": "user", "content": "…"}]' if name == "messages" else f"a list of {what}"
+        raise BadRequestError(f"{name}={_short(value)} must be a list of {what}.", hint=f"write {name} as {form}.")
 
 
 def _message(message: object, where: str, spec: ModelSpec, images: list[dict[str, Any]]) -> Message:

@@ -164,6 +164,7 @@ class _Stated:
     """How often it is still given; None is always."""
     steps_aside: bool
     """Whether it makes place for the next reply to the same requests."""
+    was_given: bool = False
 
     def suits(self, request: ChatRequest) -> bool:
         if callable(self.when):
@@ -191,6 +192,8 @@ class Replies:
             raise _bad("times", times, "1 or more, or None for always")
         left = times if not isinstance(times, EllipsisType) else 1 if when is None else None
         with self._lock:
+            # One that has been given ends here; of several that are stated at once each is given.
+            self._stated = [r for r in self._stated if not (r.steps_aside and r.was_given and r.when == when)]
             self._stated.append(_Stated(reply, when, left, steps_aside=times is ... and when is not None))
 
     def state(self, arguments: Mapping[str, object]) -> None:
@@ -215,6 +218,7 @@ class Replies:
             found = next(iter(routed), None) or next((row for row in self._stated if row.when is None), None)
             if found is None:
                 return None
+            found.was_given = True
             if found.left is not None:
                 found.left -= 1
             if found.left == 0 or (found.steps_aside and len(routed) > 1):
