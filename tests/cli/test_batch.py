@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from kluster_integrations.batch import BatchJob
+from kluster_integrations.config import KlusterConfig
 from kluster_integrations.emulator import BatchBehavior, Emulator
 
 from .conftest import LLAMA, Run
@@ -64,6 +65,19 @@ def test_from_the_estimate_to_the_results(
     done = kluster("batch", "results", folder, env=env)
     assert [f"Echo: Question {n}" == line for n, line in enumerate(done.stdout.splitlines())] == [True] * 4
     assert len(emulator.batches.jobs) == 1
+
+
+def test_an_estimate_leaves_the_limit_and_the_window_as_they_are(
+    kluster: Run, env: dict[str, str], inputs: Path, folder: str, emulator: Emulator
+) -> None:
+    asked = (folder, "--input", str(inputs), "--model", LLAMA)
+    done = kluster("batch", "submit", *asked, "--window", "72h", "--max-cost", "0.0000001", env=env)
+    assert (done.returncode, "max_cost=1e-07" in done.stderr) == (1, True)
+    assert kluster("batch", "estimate", *asked, env=env).returncode == 0
+    with BatchJob.open(folder, config=KlusterConfig(api_key="any-key", base_url=emulator.base_url)) as job:
+        assert (job.window, job.max_cost) == ("72h", 1e-07)
+    assert kluster("batch", "submit", *asked, env=env).returncode == 1
+    assert len(emulator.batches.jobs) == 0
 
 
 def test_estimate_as_json(kluster: Run, env: dict[str, str], inputs: Path, folder: str) -> None:
