@@ -61,17 +61,7 @@ def test_killed_at_each_step(service: Emulator, tmp_path: Path) -> None:
     """The first process dies at its first event, the second at its second: until one lives long enough to end."""
     with Proxy(service.base_url) as proxy:
         victim = Victim(work, str(tmp_path), proxy.base_url)
-        seen: list[str] = []
-        died_at: list[str] = []
-
-        def count(event: str) -> None:
-            seen.append(event)
-            if len(seen) == victim.starts:
-                died_at.append(event)
-                victim.kill()
-
-        proxy.hook = count
-        victim.run(seen.clear)
+        died_at = victim.run_dying_at_each_step(proxy)
     check(service, tmp_path)
     # Which events it died at depends on how tasks and threads take turns.
     assert any("POST /v1/files" in event for event in died_at)

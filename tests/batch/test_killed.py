@@ -44,17 +44,7 @@ def test_killed_at_each_step(service: Emulator, tmp_path: Path) -> None:
     """The first process dies at its first event, the second at its second: until one lives long enough to end."""
     with Proxy(service.base_url) as proxy:
         victim = Victim(work, str(tmp_path / "job"), proxy.base_url, 0.05)
-        seen: list[str] = []
-        died_at: list[str] = []
-
-        def count(event: str) -> None:
-            seen.append(event)
-            if len(seen) == victim.starts:
-                died_at.append(event)
-                victim.kill()
-
-        proxy.hook = count
-        victim.run(seen.clear)
+        died_at = victim.run_dying_at_each_step(proxy)
     check(service, tmp_path / "job")
     assert {"before POST /v1/files", "after POST /v1/files"} <= {*died_at}
     assert any("/v1/batches" in event for event in died_at)

@@ -8,6 +8,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -47,3 +48,18 @@ class Victim:
                 return
             assert process.exitcode == -signal.SIGKILL
         pytest.fail(f"not done after {_MOST_STARTS} starts")
+
+    def run_dying_at_each_step(self, proxy: Any) -> list[str]:
+        """Kill the first process at its first event, the second at its second, and so on; return those events."""
+        seen: list[str] = []
+        died_at: list[str] = []
+
+        def count(event: str) -> None:
+            seen.append(event)
+            if len(seen) == self.starts:
+                died_at.append(event)
+                self.kill()
+
+        proxy.hook = count
+        self.run(seen.clear)
+        return died_at

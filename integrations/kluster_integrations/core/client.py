@@ -392,7 +392,7 @@ class _Outlet:
         self._deltas: list[Delta] = []
         self._held_text: list[str] = []
         self._blank = ""  # white space, which may be all that there is
-        self._attempt = 1
+        self._is_first = True
         self._has_text = self._has_reasoning = False  # of anything that was shown
         self._new_text = self._new_reasoning = False  # of this attempt
         self._in_line = False  # whether the text that was shown ends within a line
@@ -414,7 +414,7 @@ class _Outlet:
         if reasoning and not self._new_reasoning:
             reasoning = f"\n\n{reasoning}" if self._has_reasoning else reasoning
             self._has_reasoning = self._new_reasoning = True
-        if self._attempt > 1:  # both stand on the first delta only: who adds deltas up would double them
+        if not self._is_first:  # both stand on the first delta only: who adds deltas up would double them
             meta = headers = None
         elif meta and "matched_stop" in meta:  # of an answer that may not be the last
             meta = {k: v for k, v in meta.items() if k != "matched_stop"}
@@ -425,15 +425,14 @@ class _Outlet:
 
     def _certain(self, content: str) -> str:
         """Return what of a text may be seen, and hold the rest."""
-        if not self._holding:
-            at = prompting.doubtful_from(content, self._names, prompted=self._prompted, in_line=self._in_line)
-            self._holding = at < len(content)
-            if self._holding:
-                self._held_text.append(content[at:])
-                content = content[:at]
-        else:
+        if self._holding:
             self._held_text.append(content)
             return ""
+        at = prompting.doubtful_from(content, self._names, prompted=self._prompted, in_line=self._in_line)
+        if at < len(content):
+            self._holding = True
+            self._held_text.append(content[at:])
+            content = content[:at]
         if self._is_blank and not content.strip():
             self._blank += content
             return ""
@@ -452,7 +451,7 @@ class _Outlet:
         except StopIteration as done:
             self.request = None
             yield from self._rest(done.value)
-        self._attempt += 1
+        self._is_first = False
         self._new_text = self._new_reasoning = self._in_line = False
         self._deltas, self._held_text, self._holding = [], [], self._holds_text
         self._is_blank, self._blank = self._must_answer, ""

@@ -11,7 +11,7 @@ from kluster_integrations.core.json_text import MISSING, compact, find_json, rea
 from kluster_integrations.core.schemas import schema_error
 from kluster_integrations.core.types import ChatRequest, Completion, Message
 
-__all__ = ["attempts", "find_problem", "repair_text", "shown_text"]
+__all__ = ["attempts", "find_problem", "repair_text"]
 
 _NOT_RUN = "Not run, for another call of the same answer is wrong."
 
@@ -28,17 +28,17 @@ def attempts(request: ChatRequest) -> Generator[ChatRequest, Completion, Complet
         OutputValidationError: If the last answer is wrong, too; it carries the raw text and the completion.
     """
     completion = yield request
-    check_calls(completion)
+    _check_calls(completion)
     if request.max_repairs < 0:
         return completion
     usage, reasoning, text, left = completion.usage, [completion.reasoning], list[str](), request.max_repairs
     while (problem := find_problem(request, completion)) and left and not completion.is_cut:
         left -= 1
         if not request.is_checked:
-            text.append(shown_text(request, completion.text))
+            text.append(_shown_text(request, completion.text))
         request = replace(request, body={**request.body, "messages": _ask_again(request, completion, problem)})
         completion = yield request
-        check_calls(completion)
+        _check_calls(completion)
         usage = usage.plus(completion.usage)
         reasoning.append(completion.reasoning)
     completion.usage, completion.reasoning = usage, "\n\n".join(filter(None, reasoning))
@@ -50,13 +50,13 @@ def attempts(request: ChatRequest) -> Generator[ChatRequest, Completion, Complet
     return completion
 
 
-def shown_text(request: ChatRequest, text: str) -> str:
+def _shown_text(request: ChatRequest, text: str) -> str:
     """Return what of a wrong answer's text a stream has shown."""
     shown = text[: prompting.doubtful_from(text, request.tool_names, prompted=bool(request.tools))]
     return shown if shown.strip() or not request.must_answer else ""
 
 
-def check_calls(completion: Completion) -> None:
+def _check_calls(completion: Completion) -> None:
     """Give each call its arguments as one JSON object, or its error."""
     for call in completion.tool_calls:
         call.arguments, call.error = read_arguments(call.arguments, is_cut=completion.is_cut)
