@@ -95,4 +95,6 @@ def test_pins_are_names_and_versions_only() -> None:
     for path in ROOT.glob("constraints*.txt"):
         lines = [line for line in path.read_text("utf-8").splitlines() if line and not line.startswith("#")]
         assert lines
-        assert [line for line in lines if not re.fullmatch(r"[A-Za-z0-9._-]+==[\w.+!-]+", line)] == [], path.name
+        assert [line for line in lines if not re.fullmatch(r"[a-z0-9-]+==[\w.+!-]+( ; [^:/@]+)?", line)] == [], (
+            path.name
+        )
