@@ -14,9 +14,14 @@ VENVY := .venv-ray
 VENVD := .venv-docs
 CLIENTS := .clients
 VENVC := .venv-record
+VENVF := .venv-oldest
+VENVN := .venv-newest
 PYTEST_ARGS ?=
+UPGRADE ?=
+# Both cores; each file on one of them, for its tests share servers. The table of langchain-tests' benchmarks helps nobody here.
+PYTEST = -m pytest -n auto --dist loadfile --benchmark-disable
 
-.PHONY: help demo test test-openai3 test-litellm test-litellm-oldest test-clients test-ray lint format bench bench-crewai \
+.PHONY: help demo test test-openai3 test-oldest test-newest test-litellm test-litellm-oldest test-clients test-ray lint format pins bench bench-crewai \
 	bench-litellm bench-emulator docs \
 	docs-serve dist release-check record record-check record-live clean
 
@@ -24,6 +29,8 @@ help:
 	@echo "make demo          chat, tools, reasoning and an image against a local emulator; no key needed"
 	@echo "make test          the tests, on openai 2.x"
 	@echo "make test-openai3  the same on openai 3.x"
+	@echo "make test-oldest   the adapters on the oldest frameworks that are supported"
+	@echo "make test-newest   the adapters on the newest of everything, without our pins"
 	@echo "make test-litellm  LiteLLM's proxy and limits over Redis (wants Debian's redis-server)"
 	@echo "make test-litellm-oldest  the same on the oldest LiteLLM that is supported"
 	@echo "make test-clients  other programs with what kluster export writes for them (wants Node.js 20 and npm)"
@@ -35,12 +42,22 @@ help:
 	@echo "make bench-emulator  how long the emulator takes to answer large requests"
 	@echo "make docs          the documentation, in site/; make docs-serve shows it on port 8000"
 	@echo "make record        the cassettes anew, against the emulator; make record-live against the service, with a key"
+	@echo "make pins          the constraint files anew, with uv; UPGRADE=1 takes the newest versions"
 	@echo "make dist          wheel and sdist, in dist/"
 	@echo "make release-check both of them checked, and each extra installed alone and used"
 
+# The first of these Pythons that is installed, pyenv's among them; else the one that all else uses.
+python = $(or $(firstword $(foreach v,$(1),$(shell python$(v) -c '' 2>/dev/null && echo python$(v) \
+	|| { home=$$(pyenv prefix $(v) 2>/dev/null) && echo $$home/bin/python; }))),$(PYTHON))
+WHICH := import sys; print(sys.version_info[:2])
+
+# Makes the environment $(1), with the Python $(2) or PYTHON. One made with another Python, typed once by mistake, is made anew.
 define venv
-	@test -n "$(PYTHON)" || { echo "Error: Python 3.11 or newer is needed. Hint: make PYTHON=/path/to/python3.11 $@" >&2; exit 1; }
-	@test -x $(1)/bin/python || $(PYTHON) -m venv $(1)
+	@"$(or $(2),$(PYTHON),false)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 || { \
+		echo "Error: $(if $(PYTHON),PYTHON=$(PYTHON) is no,there is no) Python 3.11 or newer." \
+		"Hint: make PYTHON=/path/to/python3.11 $(or $(MAKECMDGOALS),help)" >&2; exit 1; }
+	@test "$$($(1)/bin/python -c '$(WHICH)' 2>/dev/null)" = "$$($(or $(2),$(PYTHON)) -c '$(WHICH)')" || \
+		$(or $(2),$(PYTHON)) -m venv --clear $(1)
 	$(1)/bin/python -m pip install --quiet --upgrade "pip>=25.1"
 endef
 
@@ -63,7 +80,7 @@ $(VENV)/.bench: $(VENV)/.demo
 	@touch $@
 
 $(VENV3)/.test: $(WHAT) constraints-openai3.txt
-	$(call venv,$(VENV3))
+	$(call venv,$(VENV3),$(call python,3.12))
 	$(VENV3)/bin/python -m pip install --quiet --constraint constraints-openai3.txt --editable ".[langchain,emulator,redis]" \
 		--group test
 	@touch $@
@@ -78,8 +95,10 @@ $(VENVL)/.test: $(WHAT) constraints-litellm.txt
 	@touch $@
 
 # The proxy's tests have an environment of their own, for CrewAI and the proxy want different versions of mcp.
-test: $(VENV)/.test
-	$(VENV)/bin/python -m pytest --ignore=tests/litellm --ignore=tests/clients $(PYTEST_ARGS)
+test:
+	@echo "make test: installs into $(VENV) the first time (1 to 3 minutes), then runs the tests (under 4 minutes on 2 idle cores)"
+	@$(MAKE) --no-print-directory $(VENV)/.test
+	$(VENV)/bin/python $(PYTEST) --ignore=tests/litellm --ignore=tests/clients $(PYTEST_ARGS)
 
 test-litellm: $(VENVL)/.test
 	$(VENVL)/bin/python -m pytest tests/litellm tests/test_limits.py $(PYTEST_ARGS)
@@ -129,7 +148,31 @@ test-ray: $(VENVY)/.test
 	$(VENVY)/bin/python -m pytest tests/ray "tests/test_examples.py::test_example[ray.classify]" $(PYTEST_ARGS)
 
 test-openai3: $(VENV3)/.test
-	$(VENV3)/bin/python -m pytest --ignore=tests/clients $(PYTEST_ARGS)
+	$(VENV3)/bin/python $(PYTEST) --ignore=tests/clients $(PYTEST_ARGS)
+
+# What each adapter does, on the oldest versions that pyproject.toml admits (the floors themselves).
+OF_ADAPTERS := tests/features tests/langchain tests/crewai tests/test_adapters_agree.py tests/test_import.py
+$(VENVF)/.test: $(WHAT) constraints-oldest.txt
+	$(call venv,$(VENVF),$(call python,3.11))
+	$(VENVF)/bin/python -m pip install --quiet --constraint constraints-oldest.txt --editable ".[all]" --group test
+	@touch $@
+
+test-oldest: $(VENVF)/.test
+	$(VENVF)/bin/python $(PYTEST) $(OF_ADAPTERS) $(PYTEST_ARGS)
+
+# Without our pins, on the newest Python there is: what a new user gets today. Made anew each time.
+.PHONY: $(VENVN)/.test
+$(VENVN)/.test:
+	$(call venv,$(VENVN),$(call python,3.13 3.12))
+	$(VENVN)/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager --editable ".[all]" --group test
+
+test-newest: $(VENVN)/.test
+	$(VENVN)/bin/python $(PYTEST) $(OF_ADAPTERS) $(PYTEST_ARGS)
+
+# uv finds the versions; UPGRADE=1 takes the newest of everything, else what still fits stays.
+pins: $(VENV)/.test
+	$(VENV)/bin/python -m pip install --quiet --group pins
+	$(VENV)/bin/python -m release.pins $(if $(UPGRADE),--upgrade)
 
 lint: $(VENV)/.lint
 	$(VENV)/bin/ruff check
@@ -201,5 +244,5 @@ release-check: dist
 	$(VENVR)/bin/python -m release dist
 
 clean:
-	rm -rf $(VENV) $(VENV3) $(VENVL) $(CLIENTS) $(VENVR) $(VENVY) $(VENVD) $(VENVC) .pytest_cache .mypy_cache .ruff_cache dist \
+	rm -rf $(VENV) $(VENV3) $(VENVL) $(VENVO) $(CLIENTS) $(VENVR) $(VENVY) $(VENVD) $(VENVC) $(VENVF) $(VENVN) .pytest_cache .mypy_cache .ruff_cache dist \
 		site
