@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -18,6 +19,12 @@ from kluster_integrations.emulator import Emulator
 from .raw_server import RawServer
 from .stated import stated
 from .ways import Way
+
+# CrewAI keeps databases and settings below the home folder: not below the developer's.
+_HOME = tempfile.TemporaryDirectory(prefix="kluster-tests-", ignore_cleanup_errors=True)
+os.environ.update(HOME=_HOME.name, USERPROFILE=_HOME.name)
+for _name in ("XDG_DATA_HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME", "CREWAI_STORAGE_DIR"):
+    os.environ.pop(_name, None)
 
 _PROXIES = frozenset({"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"})
 
