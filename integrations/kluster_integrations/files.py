@@ -8,11 +8,10 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Mapping
 from typing import Any, BinaryIO
-from urllib.parse import quote
 
 from kluster_integrations.config import KlusterConfig
 from kluster_integrations.core.errors import InternalServerError, KlusterError
-from kluster_integrations.core.transport import Transport
+from kluster_integrations.core.transport import Transport, path_of
 
 __all__ = ["Files"]
 
@@ -51,13 +50,13 @@ class Files:
     def content(self, file_id: str) -> bytes:
         """Return a file, whole."""
         to = io.BytesIO()
-        self._transport.download(_path("files", file_id, "content"), to)
+        self._transport.download(path_of("files", file_id, "content"), to)
         return to.getvalue()
 
     async def acontent(self, file_id: str) -> bytes:
         """As `content`."""
         to = io.BytesIO()
-        await self._transport.adownload(_path("files", file_id, "content"), to)
+        await self._transport.adownload(path_of("files", file_id, "content"), to)
         return to.getvalue()
 
     def create_batch(self, body: Mapping[str, Any]) -> dict[str, Any]:
@@ -70,19 +69,19 @@ class Files:
 
     def batch(self, batch_id: str) -> dict[str, Any]:
         """Return a batch job."""
-        return self._read(_batch, self._transport.get(_path("batches", batch_id)).data)
+        return self._read(_batch, self._transport.get(path_of("batches", batch_id)).data)
 
     async def abatch(self, batch_id: str) -> dict[str, Any]:
         """As `batch`."""
-        return self._read(_batch, (await self._transport.aget(_path("batches", batch_id))).data)
+        return self._read(_batch, (await self._transport.aget(path_of("batches", batch_id))).data)
 
     def cancel_batch(self, batch_id: str) -> dict[str, Any]:
         """Cancel a batch job."""
-        return self._read(_batch, self._transport.post(_path("batches", batch_id, "cancel"), {}).data)
+        return self._read(_batch, self._transport.post(path_of("batches", batch_id, "cancel"), {}).data)
 
     async def acancel_batch(self, batch_id: str) -> dict[str, Any]:
         """As `cancel_batch`."""
-        return self._read(_batch, (await self._transport.apost(_path("batches", batch_id, "cancel"), {})).data)
+        return self._read(_batch, (await self._transport.apost(path_of("batches", batch_id, "cancel"), {})).data)
 
     def batches(self, after: str | None = None, limit: int | None = None) -> dict[str, Any]:
         """Return a page of the account's batch jobs, newest first: `data` and `has_more`."""
@@ -95,10 +94,6 @@ class Files:
     def _read(self, reader: Callable[..., dict[str, Any]], data: Any, *more: Any) -> dict[str, Any]:
         with self._transport.errors:
             return reader(data, *more)
-
-
-def _path(*parts: str) -> str:
-    return "".join(f"/{quote(part, safe='')}" for part in parts)
 
 
 def _query(after: str | None, limit: int | None) -> dict[str, object]:

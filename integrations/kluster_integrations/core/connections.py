@@ -77,12 +77,15 @@ class Form(httpx.SyncByteStream):
 
 
 class Request(Protocol):
-    """What is sent: `timeouts` are seconds to connect, between bytes read and written, and for a place in a pool."""
+    """What is sent."""
 
     method: str
     url: httpx.URL
     content: bytes | Form
-    timeouts: tuple[float | None, ...]
+
+    @property
+    def timeouts(self) -> tuple[float | None, ...]:
+        """The seconds to connect, between bytes read and written, and for a place in a pool."""
 
     def headers(self, **defaults: str) -> dict[str, str]:
         """Return the headers; of the defaults those that it has no others for."""

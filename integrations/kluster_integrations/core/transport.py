@@ -10,6 +10,7 @@ import contextlib
 import functools
 import json
 import logging
+import math
 import random
 import re
 import time
@@ -36,9 +37,10 @@ from kluster_integrations.core.sse import loads
 from kluster_integrations.core.streaming import ChatStream
 from kluster_integrations.core.types import Delta
 
-__all__ = ["CHAT_PATH", "Answer", "Transport", "get"]
+__all__ = ["CHAT_PATH", "Answer", "Transport", "get", "path_of"]
 
 CHAT_PATH = "/chat/completions"
+_KINDS = {"batches": "batch job", "files": "file", "uploads": "upload"}  # by the first segment of a path
 _LONGEST_WAIT = 60.0  # seconds; who is told to come back later than that gets the error, which says when
 # RFC 9110, 5.1 and 5.5. httpx would quote the value, which may be a credential.
 _HEADER = re.compile(r"[-!#$%&'*+.^_`|~0-9A-Za-z]+:[^\x00-\x08\x0a-\x1f\x7f]*")
@@ -69,6 +71,7 @@ class _Call:
         timeout: As the other options, that of `post`.
         headers: They win over all others.
         max_retries: Default: the configuration's.
+        deadline: Of `time.monotonic()`: no try waits for the server beyond it, and no further one begins.
     """
 
     def __init__(
@@ -82,16 +85,18 @@ class _Call:
         timeout: Any = None,
         headers: Mapping[str, Any] | None = None,
         max_retries: int | None = None,
+        deadline: float = math.inf,
     ) -> None:
         config = sender.config
         is_get = body is None and content is None
         if not is_get:
             config.require_key()
         self.method = "GET" if is_get else "POST"
+        self._path = path
         self.url = _url(config.base_url + path)
         self.content = content or (b"" if body is None else _dumps(body).encode())
-        timeout = config.timeout if timeout is None else timeout
-        self.timeouts = tuple(getattr(timeout, kind, timeout) for kind in ("connect", "read", "write", "pool"))
+        self._timeout = config.timeout if timeout is None else timeout
+        self._deadline = deadline
         self._streamed = streamed
         self._secret = sender.secret
         self._max_retries = config.max_retries if max_retries is None else max_retries
@@ -100,6 +105,15 @@ class _Call:
         once = {} if is_get else {"idempotency-key": ("Idempotency-Key", str(uuid.uuid4()))}
         kind = {"content-type": ("Content-Type", content.content_type)} if content else {}
         self._headers = _with_headers({**once, **sender.headers, **kind}, headers or {})
+
+    @property
+    def timeouts(self) -> tuple[float | None, ...]:
+        """The seconds to connect, between bytes read and written, and for a place in a pool, of a try that begins."""
+        wanted = (getattr(self._timeout, kind, self._timeout) for kind in ("connect", "read", "write", "pool"))
+        if self._deadline == math.inf:
+            return tuple(wanted)
+        left = max(self._deadline - time.monotonic(), 0.001)  # 0 would be no limit for some libraries
+        return tuple(left if seconds is None else min(seconds, left) for seconds in wanted)
 
     def headers(self, **defaults: str) -> dict[str, str]:
         """Return the headers of the next try; of the defaults those that it has no others for."""
@@ -129,7 +143,10 @@ class _Call:
             if location := response.headers.get("location"):
                 data = f"The server redirects to {location}; set base_url to where the API is."
             inner = data.get("error") if isinstance(data, dict) else None
-            raise from_body(inner or data, status_code=status, headers=response.headers, secret=self._secret)
+            error = from_body(inner or data, status_code=status, headers=response.headers, secret=self._secret)
+            if status == 404 and (kind := _KINDS.get(self._path.split("/")[1].partition("?")[0])):
+                error.hint = f"check base_url and the id of the {kind}; another account's key does not find it."
+            raise error
         if text is not None:
             raise InternalServerError(f"The answer is not JSON: {text[:200]!r}.", status_code=status)
         return Answer(data, response.headers)
@@ -142,6 +159,8 @@ class _Call:
         if not may_pass or self._retries >= self._max_retries or (err.retry_after or 0) > _LONGEST_WAIT:
             return None
         seconds = err.retry_after or min(0.5 * 2**self._retries, 8.0) * (1 - random.random() / 4)
+        if time.monotonic() + seconds >= self._deadline:
+            return None
         self._retries += 1
         self._headers["x-kluster-retry-count"] = ("X-Kluster-Retry-Count", str(self._retries))
         _log.info("Retry %s of %s in %.1f s: %s", self._retries, self._max_retries, seconds, err.message)
@@ -195,20 +214,22 @@ class Transport:
         ours = {**kinds, **key, "User-Agent": f"kluster-integrations/{__version__}"}
         return _with_headers(_with_headers({}, ours), self.config.default_headers)
 
-    def get(self, path: str, *, query: Mapping[str, object] | None = None) -> Answer:
-        """Get a path below the base URL; the key goes along if there is one.
+    def get(self, path: str, *, query: Mapping[str, object] | None = None, **options: Any) -> Answer:
+        """Get a path below the base URL; the key goes along if there is one. `options` are as those of `post`.
 
         Raises:
             KlusterError: Whatever goes wrong.
         """
         with self.errors:
-            found: Answer = self._send(_Call(self, f"{path}?{urllib.parse.urlencode(query)}" if query else path))
+            path = f"{path}?{urllib.parse.urlencode(query)}" if query else path
+            found: Answer = self._send(_Call(self, path, **options))
             return found
 
-    async def aget(self, path: str, *, query: Mapping[str, object] | None = None) -> Answer:
+    async def aget(self, path: str, *, query: Mapping[str, object] | None = None, **options: Any) -> Answer:
         """As `get`."""
         with self.errors:
-            found: Answer = await self._asend(_Call(self, f"{path}?{urllib.parse.urlencode(query)}" if query else path))
+            path = f"{path}?{urllib.parse.urlencode(query)}" if query else path
+            found: Answer = await self._asend(_Call(self, path, **options))
             return found
 
     def post(self, path: str, body: Mapping[str, Any], **options: Any) -> Answer:
@@ -218,7 +239,7 @@ class Transport:
             path: Below the base URL, such as `/chat/completions`.
             body: The JSON body.
             options: `timeout` (seconds between bytes, or httpx's `Timeout`), `headers` (which win over all others),
-                `max_retries`.
+                `max_retries`, `deadline` (of `time.monotonic()`).
 
         Raises:
             KlusterError: Whatever goes wrong.
@@ -233,7 +254,9 @@ class Transport:
             found: Answer = await self._asend(_Call(self, path, body, **options))
             return found
 
-    def upload(self, path: str, form: Mapping[str, str], field: str, name: str, file: BinaryIO) -> Answer:
+    def upload(
+        self, path: str, form: Mapping[str, str], field: str, name: str, file: BinaryIO, **options: Any
+    ) -> Answer:
         """Send a file as multipart/form-data.
 
         Args:
@@ -242,34 +265,41 @@ class Transport:
             field: The file's field.
             name: The file's name, as the server sees it.
             file: Read as it goes out, at each try from its beginning.
+            options: As those of `post`.
 
         Raises:
             KlusterError: Whatever goes wrong.
         """
         with self.errors:
-            found: Answer = self._send(_Call(self, path, content=Form(form, field, name, file)))
+            found: Answer = self._send(_Call(self, path, content=Form(form, field, name, file), **options))
             return found
 
-    async def aupload(self, path: str, form: Mapping[str, str], field: str, name: str, file: BinaryIO) -> Answer:
+    async def aupload(
+        self, path: str, form: Mapping[str, str], field: str, name: str, file: BinaryIO, **options: Any
+    ) -> Answer:
         """As `upload`."""
         with self.errors:
-            found: Answer = await self._asend(_Call(self, path, content=Form(form, field, name, file)))
+            found: Answer = await self._asend(_Call(self, path, content=Form(form, field, name, file), **options))
             return found
 
-    def download(self, path: str, to: BinaryIO) -> None:
-        """Write the body of an answer to a file as it comes.
+    def download(self, path: str, to: BinaryIO, **options: Any) -> None:
+        """Write the body of an answer to a file as it comes. `options` are as those of `post`.
 
         Raises:
             KlusterError: Whatever goes wrong, also in the middle; then the file has a part of it.
         """
-        with self.errors, contextlib.closing(self._send(_Call(self, path, streamed="raw"))) as found, self._io:
+        with (
+            self.errors,
+            contextlib.closing(self._send(_Call(self, path, streamed="raw", **options))) as found,
+            self._io,
+        ):
             for piece in found.iter_bytes():
                 to.write(piece)
 
-    async def adownload(self, path: str, to: BinaryIO) -> None:
+    async def adownload(self, path: str, to: BinaryIO, **options: Any) -> None:
         """As `download`."""
         with self.errors:
-            found = await self._asend(_Call(self, path, streamed="raw"))
+            found = await self._asend(_Call(self, path, streamed="raw", **options))
             try:
                 with self._io:
                     while piece := await found.piece():
@@ -381,6 +411,20 @@ class Transport:
     async def aclose(self) -> None:
         """Close the async connections to this base URL in this event loop, unless others use them."""
         await self._connections.aclose()
+
+
+def path_of(*parts: str) -> str:
+    """Return a path below the base URL. An id in it stays one segment, whatever characters it has.
+
+    Raises:
+        BadRequestError: A part is not a text, or no server would take it for an id.
+    """
+    for part in parts:
+        if not isinstance(part, str) or part.strip() in ("", ".", ".."):
+            raise BadRequestError(
+                f"id={part!r} must be the id of a file or a batch job.", hint="pass the id that the service gave it."
+            )
+    return "".join(f"/{urllib.parse.quote(part, safe='')}" for part in parts)
 
 
 def get(config: KlusterConfig, path: str, *, query: Mapping[str, object] | None = None) -> Answer:
