@@ -11,12 +11,24 @@ from typing import Any, NamedTuple
 from kluster_integrations.core import repair, specs, tokens
 from kluster_integrations.core.errors import BadRequestError, KlusterError
 from kluster_integrations.core.response import read
+from kluster_integrations.core.sse import loads
 from kluster_integrations.core.types import ChatRequest, Completion
 
-__all__ = ["BATCH_PATH", "Line", "Replayed", "as_bytes", "dump", "pack", "repack", "replay", "unpack"]
+__all__ = [
+    "BATCH_PATH",
+    "Line",
+    "Replayed",
+    "as_bytes",
+    "dump",
+    "not_a_line",
+    "pack",
+    "read_foreign",
+    "repack",
+    "replay",
+    "unpack",
+]
 
 BATCH_PATH = "/v1/chat/completions"
-_ASSUMED_COMPLETION = 500  # tokens, where a request sets no limit; stated in CostEstimate
 
 _KEPT = tuple(
     f for f in dataclasses.fields(ChatRequest) if f.name not in ("body", "spec", "check", "options")
@@ -71,16 +83,16 @@ def repack(index: int, request: ChatRequest) -> Line:
     body = dump(request.body)
     encoded = body.encode()
     custom_id = f"{index:08d}-{hashlib.sha256(encoded).hexdigest()[:12]}"
-    most = request.body.get("max_completion_tokens")
+    prompt, completion = tokens.estimate_request(request.body, request.spec.max_output_tokens)
     return Line(
         custom_id,
         body,
         None,
         request.spec.id,
         len(as_bytes(custom_id, "")) + len(encoded),
-        tokens.estimate_prompt(request.body["messages"], request.body.get("tools", ())),
-        most or min(_ASSUMED_COMPLETION, request.spec.max_output_tokens),
-        not most,
+        prompt,
+        completion,
+        not request.body.get("max_completion_tokens"),
     )
 
 
@@ -108,6 +120,33 @@ def as_bytes(custom_id: str, body: str) -> bytes:
     """Return the line of a batch file."""
     head = f'{{"custom_id": {json.dumps(custom_id)}, "method": "POST", "url": "{BATCH_PATH}", "body": '
     return f"{head}{body}}}\n".encode()
+
+
+def read_foreign(raw: bytes, where: str) -> tuple[str, dict[str, Any]]:
+    """Return custom id and body of a line that something else has written; `where` begins the error.
+
+    Raises:
+        BadRequestError: It is not a line of a batch file of chat requests.
+    """
+    try:
+        line = loads(raw)
+    except (ValueError, RecursionError):
+        raise not_a_line(where, f"is not JSON: {raw.strip()[:100]!r}") from None
+    if not isinstance(line, dict):
+        raise not_a_line(where, f"is not a JSON object: {raw.strip()[:100]!r}")
+    custom_id = line.get("custom_id")
+    body = found if isinstance(found := line.get("body"), dict) else {}
+    if not isinstance(custom_id, str) or not custom_id:
+        raise not_a_line(where, f"has custom_id={custom_id!r}, which must be a text that is not empty")
+    messages = body.get("messages")
+    if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
+        raise not_a_line(where, f"has no list of messages in its body: body={str(found)[:100]}")
+    return custom_id, body
+
+
+def not_a_line(where: str, why: str) -> BadRequestError:
+    """Return the error of a line whose answer could not be told from others, or not be read."""
+    return BadRequestError(f"{where} {why}.", hint="the job cannot be adopted: read its output file by itself.")
 
 
 class Replayed(NamedTuple):

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple, Self
 
 from kluster_integrations.core.errors import BudgetExceededError
@@ -31,8 +33,8 @@ class Budget:
 
     A context manager, sync and async, that holds for all adapters, over threads and tasks. It may be entered again, and
     goes on counting. Budgets nest: a request counts for each of those around it. Requests that are under way when the
-    limit is reached are finished and counted, so as many as run at the same time may go beyond it. Another process
-    counts for itself.
+    limit is reached are finished and counted, so as many as run at the same time may go beyond it; those that wait for
+    a batch job inside `deferred` count by an estimate until they are answered. Another process counts for itself.
 
     Args:
         usd: The limit in US$, 0 or more; `math.inf` only counts.
@@ -56,6 +58,7 @@ class Budget:
         self.allow_unpriced = allow_unpriced
         self.estimated = False
         self._by_model: dict[str, ModelSpend] = {}
+        self._waiting = 0.0  # US$, estimated, of requests that wait for their batch job
         self._unpriced: dict[str, None] = {}
 
     def __repr__(self) -> str:
@@ -101,8 +104,9 @@ class Budget:
 
     def _check(self, spec: ModelSpec) -> None:
         spent = self.usd
-        if spent >= self.limit_usd * _ROUNDING:
-            message = f"The budget of {_usd(self.limit_usd)} is spent ({_usd(spent)} so far)."
+        if spent + self._waiting >= self.limit_usd * _ROUNDING:
+            waiting = f", and about {_usd(self._waiting)} for what waits in batch jobs" if self._waiting else ""
+            message = f"The budget of {_usd(self.limit_usd)} is spent ({_usd(spent)} so far{waiting})."
             hint = "pass a higher usd=… to budget(), or send the rest outside of it."
         elif spec.prices is None and not self.allow_unpriced:
             message = f"model={spec.id!r} has no known price, so a budget cannot limit it."
@@ -148,6 +152,25 @@ def check(spec: ModelSpec) -> tuple[Budget, ...]:
     for each in budgets:
         each._check(spec)
     return budgets
+
+
+@contextmanager
+def waiting(spec: ModelSpec, expected: Usage) -> Iterator[tuple[Budget, ...]]:
+    """As `check`, of a request that waits for its batch job: what it is expected to cost counts inside.
+
+    Else all lines of a job, which are asked at the same time and answered a day later, would pass.
+    """
+    cost = spec.cost(expected.prompt_tokens, expected.completion_tokens) or 0.0
+    with _budgets.lock:
+        budgets = check(spec)
+        for each in budgets:
+            each._waiting += cost
+    try:
+        yield budgets
+    finally:
+        with _budgets.lock:
+            for each in budgets:
+                each._waiting = max(0.0, each._waiting - cost)
 
 
 def count(budgets: tuple[Budget, ...], spec: ModelSpec, usage: Usage) -> None:

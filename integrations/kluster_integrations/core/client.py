@@ -292,13 +292,14 @@ class Client:
                 step = next(steps)
                 while True:
                     if step.deferral is not None:  # no limiter: what waits here is not sent one by one
-                        budgets = budget.check(step.spec)
-                        answer = step.deferral.ask(step.body, self.config).result()
+                        with budget.waiting(step.spec, _expected(step)) as budgets:
+                            answer = step.deferral.ask(step.body, self.config).result()
+                            step = steps.send((answer, budgets))
                     else:
                         with admitted(self.limiter):
                             budgets = budget.check(step.spec)  # now, for others may have spent it in the meantime
                             answer = self._transport.post(step.path, step.body, **step.options)
-                    step = steps.send((answer, budgets))
+                        step = steps.send((answer, budgets))
             except StopIteration as done:
                 return done.value
 
@@ -308,13 +309,14 @@ class Client:
                 step = next(steps)
                 while True:
                     if step.deferral is not None:
-                        budgets = budget.check(step.spec)
-                        answer = await asyncio.wrap_future(step.deferral.ask(step.body, self.config))
+                        with budget.waiting(step.spec, _expected(step)) as budgets:
+                            answer = await asyncio.wrap_future(step.deferral.ask(step.body, self.config))
+                            step = steps.send((answer, budgets))
                     else:
                         async with aadmitted(self.limiter):
                             budgets = budget.check(step.spec)
                             answer = await self._transport.apost(step.path, step.body, **step.options)
-                    step = steps.send((answer, budgets))
+                        step = steps.send((answer, budgets))
             except StopIteration as done:
                 return done.value
 
@@ -336,6 +338,8 @@ class Client:
                 current = tries.send(found)
             except StopIteration as done:
                 completion: Completion = done.value
+                if later is not None:
+                    completion.priced = request.spec
                 has_answer = bool(completion.text or completion.tool_calls)
                 _note_empty(completion.finish_reason, has_answer=has_answer)
                 return completion
@@ -366,6 +370,12 @@ class _Post(NamedTuple):
     options: Mapping[str, Any]
     spec: ModelSpec
     deferral: deferral.Deferral | None = None
+
+
+def _expected(step: _Post) -> Usage:
+    """Return about how many tokens a request will take."""
+    prompt, completion = tokens.estimate_request(step.body, step.spec.max_output_tokens)
+    return Usage(prompt, completion, prompt + completion, estimated=True)
 
 
 _Steps = Generator[_Post, tuple[Answer, tuple[budget.Budget, ...]], Any]

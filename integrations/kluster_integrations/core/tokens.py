@@ -10,11 +10,12 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-__all__ = ["IMAGE_TOKENS", "at_least", "estimate", "estimate_prompt", "text_of"]
+__all__ = ["IMAGE_TOKENS", "at_least", "estimate", "estimate_prompt", "estimate_request", "text_of"]
 
 IMAGE_TOKENS = 256
 """About what an image costs: Gemma 3 reads each as 256 tokens (its technical report, 2025-03)."""
 
+_ASSUMED_COMPLETION = 500  # tokens, where a request sets no limit; stated in CostEstimate
 _LONGEST = 48  # characters; vocabularies have few longer words
 _LETTER = re.compile(r"[\w\u2e80-\U0010ffff]")
 
@@ -55,3 +56,14 @@ def estimate_prompt(
         if isinstance(content := message.get("content"), list):
             total += IMAGE_TOKENS * sum(isinstance(p, Mapping) and p.get("type") == "image_url" for p in content)
     return total
+
+
+def estimate_request(body: Mapping[str, Any], most: int) -> tuple[int, int]:
+    """Return about how many tokens a request's prompt has, and how many its answer has at most.
+
+    Args:
+        body: The body of a chat request.
+        most: The most that the model writes; where the request sets no limit, 500 are assumed if that is less.
+    """
+    prompt = estimate_prompt(body["messages"], body.get("tools", ()))
+    return prompt, body.get("max_completion_tokens") or min(_ASSUMED_COMPLETION, most)

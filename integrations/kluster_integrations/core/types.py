@@ -92,7 +92,7 @@ class ToolCallDelta:
 
 
 class Delta(NamedTuple):
-    """What one event adds. `meta` (id, model, …) and `headers` come with the first only, `usage` with the last."""
+    """What one event adds. The first has `meta` (id, model, …) and `headers`, the last `usage` and `priced`."""
 
     content: str = ""
     reasoning: str = ""
@@ -102,6 +102,7 @@ class Delta(NamedTuple):
     logprobs: Mapping[str, Any] | None = None
     meta: Mapping[str, Any] | None = None
     headers: Mapping[str, str] | None = None
+    priced: ModelSpec | None = None
 
 
 @dataclass(slots=True)
@@ -119,6 +120,7 @@ class Completion:
         meta: What else it says: `created`, `system_fingerprint`, `matched_stop`.
         logprobs: OpenAI's structure, where asked for.
         headers: The HTTP headers of the answer.
+        priced: The model's spec with the prices that hold, where they are not those in real time: inside `deferred`.
     """
 
     text: str
@@ -131,6 +133,7 @@ class Completion:
     meta: Mapping[str, Any] = field(default_factory=dict)
     logprobs: Mapping[str, Any] | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
+    priced: ModelSpec | None = None
 
     @property
     def is_cut(self) -> bool:
@@ -192,6 +195,7 @@ def collect(deltas: Iterable[Delta]) -> Completion:
     meta: dict[str, Any] = {}
     headers: Mapping[str, str] = {}
     logprobs: Mapping[str, Any] | None = None
+    priced: ModelSpec | None = None
     for delta in deltas:
         text.append(delta.content)
         reasoning.append(delta.reasoning)
@@ -204,7 +208,7 @@ def collect(deltas: Iterable[Delta]) -> Completion:
         finish = delta.finish_reason or finish
         usage = delta.usage or usage
         meta.update(delta.meta or {})
-        headers = delta.headers or headers
+        headers, priced = delta.headers or headers, delta.priced or priced
         logprobs = _join(logprobs, delta.logprobs)
     for call, parts in zip(calls, arguments, strict=True):
         call.arguments = "".join(parts) or "{}"
@@ -219,6 +223,7 @@ def collect(deltas: Iterable[Delta]) -> Completion:
         meta=meta,
         logprobs=logprobs,
         headers=headers,
+        priced=priced,
     )
 
 
@@ -228,7 +233,7 @@ def spread(completion: Completion) -> Iterator[Delta]:
     meta = {**completion.meta, "id": completion.id, "model": completion.model}
     yield Delta(reasoning=completion.reasoning, meta=meta, headers=completion.headers)
     yield Delta(completion.text, "", calls, completion.finish_reason, None, completion.logprobs)
-    yield Delta(usage=completion.usage)
+    yield Delta(usage=completion.usage, priced=completion.priced)
 
 
 def _join(before: Mapping[str, Any] | None, more: Mapping[str, Any] | None) -> Mapping[str, Any] | None:

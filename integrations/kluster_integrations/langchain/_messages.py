@@ -100,7 +100,7 @@ def to_message(completion: Completion) -> AIMessage:
 
 def to_result(completion: Completion, spec: ModelSpec, *, with_headers: bool) -> ChatResult:
     """Return LangChain's result of a whole answer; `with_headers` puts the HTTP headers into the metadata."""
-    usage = completion.usage
+    usage, spec = completion.usage, completion.priced or spec
     message = to_message(completion)
     message.usage_metadata = _usage(usage)
     token_usage = {name: getattr(usage, name) for name in ("prompt_tokens", "completion_tokens", "total_tokens")}
@@ -184,7 +184,7 @@ class ChunkMaker:
         if delta.headers and self._with_headers:
             metadata["headers"] = dict(delta.headers)
         if delta.usage:
-            metadata |= _cost(delta.usage, self._spec)
+            metadata |= _cost(delta.usage, delta.priced or self._spec)
         if self._v1:
             metadata["output_version"] = "v1"
         return metadata

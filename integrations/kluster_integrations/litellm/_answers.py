@@ -75,6 +75,9 @@ def fill(response: ModelResponse, model: str, completion: Completion) -> ModelRe
     response.model = model
     response.usage = LiteUsage(**_usage(completion.usage, model))  # type: ignore[attr-defined]
     response._hidden_params.update(_hidden(completion.headers))
+    if (spec := completion.priced) is not None:  # LiteLLM's own table has the prices in real time
+        usage = completion.usage
+        response._hidden_params["response_cost"] = spec.cost(usage.prompt_tokens, usage.completion_tokens)
     return response
 
 
