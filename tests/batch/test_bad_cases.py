@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -333,8 +335,11 @@ class TestWhatWasSeenLive:
 
     def test_results_that_come_late(self, service: Emulator, tmp_path: Path) -> None:
         job = create(service, tmp_path, 1)
-        service.add_fault(Fault("status", status=404, path=None, after=3))
         job.submit()
+        [batch] = service.batches.jobs.values()
+        while batch.output_file_id is None:
+            time.sleep(0.01)
+        service.add_fault(Fault("status", status=404, path=f"/v1/files/{batch.output_file_id}/content"))
         job.wait()
         assert places(job) == [True]
 
@@ -410,6 +415,51 @@ class TestAdopted:
             "Echo: Question 2",
         ]
         assert len(service.batches.jobs) == 1
+
+    @pytest.mark.parametrize(
+        ("line", "why"),
+        [
+            ({"custom_id": "line-0"}, "has the custom_id of a line before it: 'line-0'"),
+            ({"custom_id": None}, "has custom_id=None, which must be a text"),
+            ({"custom_id": 7}, "has custom_id=7, which must be a text"),
+            ({"custom_id": ""}, "has custom_id='', which must be a text"),
+            ({"body": None}, "has no list of messages in its body: body=None"),
+            ({"body": {"messages": "x"}}, "has no list of messages in its body: body={'messages': 'x'}"),
+            (["a", "list"], "is not a JSON object: "),
+            ("{", "is not JSON: b'{'"),
+            ("[" * 100_000, "is not JSON: "),
+            (b"\xff", "is not JSON: "),
+        ],
+    )
+    def test_whose_lines_are_odd(self, service: Emulator, tmp_path: Path, line: Any, why: str) -> None:
+        body = {"model": LLAMA, "messages": questions(1)[0]}
+        good = {"custom_id": "line-0", "method": "POST", "url": "/v1/chat/completions", "body": body}
+        if isinstance(line, dict):
+            line = {**good, "custom_id": "line-1", **line}
+        raw = line if isinstance(line, bytes) else (line if isinstance(line, str) else json.dumps(line)).encode()
+        with create(service, tmp_path / "theirs", 1) as theirs:
+            theirs.submit()
+        [batch] = service.batches.jobs.values()
+        file = service.batches.files[batch.file_id]
+        service.batches.files[batch.file_id] = replace(file, data=json.dumps(good).encode() + b"\n\n" + raw)
+        with pytest.raises(errors.BadRequestError, match=re.escape(f"Line 3 of {batch.file_id}, ")) as caught:
+            BatchJob.adopt(batch.id, folder=tmp_path / "ours", config=connection(service))
+        assert why in caught.value.message
+        assert not (tmp_path / "ours").exists()
+
+    @pytest.mark.parametrize("id_", [None, "", " ", ".", "..", 5])
+    def test_an_id_that_is_none(self, service: Emulator, tmp_path: Path, id_: Any) -> None:
+        with pytest.raises(errors.BadRequestError, match="must be the id of a file or a batch job"):
+            BatchJob.adopt(id_, folder=tmp_path / "ours", config=connection(service))
+        assert service.requests == []
+
+    def test_an_id_stays_one_segment(self, service: Emulator, tmp_path: Path) -> None:
+        with pytest.raises(errors.NotFoundError, match="check base_url and the id of the batch job"):
+            BatchJob.adopt("../models?a=#b", folder=tmp_path / "ours", config=connection(service))
+        assert [r.path for r in service.requests] in (
+            ["/v1/batches/..%2Fmodels%3Fa%3D%23b"],
+            ["/v1/batches/../models?a=#b"],  # as the server decodes it
+        )
 
     async def test_async_and_again(self, service: Emulator, tmp_path: Path) -> None:
         with create(service, tmp_path / "theirs", 1) as theirs:

@@ -259,6 +259,21 @@ class TestMoney:
             ask(client)
             assert spent.usd == pytest.approx(rounds.status().cost)
 
+    async def test_a_budget_counts_what_waits(self, client: Client, service: Emulator, tmp_path: Path) -> None:
+        async with deferred(tmp_path):
+            with budget(usd=1e-9) as spent:
+                found = await asyncio.gather(aask(client, 0), aask(client, 1), return_exceptions=True)
+                assert [type(f).__name__ for f in found] == ["str", "BudgetExceededError"]
+                assert "for what waits in batch jobs" in str(found[1])
+            assert sizes(service) == [1]
+            line = 107 * 0.03 / 1_000_000  # 7 tokens of the question, and at most 100 of the answer
+            with budget(usd=3.5 * line) as spent:
+                asked = (aask(client, n, max_completion_tokens=100) for n in range(2, 10))
+                found = await asyncio.gather(*asked, return_exceptions=True)
+                assert [isinstance(f, str) for f in found] == [True] * 4 + [False] * 4
+                assert 0 < spent.usd < line  # so that there is room again
+                assert await aask(client, 9, max_completion_tokens=100) == "Echo: Question 9"
+
     def test_a_price_that_is_known_only_in_real_time(
         self, client: Client, service: Emulator, tmp_path: Path, own_catalog: None
     ) -> None:
@@ -274,7 +289,9 @@ class TestMoney:
     ) -> None:
         before = len(service.requests)
         with deferred(tmp_path, max_cost=1e-6):
-            with pytest.raises(errors.CostLimitError, match=r"would cost about \$0.0000, of which .* max_cost=1e-06"):
+            with pytest.raises(
+                errors.CostLimitError, match=r"would cost about \$0.0000\d+, of which .* max_cost=\$0.000001"
+            ):
                 ask(client)
             assert len(service.requests) == before
         with deferred(tmp_path, max_cost=1):
@@ -300,6 +317,23 @@ class TestMoney:
             ask(client)
             assert rounds.status().window == "72h"
             assert spent.usd == pytest.approx(rounds.status().cost)
+
+
+class TestTheLoopsExecutor:
+    async def test_it_gets_its_own_back(self, client: Client, tmp_path: Path) -> None:
+        loop: Any = asyncio.get_running_loop()
+        loop.set_default_executor(mine := ThreadPoolExecutor(3))
+        async with deferred(tmp_path / "one"):
+            async with deferred(tmp_path / "two"):
+                assert loop._default_executor._max_workers == 1_000
+            assert loop._default_executor._max_workers == 1_000
+        assert loop._default_executor is mine
+
+    async def test_one_that_has_none(self, client: Client, tmp_path: Path) -> None:
+        async with deferred(tmp_path):
+            await asyncio.to_thread(ask, client)
+        assert asyncio.get_running_loop()._default_executor._max_workers < 100  # type: ignore[attr-defined]
+        assert await asyncio.to_thread(lambda: 1) == 1
 
 
 class TestFailures:
@@ -379,6 +413,11 @@ class TestFolders:
             ask(client)
         with pytest.raises(errors.BadRequestError, match="comes too late"), deferred(tmp_path, window="24h"):
             pass
+
+    @pytest.mark.parametrize("quiet", ["x", -1, float("nan"), True])
+    def test_a_time_that_is_not_a_number_of_seconds(self, tmp_path: Path, quiet: Any) -> None:
+        with pytest.raises(errors.BadRequestError, match="quiet="):
+            deferred(tmp_path, quiet=quiet)
 
     def test_a_wrong_window(self, tmp_path: Path) -> None:
         with pytest.raises(errors.BadRequestError, match="must be one of 24h"):

@@ -127,6 +127,13 @@ class TestLiteLLM:
         assert [f"Echo: Question {n}" == text for n, text in enumerate(texts)] == [True] * 20
         assert sizes(service) == [20]
 
+    async def test_the_cost_is_the_batch_price(self, service: Emulator, tmp_path: Path) -> None:
+        async with deferred(tmp_path / "job", window="24h"):
+            answer = await self.ask(0)
+        assert answer._hidden_params["response_cost"] == pytest.approx(answer.usage.total_tokens * 0.05 / 1_000_000)
+        answer = await self.ask(0)
+        assert answer._hidden_params["response_cost"] == pytest.approx(answer.usage.total_tokens * 0.18 / 1_000_000)
+
     async def test_a_stream(self, service: Emulator, tmp_path: Path) -> None:
         async with deferred(tmp_path / "job"):
             chunks = [chunk async for chunk in await self.ask(0, stream=True)]
@@ -140,6 +147,18 @@ class TestLiteLLM:
         async with deferred(tmp_path / "job"):
             found = await asyncio.gather(*map(self.ask, range(3)), return_exceptions=True)
         assert [isinstance(f, litellm.BadRequestError) for f in found] == [False, True, False]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_cost_in_langchain_is_the_batch_price(service: Emulator, tmp_path: Path, stream: bool) -> None:
+    langchain = pytest.importorskip("kluster_integrations.langchain")
+    from langchain_core.messages import AIMessageChunk
+
+    chat = langchain.ChatKluster(model=LLAMA)
+    with deferred(tmp_path / "job", window="24h"):
+        message = sum(chat.stream("Hello!"), start=AIMessageChunk("")) if stream else chat.invoke("Hello!")
+    tokens = message.usage_metadata["total_tokens"]
+    assert message.response_metadata["cost"] == pytest.approx(tokens * 0.05 / 1_000_000)
 
 
 async def test_an_error_of_a_line_in_langchain(service: Emulator, tmp_path: Path) -> None:

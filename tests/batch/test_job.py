@@ -204,15 +204,37 @@ class TestFolder:
         with pytest.raises(errors.BadRequestError, match="'24h' comes too late"):
             create(service, tmp_path, 1, window="24h")
 
-    @pytest.mark.parametrize("window", ["12h", "", None])
+    def test_what_is_not_passed_stays_as_it_was(self, service: Emulator, tmp_path: Path) -> None:
+        with create(service, tmp_path, 1) as job:
+            assert (job.window, job.max_cost, job._journal.get("strict")) == ("24h", None, False)
+        create(service, tmp_path, 1, window="72h", max_cost=0.5, strict=True).close()
+        with create(service, tmp_path, 1) as job:
+            assert (job.window, job.max_cost, job._journal.get("strict")) == ("72h", 0.5, True)
+        with create(service, tmp_path, 1, max_cost=None) as job:
+            assert (job.window, job.max_cost) == ("72h", None)
+
+    @pytest.mark.parametrize("given", [None, 5, "text", {"messages": []}, b"x"])
+    def test_requests_that_are_not_a_list(self, service: Emulator, tmp_path: Path, given: Any) -> None:
+        with pytest.raises(errors.BadRequestError, match=r"requests=.* must be a list"):
+            BatchJob.create(given, folder=tmp_path, config=connection(service), model=LLAMA)
+
+    def test_strict_is_true_or_false(self, service: Emulator, tmp_path: Path) -> None:
+        with pytest.raises(errors.BadRequestError, match="strict='yes'"):
+            create(service, tmp_path, 1, strict="yes")
+
+    @pytest.mark.parametrize("repairs", ["x", None, 1.5, True])
+    def test_max_repairs_that_is_not_a_number(self, service: Emulator, tmp_path: Path, repairs: Any) -> None:
+        with pytest.raises(errors.BadRequestError, match=r"requests\[0\]: max_repairs="):
+            create(service, tmp_path, 1, max_repairs=repairs)
+
+    @pytest.mark.parametrize("window", ["12h", "", 24])
     def test_unknown_window(self, service: Emulator, tmp_path: Path, window: Any) -> None:
         with pytest.raises(errors.BadRequestError, match="24h, 48h, 72h, auto"):
             create(service, tmp_path, 1, window=window)
         assert list(tmp_path.iterdir()) == []
         create(service, tmp_path, 1).close()
-        if window is not None:
-            with pytest.raises(errors.BadRequestError, match="24h, 48h, 72h, auto"):
-                BatchJob.open(tmp_path, config=connection(service), window=window)
+        with pytest.raises(errors.BadRequestError, match="24h, 48h, 72h, auto"):
+            BatchJob.open(tmp_path, config=connection(service), window=window)
 
     def test_the_key_is_nowhere(self, service: Emulator, tmp_path: Path) -> None:
         create(service, tmp_path, 1).wait()
@@ -251,7 +273,10 @@ class TestEstimate:
 class TestMaxCost:
     def test_too_much_is_not_sent(self, service: Emulator, tmp_path: Path) -> None:
         job = create(service, tmp_path, 10, max_cost=0.0001)
-        with pytest.raises(errors.CostLimitError, match=r"about \$0\.0003.* 0 of 10 inputs have ended, 10 are not"):
+        with pytest.raises(
+            errors.CostLimitError,
+            match=r"about \$0\.0002535, .* max_cost=\$0\.0001\. 0 of 10 inputs have ended, 10 are not",
+        ):
             job.submit()
         assert service.requests == []
 
@@ -289,6 +314,7 @@ class TestProgress:
     def test_the_time_is_over(self, service: Emulator, tmp_path: Path) -> None:
         service.batches.behavior = BatchBehavior(pre_schedule=60)
         job = create(service, tmp_path, 3)
+        job.submit()
         with pytest.raises(errors.APITimeoutError, match="0 of 3 inputs have an answer"):
             job.wait(timeout=0.02)
         assert set(lines_by_id(service).values()) == {1}

@@ -17,7 +17,7 @@ from kluster_integrations.core.config import KlusterConfig
 from kluster_integrations.core.errors import BadRequestError, InternalServerError, from_body
 from kluster_integrations.core.request import build
 from kluster_integrations.core.sse import loads
-from kluster_integrations.core.transport import CHAT_PATH, Answer, Transport
+from kluster_integrations.core.transport import CHAT_PATH, Answer, Transport, path_of
 from kluster_integrations.core.types import ChatRequest, Completion
 
 __all__ = ["PendingAnswer", "asubmit_async", "submit_async"]
@@ -51,19 +51,19 @@ class PendingAnswer:
             KlusterError: Whatever else goes wrong, also with the request.
         """
         with self._transport.errors:
-            batch = self._transport.get(f"/batches/{self.batch_id}").data
+            batch = self._transport.get(path_of("batches", self.batch_id)).data
             file = io.BytesIO()
             if id_ := _file_of(batch):
-                self._transport.download(f"/files/{id_}/content", file)
+                self._transport.download(path_of("files", str(id_), "content"), file)
             return self._read(batch, file.getvalue())
 
     async def afetch(self) -> Completion | None:
         """As `fetch`."""
         with self._transport.errors:
-            batch = (await self._transport.aget(f"/batches/{self.batch_id}")).data
+            batch = (await self._transport.aget(path_of("batches", self.batch_id))).data
             file = io.BytesIO()
             if id_ := _file_of(batch):
-                await self._transport.adownload(f"/files/{id_}/content", file)
+                await self._transport.adownload(path_of("files", str(id_), "content"), file)
             return self._read(batch, file.getvalue())
 
     def _read(self, batch: Mapping[str, Any], lines: bytes) -> Completion | None:
@@ -90,7 +90,10 @@ def submit_async(
     strict: bool = False,
     config: KlusterConfig | None = None,
 ) -> PendingAnswer:
-    """Send a request that is answered later. Unverified: see the module.
+    """Send a request that is answered later.
+
+    Unverified: the service's docs describe it, and it was never run against the service. `BatchJob` is the sure way,
+    also for one request.
 
     It is sent once: after a broken connection it may run or not, and sending it again may pay twice. A wrong answer is
     not repaired.
@@ -132,6 +135,11 @@ def _prepare(
 ) -> tuple[Transport, ChatRequest, dict[str, Any]]:
     config = config or KlusterConfig()
     if not isinstance(request, ChatRequest):
+        if not isinstance(request, Mapping):
+            raise BadRequestError(
+                f"request={str(request)[:100]!r} must be a dict of model, messages and parameters.",
+                hint='such as {"model": "…", "messages": [{"role": "user", "content": "Hello!"}]}.',
+            )
         values = dict(request)
         request = build(values.pop("model", ""), values.pop("messages", []), values, config=config)
     if request.body.get("stream"):

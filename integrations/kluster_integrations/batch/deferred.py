@@ -25,11 +25,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Self
+from weakref import WeakKeyDictionary
 
 from kluster_integrations.batch.job import BatchJob, check_cost, check_window
-from kluster_integrations.batch.journal import Row
+from kluster_integrations.batch.journal import Row, folder_of
 from kluster_integrations.batch.lines import dump
-from kluster_integrations.batch.steps import FILE_BYTES, TRANSIENT, Do, Steps
+from kluster_integrations.batch.steps import FILE_BYTES, TRANSIENT, Do, Steps, TimeOver, check_seconds
 from kluster_integrations.batch.types import BatchStatus, Window
 from kluster_integrations.core import deferral, specs
 from kluster_integrations.core.config import KlusterConfig, seconds_from
@@ -69,6 +70,10 @@ class Deferred:
             `KLUSTER_BATCH_QUIET`.
         config: The connection; default: that of the first request. Requests of another key or address are refused.
 
+    Requests inside end with the error of the connection or the server where there was nothing else for 10 minutes, or
+    the seconds of `KLUSTER_BATCH_PATIENCE`; the next run goes on. Leaving the block gives up what is being asked of the
+    service at that moment.
+
     Raises:
         BadRequestError: The window is not allowed or is another one than before, or the folder holds a `BatchJob`.
         JobLockedError: The folder is in use.
@@ -86,7 +91,9 @@ class Deferred:
     ) -> None:
         check_window(window)
         check_cost(max_cost)
-        self.folder = Path(folder)
+        if quiet is not None:
+            check_seconds("quiet", quiet)
+        self.folder = folder_of(folder)
         self._settings = {"window": window, "max_cost": max_cost}
         self._on_progress = on_progress
         self._quiet = seconds_from("batch_quiet", 2.0) if quiet is None else quiet
@@ -113,13 +120,15 @@ class Deferred:
 
     async def __aenter__(self) -> Self:
         self.__enter__()
-        # The loop may have an executor already, of a few threads; CrewAI's crews each hold one while they wait.
-        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_THREADS, thread_name_prefix="asyncio"))
+        _executors.enter(asyncio.get_running_loop())
         return self
 
     async def __aexit__(self, *_: object) -> None:
         if (job := self._leave()) is not None:
-            await asyncio.to_thread(job.join)
+            try:
+                await asyncio.to_thread(job.join)
+            finally:
+                _executors.leave(asyncio.get_running_loop())
 
     def _leave(self) -> _Rounds | None:
         job, self._job = self._job, None
@@ -162,6 +171,8 @@ class _Rounds(BatchJob):
         self._callers: dict[str, Future[Answer]] = {}  # in the journal
         self._last_asked = 0.0
         self._failure: BaseException | None = None
+        self._patience = seconds_from("batch_patience", 600.0)
+        self._loop: asyncio.AbstractEventLoop | None = None  # the thread's
         self._thread = threading.Thread(target=self._work, name="kluster-deferred", daemon=True)
 
     def begin(self, settings: Mapping[str, Any]) -> None:
@@ -185,8 +196,16 @@ class _Rounds(BatchJob):
             waiting = [*self._callers.values(), *(future for _, future in self._fresh.values())]
             self._callers, self._fresh = {}, {}
             self._changed.notify_all()
+            if self._loop is not None:
+                self._loop.call_soon_threadsafe(self._interrupt)
         for future in waiting:
             _fail(future, error)
+
+    def _interrupt(self) -> None:
+        """End the request or the sleep that the thread is in. What it was about to do is in the journal."""
+        self._deadline = -math.inf
+        if self._limit is not None:
+            self._limit.reschedule(asyncio.get_running_loop().time())
 
     def join(self) -> None:
         """Wait until nothing is done any more, and close the journal."""
@@ -256,21 +275,39 @@ class _Rounds(BatchJob):
     # -- the thread
 
     def _work(self) -> None:
+        """Run the rounds. In an event loop, for there a request that hangs can be given up when the block is left."""
         try:
-            self._drive(self._rounds(), sleep=self._sleep)
-        except _Ended:
+            asyncio.run(self._run())
+        except TimeOver:
             pass
         except BaseException as err:
             self.end(err)
 
+    async def _run(self) -> None:
+        with self._changed:
+            self._loop = asyncio.get_running_loop()
+            if self._failure is not None:
+                return
+        try:
+            await self._adrive(self._rounds())
+        finally:
+            with self._changed:
+                self._loop = None
+            await self._transport.aclose()
+
     def _rounds(self) -> Steps:
         journal = self._journal
-        before, delay = self._status(), self.poll
+        before, delay, reached = self._status(), self.poll, time.monotonic()
         while self._failure is None:
             try:
                 yield from self._sending()
                 yield from self._looking()
+                reached = time.monotonic()
             except TRANSIENT as err:
+                if time.monotonic() - reached >= self._patience:
+                    err.message = f"For {self._patience:g} s the service could not be used. {err.message}"
+                    err.hint = "nothing is lost: start again with the same folder when it can be reached."
+                    raise
                 _logger.warning("The rounds in %r go on after an error: %s", str(self.folder), err)
             if (status := self._status()) != before:
                 before, delay = status, self.poll
@@ -283,7 +320,10 @@ class _Rounds(BatchJob):
             elif journal.parts(unfinished=True):
                 wait = delay * random.uniform(0.8, 1.2)
                 delay = min(delay * 1.5, max(300.0, self.poll))
+            idle_since = time.monotonic()
             yield Do("work", (lambda wait=wait: self._idle(wait),))
+            if wait == math.inf:
+                reached += time.monotonic() - idle_since  # nothing was asked of the service
 
     def _sending(self) -> Steps:
         """Plan a job of what is new, and create what is planned; while others run, too."""
@@ -338,15 +378,6 @@ class _Rounds(BatchJob):
             while self._failure is None and (left := min(end - time.monotonic(), self._until_quiet())) > 0:
                 self._changed.wait(None if left == math.inf else left)
 
-    def _sleep(self, seconds: float) -> None:
-        with self._changed:
-            if self._changed.wait_for(lambda: self._failure is not None, seconds):
-                raise _Ended
-
-
-class _Ended(Exception):  # noqa: N818
-    """The block was left."""
-
 
 def _fail(future: Future[Answer], error: BaseException) -> None:
     """Give a caller an error of its own: each adds its traceback, and its adapter's class."""
@@ -384,6 +415,24 @@ class _Executors:
         self._lock = threading.Lock()
         self._users = 0
         self._original = ThreadPoolExecutor.__init__
+        self._loops: WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[int, Any]] = WeakKeyDictionary()
+
+    def enter(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Give a loop an executor of many threads: that of its own has few, and CrewAI's crews each hold one."""
+        with self._lock:
+            users, before = self._loops.get(loop, (0, getattr(loop, "_default_executor", None)))  # there is no getter
+            self._loops[loop] = users + 1, before
+        if not users:
+            loop.set_default_executor(ThreadPoolExecutor(_THREADS, thread_name_prefix="asyncio"))
+
+    def leave(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Give it back the one that it had; the many threads end when nobody uses them."""
+        with self._lock:
+            users, before = self._loops.pop(loop)
+            if users > 1:
+                self._loops[loop] = users - 1, before
+        if users == 1:
+            loop.set_default_executor(before or ThreadPoolExecutor(thread_name_prefix="asyncio"))
 
     def change(self, users: int) -> None:
         with self._lock:

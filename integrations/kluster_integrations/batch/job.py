@@ -7,20 +7,23 @@ import itertools
 import json
 import math
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+import weakref
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from kluster_integrations.batch.journal import NAME, Row, open_journal
+from kluster_integrations.batch.journal import Row, folder_of, holds_journal, open_journal
 from kluster_integrations.batch.lines import pack, replay, unpack
-from kluster_integrations.batch.steps import FILE_BYTES, JobSteps, Steps
+from kluster_integrations.batch.steps import FILE_BYTES, Do, JobSteps, Steps, TimeOver
 from kluster_integrations.batch.types import (
+    UNSET,
     WINDOWS,
     BatchResult,
     BatchStatus,
     CostEstimate,
+    Unset,
     Window,
 )
 from kluster_integrations.core import request as requests_
@@ -56,10 +59,14 @@ class BatchJob(JobSteps):
     """
 
     def __init__(self, folder: str | Path, config: KlusterConfig | None = None) -> None:
-        self._is_closed = False
-        config = config or KlusterConfig()
-        super().__init__(Path(folder), config, open_journal(Path(folder)))
+        config, path = config or KlusterConfig(), folder_of(folder)
+        super().__init__(path, config)
         self._transport = Transport(config)
+        self._limit: asyncio.Timeout | None = None  # of the request that an async operation waits for
+        self._open_journal = open_journal(path)
+        # Also of a job that is forgotten and never closed, so that the folder does not stay locked.
+        self._close_journal = weakref.finalize(self, self._open_journal.close)
+        self._close_journal.atexit = False  # the lock ends with the process
 
     @classmethod
     def create(
@@ -67,10 +74,10 @@ class BatchJob(JobSteps):
         requests: Iterable[Any],
         *,
         folder: str | Path,
-        window: Window | Literal["auto"] = "24h",
+        window: Window | Literal["auto"] | None = None,
         config: KlusterConfig | None = None,
-        max_cost: float | None = None,
-        strict: bool = False,
+        max_cost: float | Unset | None = UNSET,
+        strict: bool | None = None,
         **defaults: Any,
     ) -> BatchJob:
         """Write a job into a folder; nothing is sent yet. With the same requests again it returns the same job.
@@ -80,23 +87,37 @@ class BatchJob(JobSteps):
                 (`response_format`, `tools`, …), `max_repairs`, `tool_calling` and `extra_body`. Read one by one.
             folder: Made if it is not there.
             window: How long the service may take; `auto` takes the cheapest when the job is submitted. May be changed
-                until then.
+                until then. Default: that of the job that is there, else `24h`.
             config: The connection; default: from the environment.
             max_cost: US$; `CostLimitError` comes before anything is sent that would exceed it, by `estimate`. May be
-                changed at any time.
-            strict: Whether what is not answered within the window is given up; else it is sent again.
+                changed at any time; None is no limit. Default: that of the job that is there, else no limit.
+            strict: Whether what is not answered within the window is given up; else it is sent again. Default: as the
+                job that is there, else False.
             defaults: `model` and parameters of all requests, where they have none of their own.
 
         Raises:
             BadRequestError: A request cannot be sent as it is, or the folder holds a job of other requests.
             JobLockedError: Another process works on this job.
         """
-        check_window(window)
+        if window is not None:
+            check_window(window)
+        if isinstance(requests, str | bytes | Mapping) or not isinstance(requests, Iterable):
+            raise BadRequestError(
+                f"requests={str(requests)[:100]!r} must be a list or a generator of message lists or of dicts.",
+                hint='such as [[{"role": "user", "content": "Hello!"}]].',
+            )
+        if strict is not None and not isinstance(strict, bool):
+            raise BadRequestError(f"strict={strict!r} must be True or False.", hint="such as strict=True.")
         job = cls(folder, config)
         try:
             with job._transport.errors, job._journal.in_use(), job._journal.commit():
-                job._fill(requests, defaults)
-                job._set(window=window, max_cost=max_cost, strict=strict)
+                is_new = job._journal.get("window") is None
+                job._fill(requests, defaults, is_new=is_new)
+                values: dict[str, Any] = {"window": window, "strict": strict}
+                given = {name: value for name, value in values.items() if value is not None}
+                if max_cost is not UNSET:
+                    given["max_cost"] = max_cost
+                job._set(**({"window": "24h", "strict": False} if is_new else {}) | given)
         except BaseException:
             job.close()
             raise
@@ -131,7 +152,7 @@ class BatchJob(JobSteps):
         """
         if window is not None:
             check_window(window)
-        if not (Path(folder) / NAME).exists():
+        if not holds_journal(folder_of(folder)):
             raise _no_job(folder)
         job = cls(folder, config)
         try:
@@ -188,9 +209,8 @@ class BatchJob(JobSteps):
 
     def close(self) -> None:
         """Close the journal, and let other processes in. The jobs of the service go on. Closing again does nothing."""
-        if not self._is_closed:
-            self._is_closed = True
-            self._journal.close()
+        self._is_closed = True
+        self._close_journal()
 
     @property
     def window(self) -> Any:
@@ -262,7 +282,9 @@ class BatchJob(JobSteps):
         Broken connections and errors of the server do not end it.
 
         Args:
-            timeout: Seconds; default: as long as it takes.
+            timeout: Seconds; default: as long as it takes. It ends a request that hangs, too, and the time for which a
+                job is looked for after an unclear answer. With 0 nothing is asked. A server that goes on sending bytes
+                is read to the end.
             on_progress: Called with each status that is new.
 
         Raises:
@@ -304,17 +326,18 @@ class BatchJob(JobSteps):
 
     # -- how the steps are driven
 
-    def _drive(self, steps: Steps, sleep: Callable[[float], object] = time.sleep) -> Any:
+    def _drive(self, steps: Steps) -> Any:
         doing: Mapping[str, Callable[..., Any]] = {
             "get": self._transport.get,
             "post": self._transport.post,
             "upload": self._transport.upload,
             "download": self._transport.download,
-            "sleep": sleep,
+            "sleep": time.sleep,
             "work": lambda function: function(),
         }
         with self._transport.errors, self._journal.in_use(), closing(steps):
-            answer, failure = None, None
+            answer: Any = None
+            failure: Exception | None = None
             while True:
                 try:
                     do = steps.throw(failure) if failure else steps.send(answer)
@@ -322,8 +345,8 @@ class BatchJob(JobSteps):
                     return done.value
                 answer = failure = None
                 try:
-                    answer = doing[do.name](*do.args, **do.options)
-                except KlusterError as err:
+                    answer = doing[do.name](*self._in_time(do), **self._options(do))
+                except (KlusterError, TimeOver) as err:
                     failure = err
 
     async def _adrive(self, steps: Steps) -> Any:
@@ -336,7 +359,8 @@ class BatchJob(JobSteps):
             "work": asyncio.to_thread,
         }
         with self._transport.errors, self._journal.in_use(), closing(steps):
-            answer, failure = None, None
+            answer: Any = None
+            failure: Exception | None = None
             while True:
                 try:
                     do = steps.throw(failure) if failure else steps.send(answer)
@@ -344,16 +368,46 @@ class BatchJob(JobSteps):
                     return done.value
                 answer = failure = None
                 try:
-                    answer = await doing[do.name](*do.args, **do.options)
-                except KlusterError as err:
+                    answer = await self._await(do.name, doing[do.name](*self._in_time(do), **self._options(do)))
+                except (KlusterError, TimeOver) as err:
                     failure = err
+
+    def _in_time(self, do: Do) -> tuple[Any, ...]:
+        """Return the arguments of a step that begins now.
+
+        Raises:
+            TimeOver: The operation's time is over. Sleeping goes on with what is left, and the next step says so.
+        """
+        left = max(0.0, self._deadline - time.monotonic())
+        if do.name == "sleep":
+            return (min(do.args[0], left),)
+        if not left:
+            raise TimeOver
+        return do.args
+
+    def _options(self, do: Do) -> Mapping[str, Any]:
+        is_io = do.name not in ("sleep", "work")
+        return {**do.options, "deadline": self._deadline} if is_io and self._deadline < math.inf else do.options
+
+    async def _await(self, name: str, doing: Awaitable[Any]) -> Any:
+        """Wait for a step until the operation's time is over; what is done in a thread is always waited for."""
+        if name in ("sleep", "work"):
+            return await doing
+        loop = asyncio.get_running_loop()
+        left = self._deadline - time.monotonic()
+        try:
+            async with asyncio.timeout_at(None if left == math.inf else loop.time() + left) as self._limit:
+                return await doing
+        except TimeoutError:  # the transport's own are KlusterErrors
+            raise TimeOver from None
+        finally:
+            self._limit = None
 
     # -- inputs
 
-    def _fill(self, requests: Iterable[Any], defaults: Mapping[str, Any]) -> None:
+    def _fill(self, requests: Iterable[Any], defaults: Mapping[str, Any], *, is_new: bool) -> None:
         """Add the requests, or check that they are those that are there."""
-        journal = self._journal
-        is_new, count = journal.get("window") is None, 0
+        journal, count = self._journal, 0
         for index, given in enumerate(requests):
             count += 1
             line = pack(index, self._build(index, given, defaults))
@@ -378,6 +432,11 @@ class BatchJob(JobSteps):
         repairs = values.pop("max_repairs", 2)
         options = {name: values.pop(name) for name in ("tool_calling", "extra_body") if name in values}
         model, messages = values.pop("model", None), values.pop("messages", None)
+        if not isinstance(repairs, int) or isinstance(repairs, bool):
+            raise BadRequestError(
+                f"requests[{index}]: max_repairs={repairs!r} must be an integer.",
+                hint="0 asks once, -1 checks nothing.",
+            )
         try:
             built = requests_.build(model, messages, values, config=self._config, **options)
         except KlusterError as err:

@@ -7,23 +7,26 @@ out for as long as it is open, and ends with its process, however that ends.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import sqlite3
 import sys
+import tempfile
 import threading
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from kluster_integrations.batch.lines import Line
 from kluster_integrations.batch.types import ModelTokens
-from kluster_integrations.core.errors import BadRequestError, JobLockedError
+from kluster_integrations.core.errors import BadRequestError, JobLockedError, KlusterError
 
-__all__ = ["NAME", "Journal", "Part", "Row", "open_journal"]
+__all__ = ["NAME", "Journal", "Part", "Row", "closed", "folder_of", "holds_journal", "open_journal"]
 
 NAME = "job.sqlite"
+_LOCK = "lock"
 _CHUNK = 500  # rows in memory at a time
 _SCHEMA = """
 create table if not exists meta(name text primary key, value text);
@@ -83,24 +86,40 @@ def _locked(folder: Path) -> int:
     SQLite's own lock is not enough: whoever in this process opens and closes the database's file, to copy it for one,
     takes that lock away (fcntl's locks belong to a process and a file, not to an open file).
     """
-    file = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        if sys.platform == "win32":
-            import msvcrt
+    path = folder / _LOCK
+    while True:
+        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            if sys.platform == "win32":
+                import msvcrt
 
-            msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
-        else:
-            import fcntl
+                msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
+            else:
+                import fcntl
 
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(file)
-        raise _taken(folder) from None
-    return file
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as err:
+            os.close(file)
+            if err.errno in (errno.EAGAIN, errno.EACCES, errno.EDEADLK):
+                raise JobLockedError(f"Another process works on the job in {str(folder)!r}.") from None
+            raise
+        if path.exists() and os.path.samestat(os.fstat(file), path.stat()):
+            return file
+        os.close(file)  # whoever had it has removed it meanwhile, with an empty journal
 
 
-def _taken(folder: Path) -> JobLockedError:
-    return JobLockedError(f"Another process works on the job in {str(folder)!r}.")
+def _unusable(folder: Path, why: str) -> BadRequestError:
+    return BadRequestError(
+        f"folder={str(folder)!r} cannot be used: {why}.",
+        hint="take a folder that can be written and has space, or restore its files.",
+    )
+
+
+def closed(folder: Path) -> BadRequestError:
+    """Return the error of what is done with a job after `close`."""
+    return BadRequestError(
+        f"The job in {str(folder)!r} is closed.", hint=f"BatchJob.open({str(folder)!r}) opens it again."
+    )
 
 
 class Journal:
@@ -108,51 +127,75 @@ class Journal:
 
     Raises:
         JobLockedError: If another process has it open.
+        BadRequestError: If the folder cannot be made, read or written.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, key: tuple[int, str]) -> None:
+        self.folder = folder.absolute()  # a program may change its directory
         self.users = 0
+        self._key = key
         self._lock = threading.RLock()  # of single accesses
         self._in_use = threading.Lock()  # of whole operations
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # it holds prompts and answers
-        self._file: int | None = _locked(folder)
-        os.close(os.open(folder / NAME, os.O_RDWR | os.O_CREAT, 0o600))
-        self._db = sqlite3.connect(folder / NAME, isolation_level=None, check_same_thread=False, timeout=0)
+        self._db: sqlite3.Connection | None = None
+        self._file: int | None = None
+        self._has_made_folder = not os.path.lexists(folder)
         try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # it holds prompts and answers
+            self._file = _locked(self.folder)
+            os.close(os.open(folder / NAME, os.O_RDWR | os.O_CREAT, 0o600))
+            self._db = sqlite3.connect(folder / NAME, isolation_level=None, check_same_thread=False, timeout=0)
             # Exclusive before WAL, so that there is no shared memory and the lock is held from the first access on.
-            self._db.execute("pragma locking_mode=exclusive")
-            self._db.execute("pragma journal_mode=wal")
-            self._db.execute("pragma synchronous=full")
+            for statement in ("pragma locking_mode=exclusive", "pragma journal_mode=wal", "pragma synchronous=full"):
+                self._write(statement)
             with self.commit():
                 for statement in filter(str.strip, _SCHEMA.split(";")):
-                    self._db.execute(statement)
-        except sqlite3.Error as err:
+                    self._write(statement)
+        except OSError as err:
             self._release()
-            if "locked" in str(err):
-                raise _taken(folder) from None
-            raise BadRequestError(
-                f"folder={str(folder)!r}: its {NAME} cannot be read or written ({err}).",
-                hint="free the disk, restore the file, or take another folder.",
-            ) from None
+            raise _unusable(folder, err.strerror or str(err)) from None
+        except BaseException:
+            self._release()
+            raise
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether nobody uses it any more."""
+        return self._db is None
 
     def close(self) -> None:
-        """Close it, once nobody in this process uses it, and let other processes in."""
+        """Close it, once nobody in this process uses it, and let other processes in. An empty one is removed."""
         with _opening:
             self.users -= 1
-            if self.users <= 0:
-                self._release()
-                _opened.pop(_key(self.folder), None)
+            if self.users <= 0 and self._key[0] == os.getpid():  # a forked process leaves its parent's alone
+                try:
+                    self._discard_if_empty()
+                finally:
+                    self._release()
 
-    def __del__(self) -> None:
-        if hasattr(self, "_db"):
-            self._release()
+    def _discard_if_empty(self) -> None:
+        with contextlib.suppress(KlusterError, OSError):  # it is but tidied up
+            if self.get("window") is None and self._db is not None:
+                self._db.close()
+                self._db = None
+                for name in (NAME, f"{NAME}-wal", _LOCK):
+                    (self.folder / name).unlink(missing_ok=True)
+                if self._has_made_folder:
+                    self.folder.rmdir()
 
     def _release(self) -> None:
-        self._db.close()
+        if self._db is not None:
+            self._db.close()
+            self._db = None
         if self._file is not None:
             os.close(self._file)
             self._file = None
+
+    def temporary(self) -> BinaryIO:
+        """Return a file in the folder that nobody else sees, and that goes when it is closed."""
+        try:
+            return tempfile.TemporaryFile(dir=self.folder)
+        except OSError as err:
+            raise _unusable(self.folder, err.strerror or str(err)) from None
 
     @contextlib.contextmanager
     def in_use(self) -> Iterator[None]:
@@ -172,21 +215,27 @@ class Journal:
     def commit(self) -> Iterator[None]:
         """Commit all that is written inside, or nothing."""
         with self._lock:
-            self._db.execute("begin immediate")
+            self._write("begin immediate")
             try:
                 yield
+                self._write("commit")
             except BaseException:
-                self._db.execute("rollback")
+                if self._db is not None and self._db.in_transaction:  # a full disk may have ended it
+                    self._write("rollback")
                 raise
-            self._db.execute("commit")
 
     def _all(self, sql: str, *values: Any) -> list[Any]:
         with self._lock:
-            return self._db.execute(sql, values).fetchall()
+            if self._db is None:
+                raise closed(self.folder)
+            try:
+                return self._db.execute(sql, values).fetchall()
+            except sqlite3.Error as err:
+                if "locked" in str(err):
+                    raise JobLockedError(f"Another process works on the job in {str(self.folder)!r}.") from None
+                raise _unusable(self.folder, f"its {NAME} cannot be read or written ({err})") from None
 
-    def _write(self, sql: str, *values: Any) -> None:
-        with self._lock:
-            self._db.execute(sql, values)
+    _write = _all
 
     # -- what holds for the whole job
 
@@ -295,16 +344,14 @@ class Journal:
         """
         files: list[tuple[int, int, int]] = []
         first = last = lines = size = 0
-        with self._lock:
-            for number, more in self._db.execute(
-                f"select number, size from row {'where state=?' if new else ''} order by number", ("new",) * new
-            ):
-                if lines and (lines == most_lines or size + more > most_bytes):
-                    files.append((first, last, lines))
-                    lines = size = 0
-                if not lines:
-                    first = number
-                last, lines, size = number, lines + 1, size + more
+        which = "where state='new'" if new else ""
+        for number, more in self._all(f"select number, size from row {which} order by number"):
+            if lines and (lines == most_lines or size + more > most_bytes):
+                files.append((first, last, lines))
+                lines = size = 0
+            if not lines:
+                first = number
+            last, lines, size = number, lines + 1, size + more
         return [*files, (first, last, lines)] if lines else files
 
     def plan(self, files: Iterable[tuple[int, int, int]]) -> None:
@@ -382,18 +429,45 @@ class Journal:
 
 
 _opened: weakref.WeakValueDictionary[tuple[int, str], Journal] = weakref.WeakValueDictionary()
-_opening = threading.Lock()
-
-
-def _key(folder: Path) -> tuple[int, str]:
-    return os.getpid(), os.path.realpath(folder)
+_opening = threading.RLock()  # a job may be collected, and so closed, while this thread opens another
 
 
 def open_journal(folder: Path) -> Journal:
     """Open the journal of a folder, or return the one that is open in this process: a notebook runs a cell again."""
+    key = os.getpid(), os.path.realpath(folder)
     with _opening:
-        journal = _opened.get(_key(folder))
-        if journal is None:
-            journal = _opened[_key(folder)] = Journal(folder)
-        journal.users += 1
+        journal = _opened.get(key)
+        if journal is not None:
+            journal.users += 1
+            if not journal.is_closed:
+                return journal
+        journal = _opened[key] = Journal(folder, key)
+        journal.users = 1
         return journal
+
+
+def folder_of(folder: object) -> Path:
+    """Return the folder of a job.
+
+    Raises:
+        BadRequestError: It is not a path.
+    """
+    if isinstance(folder, str | os.PathLike):
+        path = os.fspath(folder)
+        if isinstance(path, str) and path.strip() and "\0" not in path:
+            return Path(path)
+    raise BadRequestError(
+        f"folder={folder!r} must be the path of a folder, of a job or for one.", hint='such as "reviews".'
+    )
+
+
+def holds_journal(folder: Path) -> bool:
+    """Whether there is a journal in a folder.
+
+    Raises:
+        BadRequestError: The folder cannot be read.
+    """
+    try:
+        return (folder / NAME).exists()
+    except OSError as err:
+        raise _unusable(folder, err.strerror or str(err)) from None

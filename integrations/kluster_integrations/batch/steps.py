@@ -14,15 +14,25 @@ from __future__ import annotations
 import io
 import json
 import logging
+import math
 import random
-import tempfile
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from kluster_integrations.batch.journal import Journal, Part
-from kluster_integrations.batch.lines import BATCH_PATH, as_bytes, dump, pack, repack, replay, unpack
+from kluster_integrations.batch.journal import Journal, Part, closed
+from kluster_integrations.batch.lines import (
+    BATCH_PATH,
+    as_bytes,
+    dump,
+    not_a_line,
+    pack,
+    read_foreign,
+    repack,
+    replay,
+    unpack,
+)
 from kluster_integrations.batch.types import (
     ENDED,
     BatchStatus,
@@ -30,6 +40,7 @@ from kluster_integrations.batch.types import (
     JobStatus,
     ModelTokens,
     Window,
+    dollars,
     price,
 )
 from kluster_integrations.core import specs
@@ -50,9 +61,10 @@ from kluster_integrations.core.errors import (
 )
 from kluster_integrations.core.plans import PLANS
 from kluster_integrations.core.sse import loads
+from kluster_integrations.core.transport import path_of
 from kluster_integrations.core.types import ChatRequest
 
-__all__ = ["FILE_BYTES", "TRANSIENT", "Do", "JobSteps", "Steps"]
+__all__ = ["FILE_BYTES", "TRANSIENT", "Do", "JobSteps", "Steps", "TimeOver", "check_seconds"]
 
 _logger = logging.getLogger(__name__)
 
@@ -64,6 +76,10 @@ _CREATE_SECONDS = 60.0  # a job is created within milliseconds; KlusterConfig's 
 _DAY = 86_400
 _AGAIN = (408, 409, 429)  # and 5xx: statuses of lines that are sent again
 TRANSIENT = (APIConnectionError, InternalServerError, RateLimitError)
+
+
+class TimeOver(Exception):  # noqa: N818
+    """The time that an operation has is over; raised where it waits, so that all that was done is written down."""
 
 
 class Do(NamedTuple):
@@ -80,12 +96,21 @@ Steps = Generator[Do, Any, Any]
 class JobSteps:
     """A journal, and the steps that are taken with it."""
 
-    def __init__(self, folder: Path, config: KlusterConfig, journal: Journal) -> None:
+    def __init__(self, folder: Path, config: KlusterConfig) -> None:
         self.folder = folder
         self.settle = seconds_from("batch_settle", 60.0)
         self.poll = seconds_from("batch_poll", 5.0)
         self._config = config
-        self._journal = journal
+        self._open_journal: Journal
+        self._is_closed = False
+        self._deadline = math.inf  # of `time.monotonic()`: when the present operation ends
+        self._looked_since: dict[tuple[int, float | None], float] = {}
+
+    @property
+    def _journal(self) -> Journal:
+        if self._is_closed:
+            raise closed(self.folder)
+        return self._open_journal
 
     @property
     def _most_lines(self) -> int:
@@ -112,23 +137,37 @@ class JobSteps:
             if [part.batch_id for part in journal.parts()][:1] != [batch_id]:
                 raise self._other_job(f"it is not {batch_id}")
             return
-        batch = _checked((yield Do("get", (f"/batches/{batch_id}",))).data)
-        with tempfile.TemporaryFile(dir=self.folder) as file:
+        batch = _checked((yield Do("get", (path_of("batches", batch_id),))).data)
+        file_id, window = batch.get("input_file_id"), batch.get("completion_window")
+        if not file_id or not window:
+            raise InternalServerError(f"The answer has no input_file_id or no completion_window: {str(batch)[:200]}")
+        with journal.temporary() as file:
             try:
-                yield Do("download", (f"/files/{batch['input_file_id']}/content", file))
+                yield Do("download", (path_of("files", str(file_id), "content"), file))
                 is_blind = False
             except (NotFoundError, PermissionDeniedError, BadRequestError) as err:
                 _logger.warning("The inputs of %s cannot be read (%s): nothing can be sent again.", batch_id, err)
                 is_blind = True
             file.seek(0)
             with journal.commit():
-                journal.put({"window": batch["completion_window"], "is_blind": is_blind, "strict": False})
-                lines = [] if is_blind else [loads(raw) for raw in file if raw.strip()]
-                for number, line in enumerate(lines):
-                    self._add_foreign(number, line["custom_id"], line["body"])
-                journal.plan([(0, len(lines), len(lines))])
+                journal.put({"window": str(window), "is_blind": is_blind, "strict": False})
+                count = 0 if is_blind else self._add_lines(str(file_id), file)
+                journal.plan([(0, count, count)])
                 [part] = journal.parts()
-                journal.set_part(part, file_id=batch["input_file_id"], batch_id=batch_id, status=batch["status"])
+                journal.set_part(part, file_id=str(file_id), batch_id=batch["id"], status=str(batch.get("status")))
+
+    def _add_lines(self, file_id: str, file: BinaryIO) -> int:
+        """Add the lines of a file that something else has made, and return how many they are."""
+        count = 0
+        for number, raw in enumerate(file, 1):
+            if raw.strip():
+                where = f"Line {number} of {file_id}, the inputs of the job,"
+                custom_id, body = read_foreign(raw, where)
+                if self._journal.find_row(custom_id) is not None:
+                    raise not_a_line(where, f"has the custom_id of a line before it: {custom_id!r}")
+                self._add_foreign(count, custom_id, body)
+                count += 1
+        return count
 
     def _add_foreign(self, number: int, custom_id: str, body: Mapping[str, Any]) -> None:
         """Add a line with an id of its own, whose answer is taken as it is."""
@@ -166,7 +205,8 @@ class JobSteps:
             window = estimate.cheapest_window
         if estimate.cheapest == "real_time" and (cost := estimate.by_window[window]) is not None:
             _logger.warning(
-                "In real time the job would cost about $%.4f, in %s $%.4f.", estimate.real_time, window, cost
+                "In real time the job would cost about %s, in %s %s.",
+                *(dollars(estimate.real_time or 0.0), window, dollars(cost)),
             )
         most = journal.get("max_cost")
         if most is not None:
@@ -176,7 +216,8 @@ class JobSteps:
             if total > most:
                 left = journal.counts()["new"]
                 raise CostLimitError(
-                    f"The job would cost about ${total:.4f}, of which ${before:.4f} are spent; max_cost={most}. "
+                    f"The job would cost about {dollars(total)}, of which {dollars(before)} are spent; "
+                    f"max_cost={dollars(most)}. "
                     f"{journal.count() - left} of {journal.count()} inputs have ended, {left} are not sent."
                 )
         with journal.commit():
@@ -187,7 +228,7 @@ class JobSteps:
         costs = {m.model: m.cost(window) for m in models}
         if unknown := [model for model, cost in costs.items() if cost is None]:
             raise CostLimitError(
-                f"max_cost={self._journal.get('max_cost')}: no batch price is known of {', '.join(unknown)}.",
+                f"max_cost={dollars(self._journal.get('max_cost'))}: no batch price is known of {', '.join(unknown)}.",
                 hint="leave max_cost out, or add the price: catalog.add(ModelSpec(…, batch_prices={…})).",
             )
         return sum(cost for cost in costs.values() if cost is not None)
@@ -234,8 +275,11 @@ class JobSteps:
         journal.set_part(part, batch_id=batch["id"], status=str(batch.get("status")))
 
     def _finding(self, part: Part) -> Steps:
-        """Return the job that was made of a part's file, None if there is none after the settle time."""
-        end = time.monotonic() + self.settle
+        """Return the job that was made of a part's file, None if there is none after the settle time.
+
+        The settle time goes on from one `wait(timeout=…)` to the next: with short ones it would never end.
+        """
+        end = self._looked_since.setdefault((part.number, part.intent), time.monotonic()) + self.settle
         while (batch := (yield from self._listed(part))) is None and (left := end - time.monotonic()) > 0:
             yield Do("sleep", (min(left, 5.0, self.settle / 5),))
         return batch
@@ -268,13 +312,14 @@ class JobSteps:
         if total > most:
             raise SubmissionUnclearError(
                 f"Part {part.number} may have been submitted (file {part.file_id}), and the account's list of jobs has "
-                f"not shown it for {self.settle:g} s. Twice, all would cost about ${total:.4f}; max_cost={most}."
+                f"not shown it for {self.settle:g} s. Twice, all would cost about {dollars(total)}; "
+                f"max_cost={dollars(most)}."
             )
 
     def _uploading(self, part: Part) -> Steps:
         """Upload the file of a part, and return its id."""
         name = f"part-{part.number:05d}.jsonl"
-        with tempfile.TemporaryFile(dir=self.folder) as file:
+        with self._journal.temporary() as file:
             yield Do("work", (lambda: self._write_lines(part, file),))
             try:
                 answer = yield Do("upload", ("/files", {"purpose": "batch"}, "file", name, file))
@@ -282,19 +327,19 @@ class JobSteps:
                 if err.status_code != 413:
                     raise
                 return (yield from self._uploading_parts(name, file))  # something in between takes less at once
-        return str(answer.data["id"])
+        return _id_of(answer.data)
 
     def _uploading_parts(self, name: str, file: BinaryIO) -> Steps:
         size = file.seek(0, io.SEEK_END)
         file.seek(0)
         body = {"filename": name, "purpose": "batch", "bytes": size, "mime_type": "application/jsonl"}
-        path = f"/uploads/{(yield Do('post', ('/uploads', body))).data['id']}"
+        path = path_of("uploads", _id_of((yield Do("post", ("/uploads", body))).data))
         ids = []
         while piece := file.read(PART_BYTES):
             answer = yield Do("upload", (f"{path}/parts", {}, "data", name, io.BytesIO(piece)))
-            ids.append(answer.data["id"])
+            ids.append(_id_of(answer.data))
         answer = yield Do("post", (f"{path}/complete", {"part_ids": ids}))
-        return str(answer.data["file"]["id"])
+        return _id_of(answer.data.get("file") if isinstance(answer.data, dict) else None)
 
     def _write_lines(self, part: Part, file: BinaryIO) -> None:
         for number, custom_id, body, is_repair in self._journal.part_rows(part):
@@ -310,47 +355,54 @@ class JobSteps:
     # -- looking
 
     def _waiting(self, timeout: float | None, on_progress: Callable[[BatchStatus], object] | None) -> Steps:
-        end = float("inf") if timeout is None else time.monotonic() + timeout
+        if timeout is not None:
+            check_seconds("timeout", timeout)
+        self._deadline = math.inf if timeout is None else time.monotonic() + timeout
         delay, before = self.poll, None
-        while True:
-            is_running = True
-            try:
-                yield from self._cancelling() if self._has_to_cancel() else self._submitting(quietly=True)
-                yield from self._looking()
-                is_running = bool(self._journal.parts(unfinished=True))
-            except TRANSIENT as err:
-                _logger.warning("The job in %r goes on after an error: %s", str(self.folder), err)
-            status = self._status()
-            if status != before:
-                delay, before = self.poll, status
-                if on_progress is not None:
-                    on_progress(status)
-            if status.is_done and not is_running:
-                self._check_whole()
-                return status
-            if (left := end - time.monotonic()) <= 0:
-                raise APITimeoutError(
-                    f"The job is not done after {timeout:g} s: {status.answered} of {status.total} inputs have an "
-                    "answer.",
-                    hint="nothing is lost: wait() again, also in another process.",
-                )
-            if is_running:
-                yield Do("sleep", (min(left, delay * random.uniform(0.8, 1.2)),))
-                delay = min(delay * 1.5, max(300.0, self.poll))
+        try:
+            while True:
+                is_running, is_over = True, False
+                try:
+                    yield from self._cancelling() if self._has_to_cancel() else self._submitting(quietly=True)
+                    yield from self._looking()
+                    is_running = bool(self._journal.parts(unfinished=True))
+                except TRANSIENT as err:
+                    _logger.warning("The job in %r goes on after an error: %s", str(self.folder), err)
+                except TimeOver:
+                    is_running, is_over = bool(self._journal.parts(unfinished=True)), True
+                status = self._status()
+                if status != before:
+                    delay, before = self.poll, status
+                    if on_progress is not None:
+                        on_progress(status)
+                if status.is_done and not is_running:
+                    self._check_whole()
+                    return status
+                if is_over or time.monotonic() >= self._deadline:
+                    raise APITimeoutError(
+                        f"The job is not done after {timeout:g} s: {status.answered} of {status.total} inputs have an "
+                        "answer.",
+                        hint="nothing is lost: wait() again, also in another process.",
+                    )
+                if is_running:
+                    yield Do("sleep", (delay * random.uniform(0.8, 1.2),))
+                    delay = min(delay * 1.5, max(300.0, self.poll))
+        finally:
+            self._deadline = math.inf
 
     def _looking(self) -> Steps:
         for part in self._journal.parts(unfinished=True):
             if part.batch_id is None:
                 continue
-            batch = _checked((yield Do("get", (f"/batches/{part.batch_id}",))).data)
+            batch = _checked((yield Do("get", (path_of("batches", str(part.batch_id)),))).data)
             seen = json.dumps(batch)
             if seen != part.seen:
                 part = self._journal.set_part(part, status=str(batch.get("status")), seen=seen)
             if part.status in ENDED:
-                with tempfile.TemporaryFile(dir=self.folder) as file:
+                with self._journal.temporary() as file:
                     for name in ("output_file_id", "error_file_id"):
                         if batch.get(name):
-                            yield from self._downloading(f"/files/{batch[name]}/content", file)
+                            yield from self._downloading(path_of("files", str(batch[name]), "content"), file)
                             file.write(b"\n")
                     file.seek(0)
                     yield Do("work", (lambda part=part, batch=batch, file=file: self._take(part, batch, file),))
@@ -452,7 +504,7 @@ class JobSteps:
                     journal.set_part(part, status="cancelled", is_done=1)
             elif part.status != "cancelling":
                 try:
-                    yield Do("post", (f"/batches/{part.batch_id}/cancel", {}))
+                    yield Do("post", (path_of("batches", part.batch_id, "cancel"), {}))
                 except BadRequestError as err:  # it has ended meanwhile
                     _logger.info("%s is not cancelled: %s", part.batch_id, err)
         with journal.commit():
@@ -504,11 +556,24 @@ class JobSteps:
         return found
 
 
+def check_seconds(name: str, seconds: object) -> None:
+    """Refuse what is not a number of seconds."""
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds >= 0:
+        raise BadRequestError(f"{name}={seconds!r} must be seconds, 0 or more.", hint=f"such as {name}=10.")
+
+
 def _checked(batch: Any) -> dict[str, Any]:
     """Return a job as the service describes it, if it is one."""
     if not isinstance(batch, dict) or not isinstance(batch.get("id"), str):
         raise InternalServerError(f"The answer is not a batch job: {str(batch)[:200]}")
     return batch
+
+
+def _id_of(data: Any) -> str:
+    """Return the id of a file or an upload that was made."""
+    if not isinstance(data, dict) or data.get("id") in (None, ""):
+        raise InternalServerError(f"The answer has no id: {str(data)[:200]}")
+    return str(data["id"])
 
 
 def _created(batch: Mapping[str, Any]) -> float:

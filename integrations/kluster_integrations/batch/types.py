@@ -2,20 +2,54 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from enum import Enum
+from typing import Final, Literal, NamedTuple
 
 from kluster_integrations.core import specs
 from kluster_integrations.core.errors import KlusterError
 from kluster_integrations.core.types import Completion, Usage
 
-__all__ = ["WINDOWS", "BatchResult", "BatchStatus", "CostEstimate", "JobStatus", "ModelTokens", "Window", "price"]
+__all__ = [
+    "UNSET",
+    "WINDOWS",
+    "BatchResult",
+    "BatchStatus",
+    "CostEstimate",
+    "JobStatus",
+    "ModelTokens",
+    "Unset",
+    "Window",
+    "dollars",
+    "price",
+]
 
 Window = Literal["24h", "48h", "72h"]
 """How long the service may take. The longer, the cheaper."""
 
 WINDOWS: tuple[Window, ...] = ("24h", "48h", "72h")
+
+
+class Unset(Enum):
+    """The type of `UNSET`."""
+
+    UNSET = "unset"
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+UNSET: Final = Unset.UNSET
+"""What is not passed, where None has a meaning of its own."""
+
+
+def dollars(amount: float) -> str:
+    """Return US$ for a reader: cents at least, and of small amounts as many digits as say something."""
+    digits = 2 if amount <= 0 else max(2, 3 - math.floor(math.log10(amount)))
+    whole, _, part = f"{amount:.{digits}f}".partition(".")
+    return f"${whole}.{part.rstrip('0'):0<2}"
 
 
 class ModelTokens(NamedTuple):

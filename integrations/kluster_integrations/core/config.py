@@ -49,6 +49,7 @@ ENVIRONMENT: Mapping[str, tuple[str, ...]] = {
     "batch_settle": ("KLUSTER_BATCH_SETTLE",),
     "batch_poll": ("KLUSTER_BATCH_POLL",),
     "batch_quiet": ("KLUSTER_BATCH_QUIET",),
+    "batch_patience": ("KLUSTER_BATCH_PATIENCE",),
     "debug": ("KLUSTER_DEBUG",),
 }
 """Every variable that this package reads, by what it sets; of several the first that is set wins.
