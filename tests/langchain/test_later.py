@@ -234,8 +234,10 @@ def test_a_request_that_changes_is_not_sent_again(service: Emulator, chat: Make,
 def test_without_a_thread(service: Emulator, chat: Make, tmp_path: Path) -> None:
     model = chat()
     graph = graph_of(lambda state: {"messages": [later(model, "Hi", folder=tmp_path)]}, saver=False)
-    with pytest.raises(ValueError, match="thread_id"):
+    with pytest.raises(openai.BadRequestError, match="thread_id"):
         graph.invoke(ASK)
+    with pytest.raises(openai.BadRequestError, match="outside of a LangGraph node"):
+        later(model, "Hi", folder=tmp_path)
     assert service.batches.jobs == {}
 
 

@@ -12,6 +12,7 @@ from langchain_core.runnables import RunnableBinding
 
 from kluster_integrations import catalog
 from kluster_integrations.batch import BatchJob, BatchResult, Window
+from kluster_integrations.batch.types import Unset
 from kluster_integrations.langchain._messages import to_result
 
 __all__ = ["BoundKluster", "create_job", "to_output"]
@@ -47,9 +48,9 @@ def create_job(
     inputs: Iterable[LanguageModelInput],
     *,
     folder: str | Path,
-    window: Window | Literal["auto"],
-    max_cost: float | None,
-    strict: bool,
+    window: Window | Literal["auto"] | None,
+    max_cost: float | Unset | None,
+    strict: bool | None,
     settings: dict[str, Any],
 ) -> BatchJob:
     """Write the job of some inputs of a `ChatKluster`; its module imports this one, so it is not so typed."""

@@ -13,6 +13,8 @@ from langgraph.config import get_config
 from langgraph.types import interrupt
 
 from kluster_integrations.batch import BatchJob, Window
+from kluster_integrations.batch.types import UNSET, Unset
+from kluster_integrations.langchain._errors import KlusterBadRequestError
 
 __all__ = ["alater", "later"]
 
@@ -22,8 +24,8 @@ def later(
     messages: LanguageModelInput,
     *,
     folder: str | Path,
-    window: Window | Literal["auto"] = "24h",
-    max_cost: float | None = None,
+    window: Window | Literal["auto"] | None = None,
+    max_cost: float | Unset | None = UNSET,
     name: str = "",
     config: RunnableConfig | None = None,
 ) -> Any:
@@ -43,8 +45,8 @@ def later(
         model: A `ChatKluster`, or what its `bind`, `bind_tools` or `with_structured_output` return.
         messages: As `invoke` takes them. They must be the same each time that the node runs: no clock, no chance.
         folder: Where jobs are kept, each in a folder of its own.
-        window: How long the service may take.
-        max_cost: US$; a job that would cost more is not sent.
+        window: How long the service may take; default: `24h`.
+        max_cost: US$; a job that would cost more is not sent. Default: no limit.
         name: Tells apart what one node asks for.
         config: The node's; needed only where LangGraph does not know which node is running.
 
@@ -52,8 +54,9 @@ def later(
         What the model's `invoke` would return.
 
     Raises:
+        KlusterBadRequestError: It is not called in a graph's node, or the graph runs without a thread, so that nothing
+            would be resumed.
         KlusterError: The request or the job failed.
-        ValueError: The graph runs without a thread, so that nothing would be resumed.
     """
     with model.batch_job([messages], folder=_place(folder, name, config), window=window, max_cost=max_cost) as job:
         while not job.last_status().is_done:
@@ -70,8 +73,8 @@ async def alater(
     messages: LanguageModelInput,
     *,
     folder: str | Path,
-    window: Window | Literal["auto"] = "24h",
-    max_cost: float | None = None,
+    window: Window | Literal["auto"] | None = None,
+    max_cost: float | Unset | None = UNSET,
     name: str = "",
     config: RunnableConfig | None = None,
 ) -> Any:
@@ -92,11 +95,17 @@ def _place(folder: str | Path, name: str, config: RunnableConfig | None) -> Path
 
     Messages that have changed are then an error of `BatchJob.create`, not a second job.
     """
-    configurable: Mapping[str, Any] = (config or get_config()).get("configurable") or {}
+    try:
+        configurable: Mapping[str, Any] = (config or get_config()).get("configurable") or {}
+    except RuntimeError:  # LangGraph's "outside of a runnable context"
+        configurable = {}
     thread, step = configurable.get("thread_id"), configurable.get("checkpoint_ns")
     if thread is None or step is None:
-        raise ValueError(
-            "later() needs a graph with a checkpointer, and a thread_id in its config: it could not be resumed."
+        raise KlusterBadRequestError(
+            "later() is called outside of a LangGraph node, or its graph has no checkpointer or no thread_id: it could "
+            "not be resumed.",
+            hint='call it in a node of graph.compile(checkpointer=…), invoked with {"configurable": {"thread_id": …}}; '
+            "elsewhere use model.batch_job(…).",
         )
     digest = hashlib.sha256("\0".join((str(thread), str(step), name)).encode()).hexdigest()[:24]
     return Path(folder) / digest

@@ -21,6 +21,7 @@ from pydantic import Field, model_validator
 from kluster_integrations import catalog
 from kluster_integrations._version import __version__
 from kluster_integrations.batch import BatchJob, BatchResult, Window
+from kluster_integrations.batch.types import UNSET, Unset
 from kluster_integrations.core.client import estimate
 from kluster_integrations.core.types import ChatRequest, ToolCalling
 from kluster_integrations.langchain._batch import BoundKluster, create_job, to_output
@@ -273,22 +274,24 @@ class ChatKluster(Connected, BaseChatModel):
         inputs: Iterable[LanguageModelInput],
         *,
         folder: str | Path,
-        window: Window | Literal["auto"] = "24h",
-        max_cost: float | None = None,
-        strict: bool = False,
+        window: Window | Literal["auto"] | None = None,
+        max_cost: float | Unset | None = UNSET,
+        strict: bool | None = None,
         **kwargs: Any,
     ) -> BatchJob:
         """Write a batch job of some inputs into a folder; nothing is sent before its `submit` or `wait`.
 
         What `bind`, `bind_tools` and `with_structured_output` return has this method, too. A wrong answer is asked for
-        again in a further round. What needs the running program has no part in it: callbacks, a cache, timeouts, and of
-        structured output what only its class can check, which `batch_output` then raises.
+        again in a further round. JSON is held against the schema strictly: "3" is not a number, where a class that
+        `invoke` returns may take it for one. What needs the running program has no part in it: callbacks, a cache,
+        timeouts, and of structured output what only its class can check, which `batch_output` then raises.
 
         Args:
             inputs: As `invoke` takes them; read one by one.
             folder: Where the job is kept. With the same inputs again the same job is returned.
-            window: How long the service may take; `auto` takes the cheapest.
-            max_cost: US$; what would exceed it is not sent.
+            window: How long the service may take; `auto` takes the cheapest. Default of the three: as the job that is
+                there has it, else `24h`, no limit and False.
+            max_cost: US$; what would exceed it is not sent; None is no limit.
             strict: Whether what is not answered within the window is given up; else it is sent again.
             kwargs: Parameters of all requests, as `invoke` takes them.
 
