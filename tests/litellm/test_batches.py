@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import litellm
 import pytest
 
@@ -259,3 +260,47 @@ def test_litellm_refuses_the_provider(service: Emulator, name: str) -> None:
     with pytest.raises(Exception, match=r"kluster|[Pp]rovider"):
         getattr(litellm, name)(*arguments.get(name, ("1",)), custom_llm_provider="kluster")
     assert service.requests == []
+
+
+class TestOddArguments:
+    async def test_a_file_of_text(self, service: Emulator, call: Call, tmp_path: Path) -> None:
+        path = tmp_path / "requests.jsonl"
+        path.write_bytes(DATA)
+        with path.open(encoding="utf-8") as file:
+            for given, name in ((file, path.name), (io.StringIO(DATA.decode()), "requests.jsonl")):
+                made = await call("create_file", given, "batch")
+                assert (made.filename, (await call("file_content", made.id)).content) == (name, DATA)
+
+    @pytest.mark.parametrize(
+        "file",
+        [Path("no-such-file.jsonl"), Path("/"), (), ("name",), ("name", None), (1, b"x"), None, "text", 5, [b"x"]],
+    )
+    async def test_what_is_not_a_file(self, service: Emulator, call: Call, file: Any) -> None:
+        with pytest.raises(litellm.BadRequestError, match="file"):
+            await call("create_file", file, "batch")
+        assert service.requests == []
+
+    @pytest.mark.parametrize("id_", [None, "", ".", "..", 5])
+    @pytest.mark.parametrize("name", ["retrieve_batch", "cancel_batch", "file_content"])
+    async def test_what_is_not_an_id(self, service: Emulator, call: Call, name: str, id_: Any) -> None:
+        with pytest.raises(litellm.BadRequestError, match="must be the id of a file or a batch job"):
+            await call(name, id_)
+        assert service.requests == []
+
+    @pytest.mark.parametrize(
+        ("name", "kind"), [("retrieve_batch", "batch job"), ("cancel_batch", "batch job"), ("file_content", "file")]
+    )
+    async def test_what_is_not_there(self, service: Emulator, call: Call, name: str, kind: str) -> None:
+        with pytest.raises(litellm.NotFoundError, match=f"check base_url and the id of the {kind}"):
+            await call(name, "none")
+
+    async def test_a_timeout_of_httpx(self, service: Emulator, call: Call) -> None:
+        assert (await call("list_batches", timeout=httpx.Timeout(5, read=7))).data == []
+        service.add_fault(Fault("hang", path="/v1/batches"))
+        with pytest.raises(litellm.Timeout):
+            await call("list_batches", timeout=httpx.Timeout(60, read=0.1))
+
+    @pytest.mark.parametrize("options", [{"timeout": "x"}, {"timeout": -1}, {"max_retries": "x"}])
+    async def test_what_is_not_a_number(self, service: Emulator, call: Call, options: dict[str, Any]) -> None:
+        with pytest.raises(litellm.BadRequestError, match=next(iter(options))):
+            await call("list_batches", **options)

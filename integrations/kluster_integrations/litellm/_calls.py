@@ -21,7 +21,7 @@ from kluster_integrations.litellm import _versions
 from kluster_integrations.litellm._errors import falling_back, to_litellm
 from kluster_integrations.litellm._models import PROVIDER, info
 
-__all__ = ["Call", "Connections"]
+__all__ = ["Call", "Connections", "merged"]
 
 _MAX_CLIENTS = 1_000
 
@@ -55,11 +55,21 @@ class Connections:
 
     def _make(self, api_key: str | None, base_url: str | None, drop: bool, _: object) -> Client:
         arguments = {"api_key": api_key or None, "base_url": base_url or None, "unsupported": "drop" if drop else None}
-        try:
-            return Client(KlusterConfig.merged(self._config, **arguments), limits=self._limits)
-        except ValidationError as err:
-            message = "; ".join(e["msg"] for e in err.errors())
-            raise BadRequestError(message, hint="check api_key, api_base and KLUSTER_…: `kluster doctor`.") from None
+        return Client(merged(self._config, **arguments), limits=self._limits)
+
+
+def merged(config: KlusterConfig | None, **arguments: Any) -> KlusterConfig:
+    """Return a configuration with a call's arguments.
+
+    Raises:
+        BadRequestError: If one of them is not acceptable.
+    """
+    try:
+        return KlusterConfig.merged(config, **arguments)
+    except ValidationError as err:
+        message = "; ".join(e["msg"] for e in err.errors())
+        names = ", ".join(["api_key", "api_base", *sorted({*arguments} & {"timeout", "max_retries"})])
+        raise BadRequestError(message, hint=f"check {names} and KLUSTER_…: `kluster doctor`.") from None
 
 
 class Call:

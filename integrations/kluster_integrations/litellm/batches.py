@@ -20,10 +20,9 @@ from litellm.types.utils import LiteLLMBatch
 from openai.pagination import AsyncCursorPage, SyncCursorPage
 from pydantic import PrivateAttr
 
-from kluster_integrations.config import KlusterConfig
 from kluster_integrations.errors import BadRequestError, KlusterError
 from kluster_integrations.files import Files
-from kluster_integrations.litellm._calls import Connections
+from kluster_integrations.litellm._calls import Connections, merged
 from kluster_integrations.litellm._errors import to_litellm
 from kluster_integrations.litellm._models import PROVIDER
 
@@ -60,13 +59,15 @@ def create_file(
     `timeout`, `max_retries` and `extra_headers` win.
 
     Args:
-        file: Bytes, an open file, a path, or a tuple that begins with a name and one of these.
+        file: Bytes, an open file (of text: it is sent as UTF-8), a path, or a tuple that begins with a name and one of
+            these.
         purpose: `batch`, or what else the service knows.
         expires_after: Not known to the service: refused.
         custom_llm_provider: `kluster`.
         extra_headers: Sent with the request.
         extra_body: Further fields of the form.
-        kwargs: `api_key`, `api_base`, `timeout`, `max_retries`; what else LiteLLM may pass has no effect.
+        kwargs: `api_key`, `api_base`, `timeout` (seconds; of an `httpx.Timeout` its `read`), `max_retries`; what else
+            LiteLLM may pass has no effect.
 
     Raises:
         KlusterError: Whatever goes wrong; it is LiteLLM's exception class, too.
@@ -297,10 +298,13 @@ def _connected(provider: str, headers: dict[str, str] | None, kwargs: dict[str, 
         connections = handlers[0]._connections if handlers else Connections(None, None)
         config = connections.client(kwargs.get("api_key"), kwargs.get("api_base"), drop=False).config
         address = config.base_url
-        options = {name: kwargs.get(name) for name in ("timeout", "max_retries")}
-        yield Files(
-            KlusterConfig.merged(config, **options, default_headers={**config.default_headers, **(headers or {})})
-        )
+        timeout = kwargs.get("timeout")
+        options = {
+            "timeout": timeout.read if isinstance(timeout, httpx.Timeout) else timeout,
+            "max_retries": kwargs.get("max_retries"),
+            "default_headers": {**config.default_headers, **(headers or {})},
+        }
+        yield Files(merged(config, **options))
     except KlusterError as err:
         raise to_litellm(err, "", address) from None
 
@@ -310,18 +314,28 @@ def _opened(file: Any, expires_after: Any) -> Iterator[tuple[str, BinaryIO]]:
     """Give the name and the content of a file in any of the forms that LiteLLM takes."""
     if expires_after is not None:
         raise BadRequestError(f"expires_after={expires_after!r} cannot be had here.", hint="leave it out.")
-    name, content = (file[0], file[1]) if isinstance(file, tuple) else (None, file)
+    is_named = isinstance(file, tuple) and len(file) >= 2 and isinstance(file[0], str | None)
+    name, content = file[:2] if is_named else (None, file)
     if isinstance(content, os.PathLike):
         path = Path(content)
-        with path.open("rb") as opened:
+        try:
+            opened = path.open("rb")
+        except OSError as err:
+            raise BadRequestError(
+                f"file={str(path)!r} cannot be read: {err.strerror}.", hint="check the path."
+            ) from None
+        with opened:
             yield name or path.name, opened
-    elif isinstance(content, (bytes, bytearray)):
+    elif isinstance(content, bytes | bytearray):
         yield name or "requests.jsonl", io.BytesIO(content)
     elif hasattr(content, "read"):
-        yield name or Path(str(getattr(content, "name", "requests.jsonl"))).name, content
+        is_text = isinstance(content.read(0), str)
+        data = io.BytesIO(content.read().encode()) if is_text else content
+        yield name or Path(str(getattr(content, "name", "requests.jsonl"))).name, data
     else:
+        given = f"={content!r}" if isinstance(content, tuple) else f" is of type {type(content).__name__}"
         raise BadRequestError(
-            f"file is of type {type(content).__name__}; it must be bytes, an open file or a path.",
+            f"file{given}; it must be bytes, an open file, a path, or a tuple of a name and one of these.",
             hint="pass pathlib.Path(…) for a path.",
         )
 
