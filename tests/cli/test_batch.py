@@ -10,7 +10,7 @@ import pytest
 
 from kluster_integrations.batch import BatchJob
 from kluster_integrations.config import KlusterConfig
-from kluster_integrations.emulator import BatchBehavior, Emulator
+from kluster_integrations.emulator import BatchBehavior, Emulator, Fault
 
 from .conftest import LLAMA, Run
 
@@ -72,7 +72,7 @@ def test_an_estimate_leaves_the_limit_and_the_window_as_they_are(
 ) -> None:
     asked = (folder, "--input", str(inputs), "--model", LLAMA)
     done = kluster("batch", "submit", *asked, "--window", "72h", "--max-cost", "0.0000001", env=env)
-    assert (done.returncode, "max_cost=1e-07" in done.stderr) == (1, True)
+    assert (done.returncode, "max_cost=$0.0000001." in done.stderr) == (1, True)
     assert kluster("batch", "estimate", *asked, env=env).returncode == 0
     with BatchJob.open(folder, config=KlusterConfig(api_key="any-key", base_url=emulator.base_url)) as job:
         assert (job.window, job.max_cost) == ("72h", 1e-07)
@@ -85,13 +85,14 @@ def test_estimate_as_json(kluster: Run, env: dict[str, str], inputs: Path, folde
     found = json.loads(done.stdout)
     assert (found["lines"], found["cheapest"], found["unknown"]) == (4, "72h", [])
     assert set(found["by_window"]) == {"24h", "48h", "72h"}
+    assert found["tokens"]["total_tokens"] == found["tokens"]["prompt_tokens"] + found["tokens"]["completion_tokens"]
 
 
 def test_too_expensive(kluster: Run, env: dict[str, str], inputs: Path, folder: str, emulator: Emulator) -> None:
     given = ("--input", str(inputs), "--model", LLAMA, "--max-cost", "0.00001")
     done = kluster("batch", "submit", folder, *given, env=env)
     assert (done.returncode, emulator.requests) == (1, [])
-    assert "max_cost=1e-05" in done.stderr
+    assert "max_cost=$0.00001." in done.stderr
 
 
 class TestFailures:
@@ -128,7 +129,7 @@ class TestFailures:
 
 
 def test_cancel(kluster: Run, env: dict[str, str], inputs: Path, folder: str, emulator: Emulator) -> None:
-    emulator.batches.behavior = BatchBehavior(pre_schedule=0.3)
+    emulator.batches.behavior = BatchBehavior(pre_schedule=60)
     kluster("batch", "submit", folder, "--input", str(inputs), "--model", LLAMA, env=env)
     assert kluster("batch", "cancel", folder, env=env).returncode == 0
     done = kluster("batch", "watch", folder, env=env)
@@ -151,16 +152,62 @@ def test_list_while_another_process_works_on_it(kluster: Run, env: dict[str, str
     assert done.stdout == f"{submitted}: another process works on it\n"
 
 
+class TestBadFolders:
+    @pytest.fixture
+    def broken(self, submitted: str) -> str:
+        """A folder beside the job, whose journal cannot be read."""
+        path = Path(submitted).parent / "broken"
+        path.mkdir()
+        (path / "job.sqlite").write_bytes(b"garbage" * 400)
+        return str(path)
+
+    @pytest.mark.parametrize("command", ["list", "status", "results", "watch"])
+    def test_the_others_go_on(
+        self, kluster: Run, env: dict[str, str], submitted: str, broken: str, tmp_path: Path, command: str
+    ) -> None:
+        (tmp_path / "file").write_text("x")
+        bad = [broken, str(tmp_path / "none"), str(tmp_path / "file")]
+        done = kluster("batch", command, *bad, submitted, "--json", env=env)
+        assert (done.returncode, done.stdout.count("\n")) == (3, 4 if command == "results" else 1), done.stderr
+        assert [folder in done.stderr for folder in bad] == [True] * 3
+
+    def test_in_the_folder_that_is_listed(self, kluster: Run, env: dict[str, str], submitted: str, broken: str) -> None:
+        done = kluster("batch", "list", str(Path(broken).parent), env=env)
+        assert (done.returncode, submitted in done.stdout, broken in done.stderr) == (3, True, True)
+
+    def test_a_list_of_nothing(self, kluster: Run, env: dict[str, str], tmp_path: Path) -> None:
+        done = kluster("batch", "list", str(tmp_path / "none"), env=env)
+        assert (done.returncode, f"folder='{tmp_path / 'none'}' holds no job" in done.stderr) == (1, True)
+
+    def test_which_of_them_could_not_be_reached(
+        self, kluster: Run, env: dict[str, str], submitted: str, emulator: Emulator
+    ) -> None:
+        emulator.add_fault(Fault("status", status=403, path=None))
+        done = kluster("batch", "status", submitted, env=env)
+        assert (done.returncode, f"Error: {submitted}: " in done.stderr) == (1, True)
+
+
+def test_watching_a_folder_twice(kluster: Run, env: dict[str, str], submitted: str) -> None:
+    done = kluster("batch", "watch", submitted, f"{submitted}/../reviews", "--json", env=env)
+    assert (done.returncode, done.stdout.count("\n")) == (0, 1), done.stderr
+
+
 @pytest.mark.parametrize(
     ("line", "why"),
-    [("{", "line 2 is not JSON"), ('{"prompt": "x"}', r"requests[1]: model=None"), ("3", "requests[1]")],
+    [
+        (b"{", "line 3 is not JSON"),
+        (b'{"prompt": "x"}', "line 3: requests[1]: model=None"),
+        (b"3", "line 3: requests[1]"),
+        (b'"caf\xe9"', "line 3 is not UTF-8 (invalid continuation byte at byte 4)"),
+        (b"[" * 100_000, "line 3 is nested too deeply"),
+    ],
 )
-def test_wrong_input(kluster: Run, env: dict[str, str], tmp_path: Path, folder: str, line: str, why: str) -> None:
-    (tmp_path / "wrong.jsonl").write_text(
-        json.dumps({"model": LLAMA, "messages": [{"role": "user", "content": "x"}]}) + f"\n{line}\n"
-    )
+def test_wrong_input(kluster: Run, env: dict[str, str], tmp_path: Path, folder: str, line: bytes, why: str) -> None:
+    good = json.dumps({"model": LLAMA, "messages": [{"role": "user", "content": "x"}]}).encode()
+    (tmp_path / "wrong.jsonl").write_bytes(good + b"\n\n" + line + b"\n")
     done = kluster("batch", "submit", folder, "--input", str(tmp_path / "wrong.jsonl"), env=env)
     assert (done.returncode, why in done.stderr) == (1, True), done.stderr
+    assert not Path(folder).exists()
 
 
 def test_input_from_a_pipe(kluster: Run, env: dict[str, str], folder: str, emulator: Emulator) -> None:

@@ -12,7 +12,7 @@ import runpy
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -66,7 +66,8 @@ def estimate(
     with _job(folder, input, model, None, None, connect(plan=plan, base_url=base_url)) as job:
         found = job.estimate()
     if as_json:
-        _print({"folder": str(folder), **dataclasses.asdict(found), "cheapest": found.cheapest})
+        fields = {**dataclasses.asdict(found), "tokens": found.tokens._asdict(), "cheapest": found.cheapest}
+        _print({"folder": str(folder), **fields})
     else:
         _show_estimate(found)
 
@@ -104,6 +105,7 @@ def watch(folders: Folders, as_json: AsJson = False, base_url: BaseUrl = None) -
     """Wait until all inputs have a result, and send repairs meanwhile. Ctrl-C stops only the watching."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+    folders = _each_once(folders)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     outcomes: dict[Path, BatchStatus | KlusterError] = {}
     with Progress(*columns, console=console(stderr=True)) as bars:
@@ -167,18 +169,27 @@ def cancel(folders: Folders, as_json: AsJson = False, base_url: BaseUrl = None) 
 @app.command("list")
 def list_(folders: Folders, as_json: AsJson = False) -> None:
     """List the jobs in folders, and in the folders in them, as they were last seen. Nothing is sent."""
-    from kluster_integrations.batch.journal import NAME
 
-    found = {path.parent for folder in folders for name in (NAME, f"*/{NAME}") for path in folder.glob(name)}
-    for folder in sorted(found):
+    def show(folder: Path) -> bool:
         try:
             with _open(folder, None) as job:
-                _show_status(folder, job.last_status(), as_json)
+                return _show_status(folder, job.last_status(), as_json)
         except JobLockedError:
             if as_json:
                 _print({"folder": str(folder), "locked": True})
             else:
                 print(f"{folder}: another process works on it")
+            return True
+
+    found = [path for folder in _each_once(folders) for path in (_jobs_in(folder) or [folder])]
+    _each(found, show)
+
+
+def _jobs_in(folder: Path) -> list[Path]:
+    """Return the folders of jobs: a folder itself, and those in it; none where it is not a folder."""
+    from kluster_integrations.batch.journal import NAME
+
+    return sorted(path.parent for name in (NAME, f"*/{NAME}") for path in folder.glob(name))
 
 
 @app.command(context_settings={"ignore_unknown_options": True})
@@ -253,12 +264,15 @@ def _job(
         if model is not None:
             raise UsageError("--model needs --input.")
         return BatchJob.open(folder, config=config, window=window, max_cost=max_cost)
-    options: dict[str, Any] = {} if model is None else {"model": model}
-    if window is None or max_cost is None:  # what is not said stays as it was said before
-        with suppress(NotFoundError), BatchJob.open(folder, config=config) as before:
-            window, max_cost = window or before.window, before.max_cost if max_cost is None else max_cost
-    options |= {"window": window or "24h", "max_cost": max_cost, "config": config}
-    return BatchJob.create(_requests(input), folder=folder, **options)
+    given = {"model": model, "window": window, "max_cost": max_cost}
+    options = {name: value for name, value in given.items() if value is not None}
+    read = _Requests(input)
+    try:
+        return BatchJob.create(read, folder=folder, config=config, **options)
+    except BadRequestError as err:
+        if err.message.startswith("requests[") and read.line:
+            err.message = f"--input={str(input)!r}, line {read.line}: {err.message}"
+        raise
 
 
 def _open(folder: Path, base_url: str | None) -> BatchJob:
@@ -267,25 +281,49 @@ def _open(folder: Path, base_url: str | None) -> BatchJob:
     return BatchJob.open(folder, config=connect(base_url=base_url))
 
 
-def _requests(path: Path) -> Iterator[Any]:
-    """Yield the requests of a file. Lines of a batch file, with a `body`, are read too."""
-    try:
-        file = sys.stdin if str(path) == "-" else path.open(encoding="utf-8")
-    except OSError as err:
-        raise NotFoundError(f"--input={str(path)!r} cannot be read: {err.strerror}.", hint="check the path.") from None
-    with file if file is not sys.stdin else nullcontext(file):
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                read = json.loads(line)
-            except ValueError as err:
-                what = f"--input={str(path)!r}, line {number} is not JSON: {err}."
-                raise BadRequestError(what, hint="write one JSON per line.") from None
-            if isinstance(read, str):
-                yield [{"role": "user", "content": read}]
-            else:
-                yield read["body"] if isinstance(read, dict) and isinstance(read.get("body"), dict) else read
+class _Requests:
+    """The requests of a file, once. Lines of a batch file, with a `body`, are read too.
+
+    Attributes:
+        line: The number of the line that was read last, from 1.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.line = 0
+        self._path = path
+
+    def __iter__(self) -> Iterator[Any]:
+        try:
+            # Bytes, for a line that is not UTF-8 is to be named.
+            file = sys.stdin.buffer if str(self._path) == "-" else self._path.open("rb")
+        except OSError as err:
+            what = f"--input={str(self._path)!r} cannot be read: {err.strerror}."
+            raise NotFoundError(what, hint="check the path.") from None
+        with file if file is not sys.stdin.buffer else nullcontext(file):
+            for self.line, raw in enumerate(file, 1):
+                if not raw.strip():
+                    continue
+                read = self._read(raw)
+                if isinstance(read, str):
+                    yield [{"role": "user", "content": read}]
+                else:
+                    yield read["body"] if isinstance(read, dict) and isinstance(read.get("body"), dict) else read
+
+    def _read(self, raw: bytes) -> Any:
+        try:
+            return json.loads(raw.decode("utf-8-sig"))
+        except UnicodeDecodeError as err:
+            why, hint = f"is not UTF-8 ({err.reason} at byte {err.start})", "save the file as UTF-8."
+        except RecursionError:
+            why, hint = "is nested too deeply", "write a request with fewer levels."
+        except ValueError as err:
+            why, hint = f"is not JSON: {err}", "write one JSON per line."
+        raise BadRequestError(f"--input={str(self._path)!r}, line {self.line} {why}.", hint=hint)
+
+
+def _each_once(folders: Sequence[Path]) -> list[Path]:
+    """Return folders, without those that are the same as one before."""
+    return list({folder.resolve(): folder for folder in reversed(folders)}.values())[::-1]
 
 
 def _each(folders: Sequence[Path], do: Callable[[Path], bool]) -> None:
@@ -303,6 +341,8 @@ def _each(folders: Sequence[Path], do: Callable[[Path], bool]) -> None:
         try:
             codes.append(0 if do(folder) else _PARTLY)
         except KlusterError as err:
+            if str(folder) not in err.message:
+                err.message = f"{folder}: {err.message}"
             codes.append(report(err))
     if any(codes):
         raise typer.Exit(1 if set(codes) == {1} else _PARTLY)
