@@ -61,3 +61,25 @@ def test_less_than_the_docs_promise(answering: Callable[..., Any]) -> None:
     verdict = verifier(found.base_url).check("p", "o")
     assert isinstance(verdict, Verdict)
     assert (verdict.explanation, verdict.usage.estimated, verdict.search_results) == ("", True, ({"title": "t"},))
+
+
+@pytest.mark.parametrize(
+    ("results", "found"),
+    [
+        (None, ()),
+        (5, ()),
+        ({"title": "x"}, ()),
+        (["x", None, {"title": "A", "link": None, "rank": 1}], ({"title": "A", "rank": "1"},)),
+    ],
+)
+def test_odd_search_results(emulator: Emulator, results: Any, found: Any) -> None:
+    emulator.reply(json={"is_hallucination": False, "explanation": 5, "search_results": results, "usage": "none"})
+    verdict = verifier(emulator.base_url).check(QUESTION, "Paris.", search=True)
+    assert (verdict.search_results, verdict.explanation) == (found, "5")
+
+
+@pytest.mark.parametrize("context", [5, ["a"], {"a": 1}])
+def test_a_context_that_is_not_a_text(emulator: Emulator, context: Any) -> None:
+    with pytest.raises(errors.BadRequestError, match="context="):
+        verifier(emulator.base_url).check(QUESTION, "Paris.", context)
+    assert emulator.requests == []

@@ -81,6 +81,8 @@ def _body(prompt: str, output: str, context: str | None, search: bool) -> dict[s
     for name, text in (("prompt", prompt), ("output", output)):
         if not isinstance(text, str) or not text.strip():
             raise BadRequestError(f"{name}={text!r} must be a text that is not empty.", hint=f"pass the {name}.")
+    if context is not None and not isinstance(context, str):
+        raise BadRequestError(f"context={str(context)[:100]!r} must be a text, or None.", hint="join texts to one.")
     body: dict[str, Any] = {"prompt": prompt, "output": output, "return_search_results": search}
     return body if context is None else {**body, "context": context}
 
@@ -90,5 +92,10 @@ def _read(answer: Answer) -> Verdict:
     if not isinstance(data, dict) or not isinstance(data.get("is_hallucination"), bool):
         raise InternalServerError(f"The answer is not a verdict: {str(data)[:200]}")
     usage = read_usage(data.get("usage") or {}) or Usage(0, 0, 0, estimated=True)
-    found = tuple(r for r in data.get("search_results") or () if isinstance(r, dict))
+    results = data.get("search_results")
+    found = tuple(
+        {name: str(value) for name, value in result.items() if value is not None}
+        for result in (results if isinstance(results, list) else ())
+        if isinstance(result, dict)
+    )
     return Verdict(not data["is_hallucination"], str(data.get("explanation") or ""), usage, found)

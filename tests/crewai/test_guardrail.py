@@ -134,3 +134,11 @@ def test_a_failing_check_ends_the_crew(emulator: Emulator, llm: Callable[..., An
     with pytest.raises(errors.AuthenticationError):
         crew(llm(), QUESTION, guardrail=verify_guardrail(config=config)).kickoff()
     assert [request.path for request in emulator.requests] == ["/v1/chat/completions", "/v1/verify/reliability"]
+
+
+@pytest.mark.parametrize("raw", ["", " \n", None])
+def test_an_empty_output_is_not_checked(server: RawServer, raw: Any) -> None:
+    service = Service(server)
+    output = type("Output", (), {"raw": raw, "description": QUESTION})()
+    assert service.guardrail(RIGHT)(output) == (False, "The output is empty: write an answer.")
+    assert service.verified == []

@@ -22,8 +22,8 @@ def verify_guardrail(
 ) -> Callable[[Any], tuple[bool, Any]]:
     """Return a guardrail that passes reliable outputs, and has the agent do its task again after others.
 
-    What the agent is told then is the explanation of the check. How often is for the task to say:
-    `Task(guardrail=verify_guardrail(…), guardrail_max_retries=3)`; after that CrewAI ends the crew.
+    What the agent is told then is the explanation of the check; an empty output is not sent to it. How often is for
+    the task to say: `Task(guardrail=verify_guardrail(…), guardrail_max_retries=3)`; after that CrewAI ends the crew.
 
     Args:
         context: What the output is to rely on, or a function of the `TaskOutput` that returns it. None: what is
@@ -38,6 +38,8 @@ def verify_guardrail(
     verifier = Verifier(config)
 
     def reliable(output: Any) -> tuple[bool, Any]:
+        if not (output.raw or "").strip():
+            return False, "The output is empty: write an answer."
         held_against = context(output) if callable(context) else context
         question: Any = prompt or getattr(output, "description", None)
         verdict = verifier.check(question, output.raw, held_against or None, search=search)
