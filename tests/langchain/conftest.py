@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
 import pytest
-from langchain_core.messages import AIMessageChunk
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessageChunk
 from langchain_core.tools import tool
 
 from kluster_integrations.emulator import Emulator
@@ -60,3 +61,44 @@ def merged(chunks: Iterator[Any]) -> AIMessageChunk:
 async def amerged(chunks: AsyncIterator[Any]) -> AIMessageChunk:
     """Return the sum of chunks."""
     return merged(iter([chunk async for chunk in chunks]))
+
+
+def together(chunks: Sequence[BaseMessageChunk]) -> AIMessageChunk:
+    whole_message = chunks[0]
+    for part in chunks[1:]:
+        whole_message += part
+    assert isinstance(whole_message, AIMessageChunk)
+    return whole_message
+
+
+async def _collected(stream: Any) -> list[Any]:
+    return [part async for part in stream]
+
+
+Ask = Callable[..., AIMessage]
+WAYS: dict[str, Ask] = {
+    "invoke": lambda m, prompt, **kw: m.invoke(prompt, **kw),
+    "ainvoke": lambda m, prompt, **kw: asyncio.run(m.ainvoke(prompt, **kw)),
+    "stream": lambda m, prompt, **kw: together(list(m.stream(prompt, **kw))),
+    "astream": lambda m, prompt, **kw: together(asyncio.run(_collected(m.astream(prompt, **kw)))),
+    "batch": lambda m, prompt, **kw: m.batch([prompt, "other"], **kw)[0],
+    "abatch": lambda m, prompt, **kw: asyncio.run(m.abatch([prompt, "other"], **kw))[0],
+}
+
+
+@pytest.fixture(params=WAYS)
+def ask(request: pytest.FixtureRequest) -> Ask:
+    return WAYS[request.param]
+
+
+@pytest.fixture(params=["invoke", "ainvoke", "stream", "astream"])
+def ask_one(request: pytest.FixtureRequest) -> Ask:
+    return WAYS[request.param]
+
+
+def body(server: Emulator | RawServer) -> dict[str, Any]:
+    """Return the body of the last request."""
+    last = server.requests[-1]
+    found = last.json if not isinstance(server, Emulator) else last.body  # type: ignore[union-attr]
+    assert isinstance(found, dict)
+    return found

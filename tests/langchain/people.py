@@ -10,7 +10,7 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, v1
 from typing_extensions import TypedDict
 
-from tests.raw_server import Reply, whole
+from tests.raw_server import Reply, sse, whole
 
 LLAMA = "klusterai/Meta-Llama-3.3-70B-Instruct-Turbo"
 R1 = "deepseek-ai/DeepSeek-R1"
@@ -139,6 +139,10 @@ KINDS: dict[str, tuple[Any, Any]] = {
 
 def says(text: str) -> Reply:
     return whole({"content": text})
+
+
+def texts(*pieces: str) -> Reply:
+    return Reply(sse(*({"content": piece} for piece in pieces)))
 
 
 def calls(arguments: str, name: str = "Person", id_: str = "call-1") -> Reply:
