@@ -93,7 +93,7 @@ class Langchain:
         return f"{made!r} {made} {dumps(made)} {made.model_dump()}"
 
     def overflow(self) -> type[Exception]:
-        from langchain_core.exceptions import ContextOverflowError
+        from kluster_integrations.langchain._compat import ContextOverflowError
 
         return ContextOverflowError
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from functools import partial
+from importlib.metadata import version
 from typing import Any
 
 import pytest
@@ -36,6 +37,19 @@ def get_weather(city: str) -> str:
 def get_time(city: str) -> str:
     """Get the time of day in a city."""
     return f"12:30 in {city}"
+
+
+def version_of(package: str) -> tuple[int, ...]:
+    """Return the installed version, such as `(1, 7, 2)`."""
+    return tuple(int(number) for number in version(package).split(".")[:3])
+
+
+CORE = version_of("langchain-core")
+
+
+def since(*first: int, what: str) -> pytest.MarkDecorator:
+    """Skip a test of what older versions of langchain-core do not have."""
+    return pytest.mark.skipif(first > CORE, reason=f"{what}: langchain-core {'.'.join(map(str, first))}")
 
 
 def model_of(server: Emulator | RawServer, model: str = LLAMA, **fields: Any) -> ChatKluster:

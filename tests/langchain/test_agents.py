@@ -11,7 +11,6 @@ import openai
 import pytest
 from langchain.agents import create_agent
 from langchain.agents.middleware import ModelFallbackMiddleware, ModelRetryMiddleware, SummarizationMiddleware
-from langchain_core.exceptions import ContextOverflowError
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, HumanMessage, ToolMessage
 from langchain_core.tools import tool
 from langgraph.checkpoint.memory import InMemorySaver
@@ -19,10 +18,11 @@ from pydantic import BaseModel
 
 from kluster_integrations.emulator import Emulator, Fault
 from kluster_integrations.langchain import ChatKluster
+from kluster_integrations.langchain._compat import ContextOverflowError
 
 from ..raw_server import RawServer, Reply, whole
 from ..stated import call
-from .conftest import get_time, get_weather
+from .conftest import get_time, get_weather, since
 
 LLAMA = "klusterai/Meta-Llama-3.3-70B-Instruct-Turbo"
 R1 = "deepseek-ai/DeepSeek-R1"
@@ -349,6 +349,7 @@ async def test_retry_middleware_tries_again(chat: Callable[..., ChatKluster], em
     assert len(emulator.requests) == 6
 
 
+@since(1, 6, what="ModelError, by which middleware knows what is worth another try")
 @pytest.mark.parametrize("status", [400, 401, 402, 403, 404, 422])
 def test_retry_middleware_does_not_repeat_what_cannot_work(
     chat: Callable[..., ChatKluster], emulator: Emulator, status: int
@@ -369,6 +370,7 @@ def test_retry_middleware_and_a_cut_stream(chat: Callable[..., ChatKluster], emu
     check(agent.invoke(ask())["messages"])
 
 
+@since(1, 6, what="ModelError, by which middleware knows what is worth another try")
 def test_retry_middleware_does_not_repeat_an_overflow(chat: Callable[..., ChatKluster], emulator: Emulator) -> None:
     emulator.add_fault(overflow(OVERFLOWS[0], times=None))
     retry = ModelRetryMiddleware(max_retries=2, initial_delay=0, jitter=False, on_failure="error")

@@ -39,6 +39,7 @@ from .conftest import (
     get_time,
     get_weather,
     model_of,
+    since,
 )
 
 PNG = (
@@ -312,7 +313,7 @@ def test_arguments_that_are_no_json_object_are_invalid_calls(
     assert [c["args"] for c in answer.tool_calls] == [json.loads(WRITTEN), {}, {}, {"a": "new\nline"}]
 
 
-@pytest.mark.parametrize("version", ["v2", "v3"])
+@pytest.mark.parametrize("version", ["v2", pytest.param("v3", marks=since(1, 4, what="events of version 3"))])
 def test_arguments_cut_off_are_an_invalid_call_in_events(server: RawServer, version: Any) -> None:
     server.script(Reply(sse({"tool_calls": _called(['{"path": "/tm'])}, finish="length")))
     model = model_of(server).bind_tools([get_weather])

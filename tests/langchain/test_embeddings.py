@@ -11,7 +11,6 @@ from typing import Any
 
 import openai
 import pytest
-from langchain_core.exceptions import ContextOverflowError, ModelRateLimitError
 from langchain_core.vectorstores import InMemoryVectorStore
 
 from kluster_integrations.emulator import Emulator, Fault
@@ -21,6 +20,7 @@ from kluster_integrations.langchain import (
     KlusterInternalServerError,
     KlusterUnsupportedParameterError,
 )
+from kluster_integrations.langchain._compat import ContextOverflowError, ModelRateLimitError
 
 from ..raw_server import RawRequest, RawServer, Reply
 

@@ -10,12 +10,12 @@ from typing import Any
 
 import openai
 import pytest
-from langchain_core import exceptions as core
 from langchain_core.messages import HumanMessage
 
 from kluster_integrations import errors
 from kluster_integrations.emulator import Emulator, Fault
 from kluster_integrations.langchain import ChatKluster
+from kluster_integrations.langchain import _compat as core
 from kluster_integrations.langchain._errors import LANGCHAIN_ERRORS
 
 from ..raw_server import RawServer, Reply, event, sse, whole

@@ -12,7 +12,6 @@ import httpx2
 import openai
 import pytest
 from langchain_core.caches import InMemoryCache
-from langchain_core.exceptions import ModelError, ModelInvalidRequestError
 from langchain_core.globals import set_llm_cache
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage, trim_messages
 from langchain_core.output_parsers import StrOutputParser
@@ -30,6 +29,7 @@ from kluster_integrations.langchain import (
     KlusterRateLimitError,
     KlusterUnsupportedParameterError,
 )
+from kluster_integrations.langchain._compat import ModelError, ModelInvalidRequestError
 from kluster_integrations.limits import Limits
 
 LLAMA = "klusterai/Meta-Llama-3.3-70B-Instruct-Turbo"

@@ -24,7 +24,7 @@ from kluster_integrations.catalog import ModelSpec
 from kluster_integrations.langchain import ChatKluster
 
 from ..raw_server import DONE, RawServer, Reply, chunk, event, sse, whole
-from .conftest import amerged, merged, model_of
+from .conftest import amerged, merged, model_of, since
 
 LLAMA = "klusterai/Meta-Llama-3.3-70B-Instruct-Turbo"
 R1 = "deepseek-ai/DeepSeek-R1"
@@ -284,6 +284,7 @@ def test_ls_params_of_a_call_win() -> None:
     assert params["ls_stop"] == ["X"]
 
 
+@since(1, 5, what="versions in traces")
 def test_a_trace_names_the_packages(chat: Callable[..., ChatKluster]) -> None:
     with collect_runs() as runs:
         chat().invoke("hi")

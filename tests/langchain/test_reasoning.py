@@ -15,7 +15,7 @@ from kluster_integrations.emulator import ChatRequest, Emulator
 
 from ..raw_server import DONE, Gate, RawServer, Reply, chunk, event, sse, whole
 from ..stated import THOUGHT, stated
-from .conftest import amerged, merged, model_of
+from .conftest import amerged, merged, model_of, since
 
 R1 = "deepseek-ai/DeepSeek-R1"
 QWEN3 = "Qwen/Qwen3-235B-A22B-FP8"
@@ -86,6 +86,7 @@ async def test_v1_content_is_blocks(styled: Emulator) -> None:
         assert message.text == ANSWER
 
 
+@since(1, 4, what="events of version 3")
 async def test_v3_events(styled: Emulator) -> None:
     stream = model_of(styled, R1).stream_events(QUESTION, version="v3")
     assert "".join(stream.reasoning) == THOUGHT

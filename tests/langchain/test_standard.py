@@ -14,10 +14,12 @@ from kluster_integrations.emulator import Emulator
 from kluster_integrations.langchain import ChatKluster, KlusterEmbeddings
 
 from ..stated import CALLS, call
+from .conftest import version_of
 
 PNG = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 )
+COUNTS_REASONING = version_of("langchain-tests") < (1, 1, 9)
 THIRD_PARTY = "langchain_tests loads with allowed_objects='all', which knows LangChain's own packages only"
 
 
@@ -105,7 +107,13 @@ class TestVision(_Vision, _Integration):
 
 
 class TestReasoning(_Reasoning, _Integration):
-    pass
+    @pytest.mark.xfail(COUNTS_REASONING, reason="langchain-tests before 1.1.9 wants one block, not one of text")
+    def test_stream(self, model: BaseChatModel) -> None:
+        super().test_stream(model)
+
+    @pytest.mark.xfail(COUNTS_REASONING, reason="langchain-tests before 1.1.9 wants one block, not one of text")
+    async def test_astream(self, model: BaseChatModel) -> None:
+        await super().test_astream(model)
 
 
 class TestEmbeddingsUnit(EmbeddingsUnitTests):

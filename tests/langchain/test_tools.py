@@ -18,7 +18,7 @@ from kluster_integrations.langchain import ChatKluster, KlusterBadRequestError, 
 
 from ..raw_server import RawServer, Reply, sse, whole
 from ..stated import call
-from .conftest import get_time, get_weather, merged, model_of
+from .conftest import get_time, get_weather, merged, model_of, since
 from .people import says
 
 LLAMA = "klusterai/Meta-Llama-3.3-70B-Instruct-Turbo"
@@ -519,6 +519,7 @@ async def test_streamed_calls_are_the_same(chat: Callable[..., ChatKluster], mod
     assert [b["name"] for b in streamed.content_blocks if b["type"] == "tool_call"] == ["get_weather", "get_time"]
 
 
+@since(1, 4, what="events of version 3")
 @pytest.mark.parametrize("model", [LLAMA, R1])
 def test_streamed_calls_v3(chat: Callable[..., ChatKluster], model: str) -> None:
     bound = chat(model).bind_tools([get_weather, get_time])

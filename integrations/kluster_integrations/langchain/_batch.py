@@ -13,6 +13,7 @@ from langchain_core.runnables import RunnableBinding
 from kluster_integrations import catalog
 from kluster_integrations.batch import BatchJob, BatchResult, Window
 from kluster_integrations.batch.types import Unset
+from kluster_integrations.langchain._compat import to_messages
 from kluster_integrations.langchain._messages import to_result
 
 __all__ = ["BoundKluster", "create_job", "to_output"]
@@ -56,7 +57,7 @@ def create_job(
     """Write the job of some inputs of a `ChatKluster`; its module imports this one, so it is not so typed."""
     stop = settings.get("stop")
     kept = {name: value for name, value in settings.items() if name not in {*_NOT_IN_FILE, "stop"}}
-    requests = (model._request(model._convert_input(one).to_messages(), stop, kept) for one in inputs)
+    requests = (model._request(to_messages(model, one), stop, kept) for one in inputs)
     with model._client.errors:
         return BatchJob.create(
             requests, folder=folder, window=window, max_cost=max_cost, strict=strict, config=model._client.config

@@ -10,7 +10,11 @@ from collections.abc import Mapping
 from typing import Self
 
 import openai
-from langchain_core.exceptions import (
+from langchain_core.exceptions import OutputParserException
+
+from kluster_integrations import errors
+from kluster_integrations._openai import response_of
+from kluster_integrations.langchain._compat import (
     ContextOverflowError,
     ModelAPIError,
     ModelAuthenticationError,
@@ -21,11 +25,7 @@ from langchain_core.exceptions import (
     ModelPermissionDeniedError,
     ModelRateLimitError,
     ModelTimeoutError,
-    OutputParserException,
 )
-
-from kluster_integrations import errors
-from kluster_integrations._openai import response_of
 
 __all__ = [
     "LANGCHAIN_ERRORS",

@@ -21,7 +21,7 @@ _FEEDBACK = (
 )
 
 
-class VerifyMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
+class VerifyMiddleware(AgentMiddleware):
     """Checks an agent's answer, and has it answer again where the answer is not reliable.
 
     ```python

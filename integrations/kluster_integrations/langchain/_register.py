@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from importlib import import_module
+from kluster_integrations.langchain._compat import provider_table
 
 __all__ = ["register"]
 
@@ -21,12 +21,7 @@ def register() -> None:
     """
     for module_name, class_name in _WANTED:
         try:
-            module = import_module(module_name)
-        except ImportError as err:
-            raise ImportError(f"{module_name} cannot be imported; pip install langchain.") from err
-        table = getattr(module, "_BUILTIN_PROVIDERS", None)
-        if not isinstance(table, dict):
-            raise RuntimeError(
-                f"{module_name} of this version of langchain has no table of providers; use {class_name}(model=…)."
-            )
+            table = provider_table(module_name)
+        except RuntimeError as err:
+            raise RuntimeError(f"{err}; use {class_name}(model=…), or a newer langchain.") from None
         table["kluster"] = ("kluster_integrations.langchain", class_name, lambda cls, **kwargs: cls(**kwargs))

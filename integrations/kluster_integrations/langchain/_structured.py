@@ -26,6 +26,7 @@ from typing_extensions import is_typeddict
 from kluster_integrations.batch import BatchJob, BatchResult
 from kluster_integrations.core.client import find_json, read_arguments, repair_text, schema_error
 from kluster_integrations.core.types import Completion
+from kluster_integrations.langchain._compat import to_messages
 from kluster_integrations.langchain._errors import KlusterOutputValidationError
 from kluster_integrations.langchain._messages import to_message, to_result
 
@@ -283,7 +284,7 @@ class StructuredOutput(RunnableLambda[LanguageModelInput, Any]):
         text = repair_text(problem)
         results: list[Any] = [ToolMessage(text, tool_call_id=call["id"]) for call in _calls(raw)]
         answer = AIMessage(raw.text, tool_calls=raw.tool_calls, invalid_tool_calls=raw.invalid_tool_calls)
-        messages = [*self._model._convert_input(input).to_messages(), answer, *(results or [HumanMessage(text)])]
+        messages = [*to_messages(self._model, input), answer, *(results or [HumanMessage(text)])]
         return {**kwargs, "input": messages, "max_repairs": settings["max_repairs"] - 1}
 
 

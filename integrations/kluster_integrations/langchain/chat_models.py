@@ -15,7 +15,6 @@ from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable
 from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
-from langchain_core.utils.utils import _build_model_kwargs
 from pydantic import Field, model_validator
 
 from kluster_integrations import catalog
@@ -25,6 +24,7 @@ from kluster_integrations.batch.types import UNSET, Unset
 from kluster_integrations.core.client import estimate
 from kluster_integrations.core.types import ChatRequest, ToolCalling
 from kluster_integrations.langchain._batch import BoundKluster, create_job, to_output
+from kluster_integrations.langchain._compat import add_version, build_model_kwargs
 from kluster_integrations.langchain._connection import Connected
 from kluster_integrations.langchain._messages import PROVIDER, ChunkMaker, to_result, to_wire
 from kluster_integrations.langchain._structured import Method, StructuredOutput, Target
@@ -123,11 +123,13 @@ class ChatKluster(Connected, BaseChatModel):
         for name in values.keys() - names:
             if name.endswith("api_key"):  # as in other packages; among `model_kwargs` it would be shown
                 raise ValueError(f"{name} (not shown) is no argument; pass api_key.")
-        return _build_model_kwargs(values, names)
+        return build_model_kwargs(values, names)
 
     @model_validator(mode="after")
-    def _add_kluster_version(self) -> Self:
-        self._add_version("kluster-integrations", __version__)
+    def _set_version_and_profile(self) -> Self:
+        add_version(self, "kluster-integrations", __version__)
+        if self.profile is None:
+            self.profile = self._own_profile()
         return self
 
     @property
@@ -177,7 +179,7 @@ class ChatKluster(Connected, BaseChatModel):
         params["ls_provider"] = PROVIDER
         return params
 
-    def _resolve_model_profile(self) -> ModelProfile:
+    def _own_profile(self) -> ModelProfile:
         return ModelProfile(
             max_input_tokens=self.spec.context_window,
             max_output_tokens=self.spec.max_output_tokens,
