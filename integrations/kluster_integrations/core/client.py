@@ -25,6 +25,7 @@ from kluster_integrations.core.json_text import find_json, read_arguments
 from kluster_integrations.core.limits import Limiter, Limits, aadmitted, admitted, shared
 from kluster_integrations.core.prompting import find_calls
 from kluster_integrations.core.repair import repair_text
+from kluster_integrations.core.request import asks_nothing
 from kluster_integrations.core.response import read
 from kluster_integrations.core.schemas import schema_error
 from kluster_integrations.core.specs import ModelSpec
@@ -49,6 +50,7 @@ __all__ = [
     "MAX_EMBEDDING_BATCH",
     "Client",
     "Vectors",
+    "asks_nothing",
     "estimate",
     "find_calls",
     "find_json",

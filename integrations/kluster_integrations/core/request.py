@@ -26,7 +26,7 @@ from kluster_integrations.core.schemas import check_schema
 from kluster_integrations.core.specs import ModelSpec
 from kluster_integrations.core.types import ChatRequest, Message, ToolCalling
 
-__all__ = ["build"]
+__all__ = ["asks_nothing", "build"]
 
 _logger = logging.getLogger(__name__)
 
@@ -40,6 +40,7 @@ _HARMLESS: Mapping[str, tuple[object, ...]] = {
     "modalities": (["text"],),
     "function_call": ("none",),
     "functions": ([],),
+    "stream_usage": (True, False),  # ChatOpenAI's; usage of a stream is read or estimated anyway
 }
 _INSTEAD: Mapping[str, str] = {
     "n": "send the request n times",
@@ -144,7 +145,7 @@ def _known_values(params: Mapping[str, Any], config: KlusterConfig) -> dict[str,
             values[name] = _check(name, value, name)
         elif name in _DONE_HERE:
             values[name] = value
-        elif not any(value == harmless and type(value) is type(harmless) for harmless in _HARMLESS.get(name, ())):
+        elif not asks_nothing(name, value):
             refused[name] = value
     _refuse_async(values.get("metadata"))
     if values.get("top_logprobs") is not None and not values.get("logprobs"):
@@ -155,6 +156,11 @@ def _known_values(params: Mapping[str, Any], config: KlusterConfig) -> dict[str,
     if refused:
         _refuse(refused, config)
     return values
+
+
+def asks_nothing(name: str, value: object) -> bool:
+    """Whether a parameter of OpenAI's API can be left out, and nothing changes."""
+    return value is None or any(value == h and type(value) is type(h) for h in _HARMLESS.get(name, ()))
 
 
 def _refuse_async(metadata: Mapping[str, Any] | None) -> None:
@@ -170,6 +176,9 @@ def _refuse_async(metadata: Mapping[str, Any] | None) -> None:
 def _refuse(refused: Mapping[str, Any], config: KlusterConfig) -> None:
     names = ", ".join(f"{name}={_short(value)}" for name, value in refused.items())
     instead = "; ".join(_INSTEAD[name] for name in refused if name in _INSTEAD)
+    if unknown := {name: value for name, value in refused.items() if name not in _OPENAI}:
+        shown = _short(unknown)
+        instead = f"{instead}; " * bool(instead) + f"a dedicated deployment takes it in extra_body={shown}"
     if config.unsupported == "drop":
         warnings.warn(f"kluster.ai does not take {names}: left out.", stacklevel=5)
         return

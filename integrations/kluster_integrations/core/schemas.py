@@ -8,6 +8,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import jsonschema  # here, although it takes 50 ms: in a function the first schema would block the event loop
+from referencing import Registry
+from referencing.exceptions import Unresolvable
+
 from kluster_integrations.core.errors import BadRequestError
 
 __all__ = ["check_schema", "schema_error"]
@@ -25,10 +29,6 @@ def schema_error(value: Any, schema: Mapping[str, Any]) -> str | None:
     """
     if not schema:
         return None if isinstance(value, dict) else "The answer is not a JSON object."
-    import jsonschema
-    from referencing import Registry
-    from referencing.exceptions import Unresolvable
-
     check_schema(schema)
     validator = jsonschema.validators.validator_for(schema, default=jsonschema.Draft202012Validator)
     try:
@@ -52,8 +52,6 @@ def check_schema(schema: Mapping[str, Any]) -> None:
 
 @functools.lru_cache(maxsize=256)  # a check takes milliseconds, and a schema is asked for again and again
 def _wrong_with(schema: str) -> str | None:
-    import jsonschema
-
     loaded = json.loads(schema)
     try:
         jsonschema.validators.validator_for(loaded, default=jsonschema.Draft202012Validator).check_schema(loaded)

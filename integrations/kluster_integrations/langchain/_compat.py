@@ -14,7 +14,6 @@ from langchain_core.exceptions import LangChainException
 from langchain_core.language_models import LanguageModelInput
 from langchain_core.language_models.chat_models import BaseChatModel
 from langchain_core.messages import BaseMessage
-from langchain_core.utils.utils import _build_model_kwargs as build_model_kwargs  # `model_kwargs` as in other packages
 
 __all__ = [
     "ContextOverflowError",
@@ -28,7 +27,6 @@ __all__ = [
     "ModelRateLimitError",
     "ModelTimeoutError",
     "add_version",
-    "build_model_kwargs",
     "provider_table",
     "to_messages",
 ]

@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Mapping
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, ValidationError, model_validator
+import httpx
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from kluster_integrations.catalog import Plan
 from kluster_integrations.config import Headers, KlusterConfig, Unsupported, scrubbed
 from kluster_integrations.core.client import Client
+from kluster_integrations.errors import BadRequestError
 from kluster_integrations.langchain._errors import LANGCHAIN_ERRORS
 from kluster_integrations.limits import Limits
 
-__all__ = ["Connected"]
+__all__ = ["Connected", "timeouts_of"]
 
 _SECRET = frozenset({"api_key", "base_url", "default_headers"})
+_TIMEOUTS = ("connect", "read", "write", "pool")
 _NOT_PICKLED: Mapping[str, None] = dict.fromkeys(
     ("api_key", "default_headers", "limits", "http_client", "http_async_client")  # Redis' address may hold a password
 )
@@ -29,8 +42,9 @@ class Connected(BaseModel):
 
     model_config = ConfigDict(populate_by_name=True, arbitrary_types_allowed=True, protected_namespaces=())
 
-    api_key: SecretStr | None = Field(default=None, repr=False)
-    """Default: `KLUSTER_API_KEY` or its aliases; see `KlusterConfig`."""
+    api_key: SecretStr | Callable[[], str] | None = Field(default=None, repr=False)
+    """A key, or a function that returns one and is called before each request. Default: `KLUSTER_API_KEY` or its
+    aliases; see `KlusterConfig`."""
 
     base_url: str | None = None
     """Default: `KLUSTER_BASE_URL`, else `https://api.kluster.ai/v1`."""
@@ -41,8 +55,9 @@ class Connected(BaseModel):
     limits: Limits | None = Field(default=None, repr=False, exclude=True)
     """The account's limits; requests wait until they may be sent. Default: those of the plan."""
 
-    timeout: float | None = Field(default=None, alias="request_timeout")
-    """Seconds to wait between bytes. Default: `KLUSTER_TIMEOUT`, else 600."""
+    timeout: float | tuple[float | None, ...] | None = Field(default=None, alias="request_timeout")
+    """Seconds to wait between bytes. As in the openai SDK also an `httpx.Timeout`, or a tuple: the seconds to connect,
+    between bytes read, between bytes written, and for a place in a pool. Default: `KLUSTER_TIMEOUT`, else 600."""
 
     max_retries: int | None = None
     """Further tries after 408, 409, 429, 5xx and broken connections. Default: `KLUSTER_MAX_RETRIES`, else 2."""
@@ -75,6 +90,22 @@ class Connected(BaseModel):
             del self
             raise refusal
 
+    @field_validator("timeout", mode="before")
+    @classmethod
+    def _check_timeout(cls, value: Any) -> Any:
+        try:
+            made = timeouts_of(value)
+        except BadRequestError as err:
+            raise ValueError(err.message) from None
+        return tuple(getattr(made, kind) for kind in _TIMEOUTS) if isinstance(made, httpx.Timeout) else value
+
+    @field_validator("api_key", mode="before")
+    @classmethod
+    def _check_key(cls, value: Any) -> Any:
+        if inspect.iscoroutinefunction(value):
+            raise ValueError("api_key is an async function; pass one that is not: it is called before each request.")
+        return value
+
     @model_validator(mode="after")
     def _check_connection(self) -> Self:
         _ = self._client
@@ -83,16 +114,34 @@ class Connected(BaseModel):
     @property
     def _client(self) -> Client:
         # Made by whoever asks first: langchain-core's own validators may run before this class's.
-        if self._made is None:
-            fields = {name: getattr(self, name) for name in KlusterConfig.model_fields}
-            self._made = Client(
-                KlusterConfig.merged(self.config, **fields),
-                limits=self.limits,
-                http_client=self.http_client,
-                http_async_client=self.http_async_client,
-                adapt=LANGCHAIN_ERRORS,
-            )
+        return self._made or self._make_client(None if callable(self.api_key) else self.api_key)
+
+    def _fresh_client(self) -> Client:
+        """Return the client for a request: where `api_key` is a function, with the key that it returns now."""
+        if not callable(self.api_key):
+            return self._client
+        key = SecretStr(self.api_key())
+        if self._made is None or self._made.config.api_key != key:
+            return self._make_client(key)
         return self._made
+
+    def _make_client(self, key: SecretStr | None) -> Client:
+        fields = {name: getattr(self, name) for name in KlusterConfig.model_fields} | {"api_key": key}
+        if isinstance(self.timeout, tuple):
+            fields["timeout"] = self.timeout[1]  # what else it says is an option of each request
+        self._made = made = Client(
+            KlusterConfig.merged(self.config, **fields),
+            limits=self.limits,
+            http_client=self.http_client,
+            http_async_client=self.http_async_client,
+            adapt=LANGCHAIN_ERRORS,
+        )
+        return made
+
+    @property
+    def _timeouts(self) -> Any:
+        """The `timeout` of a request where it is more than one number, else None: the configuration has it."""
+        return timeouts_of(self.timeout) if isinstance(self.timeout, tuple) else None
 
     def __copy__(self) -> Self:
         copy = super().__copy__()
@@ -123,3 +172,25 @@ class Connected(BaseModel):
     async def aclose(self) -> None:
         """Close the async connections to this base URL in this event loop."""
         await self._client.aclose()
+
+
+def timeouts_of(value: Any) -> Any:
+    """Return a timeout in the openai SDK's forms as one that a request takes: an `httpx.Timeout`, or what it is.
+
+    Raises:
+        BadRequestError: If a tuple does not hold one to four numbers above 0, or None for no limit.
+    """
+    if all(hasattr(value, kind) for kind in _TIMEOUTS):  # httpx's or httpx2's
+        value = [getattr(value, kind) for kind in _TIMEOUTS]
+    if not isinstance(value, (tuple, list)):
+        return value
+    if not 1 <= len(value) <= 4 or not all(s is None or (_is_number(s) and s > 0) for s in value):
+        raise BadRequestError(
+            f"timeout={value!r} must be numbers of seconds above 0.",
+            hint="such as (3, 30): to connect, and between bytes.",
+        )
+    return httpx.Timeout(None, **dict(zip(_TIMEOUTS, value, strict=False)))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

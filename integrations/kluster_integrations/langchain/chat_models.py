@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import warnings
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
@@ -21,11 +22,11 @@ from kluster_integrations import catalog
 from kluster_integrations._version import __version__
 from kluster_integrations.batch import BatchJob, BatchResult, Window
 from kluster_integrations.batch.types import UNSET, Unset
-from kluster_integrations.core.client import estimate
+from kluster_integrations.core.client import asks_nothing, estimate
 from kluster_integrations.core.types import ChatRequest, ToolCalling
 from kluster_integrations.langchain._batch import BoundKluster, create_job, to_output
-from kluster_integrations.langchain._compat import add_version, build_model_kwargs
-from kluster_integrations.langchain._connection import Connected
+from kluster_integrations.langchain._compat import add_version
+from kluster_integrations.langchain._connection import Connected, timeouts_of
 from kluster_integrations.langchain._messages import PROVIDER, ChunkMaker, to_result, to_wire
 from kluster_integrations.langchain._structured import Method, StructuredOutput, Target
 
@@ -40,6 +41,20 @@ _NOT_BODY = (
     *("model", "tool_calling", "extra_body", "extra_headers", "timeout", "max_repairs", "check"),
     "ls_structured_output_format",
 )
+# Fields of ChatOpenAI (langchain-openai 1.1 to 1.7) that have no meaning here: the values that ask for nothing, and
+# what to do instead of any other.
+_CHAT_OPENAI: Mapping[str, tuple[tuple[object, ...], str]] = {
+    **dict.fromkeys(("use_responses_api", "use_previous_response_id"), ((False,), "kluster.ai has no Responses API")),
+    **dict.fromkeys(("organization", "openai_organization"), ((), "kluster.ai has no organizations: leave it out")),
+    **dict.fromkeys(("client", "async_client", "root_client", "root_async_client"), ((), "pass http_client")),
+    "openai_api_base": ((), "pass base_url"),
+    "openai_proxy": (("",), "pass http_client=httpx.Client(proxy=…), or set HTTPS_PROXY"),
+    "default_query": (({},), "pass http_client=httpx.Client(params=…)"),
+    "http_socket_options": (((), []), "pass http_client=httpx.Client(transport=…)"),
+    "stream_chunk_timeout": ((), "pass timeout, which is the seconds between bytes, streamed or not"),
+    "tiktoken_model_name": ((), "pass custom_get_token_ids"),
+    "disabled_params": (({},), "leave it out: what kluster.ai does not take is never sent"),
+}
 
 
 class ChatKluster(Connected, BaseChatModel):
@@ -117,13 +132,31 @@ class ChatKluster(Connected, BaseChatModel):
     @model_validator(mode="before")
     @classmethod
     def _collect_extra(cls, values: dict[str, Any]) -> Any:
-        """Put unknown arguments into `model_kwargs`, with a warning, as LangChain's own packages do."""
-        values = {**values, "model_kwargs": dict(values.get("model_kwargs") or {})}  # the caller's own stays as it is
+        """Put unknown arguments into `model_kwargs`, with a warning, as LangChain's own packages do.
+
+        What asks for nothing is left out, and what is in `model_kwargs` but an argument becomes one.
+        """
+        extra = dict(values.get("model_kwargs") or {})  # the caller's own stays as it is
         names = {n for name, f in cls.model_fields.items() for n in (name, f.alias) if n}
-        for name in values.keys() - names:
+        values = {name: value for name, value in values.items() if name in names or not asks_nothing(name, value)}
+        for name in sorted(values.keys() - names):
             if name.endswith("api_key"):  # as in other packages; among `model_kwargs` it would be shown
-                raise ValueError(f"{name} (not shown) is no argument; pass api_key.")
-        return build_model_kwargs(values, names)
+                raise ValueError(f"{name} (not shown) is not an argument of ChatKluster; pass api_key.")
+            value = values.pop(name)
+            harmless, instead = _CHAT_OPENAI.get(name, ((), ""))
+            if instead and value not in harmless:
+                raise ValueError(f"{name} is not an argument of ChatKluster: {instead}.")
+            if not instead:
+                warnings.warn(f"{name} is not an argument of ChatKluster: it goes to model_kwargs.", stacklevel=5)
+                if name in extra:
+                    raise ValueError(f"{name} is an argument, and in model_kwargs: pass it once.")
+                extra[name] = value
+        for name in sorted(extra.keys() & names - {"metadata"}):  # the argument of that name is for LangChain's traces
+            warnings.warn(f"{name} in model_kwargs is an argument of ChatKluster: pass {name}=….", stacklevel=5)
+            if name in values:
+                raise ValueError(f"{name} is an argument, and in model_kwargs: pass it once.")
+            values[name] = extra.pop(name)
+        return {**values, "model_kwargs": extra}
 
     @model_validator(mode="after")
     def _set_version_and_profile(self) -> Self:
@@ -208,9 +241,13 @@ class ChatKluster(Connected, BaseChatModel):
         self, messages: list[BaseMessage], stop: list[str] | None, kwargs: Mapping[str, Any], *, stream: bool = False
     ) -> ChatRequest:
         check, max_repairs = kwargs.get("check"), kwargs.get("max_repairs")
-        options = {"timeout": kwargs.get("timeout"), "headers": kwargs.get("extra_headers")}
-        with self._client.errors:
-            request = self._client.build(
+        client = self._fresh_client()
+        with client.errors:
+            options = {
+                "timeout": timeouts_of(kwargs.get("timeout")) or self._timeouts,
+                "headers": kwargs.get("extra_headers"),
+            }
+            request = client.build(
                 kwargs.get("model") or self.model_name,
                 to_wire(messages),
                 self._params(stop, kwargs),

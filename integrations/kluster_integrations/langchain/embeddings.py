@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from langchain_core.embeddings import Embeddings
 from pydantic import ConfigDict, Field
 
@@ -36,9 +38,13 @@ class KlusterEmbeddings(Connected, Embeddings):
     dimensions: int | None = None
     """The service does not take it: anything but None is refused (or left out, with `unsupported="drop"`)."""
 
+    @property
+    def _options(self) -> dict[str, Any]:
+        return {"chunk_size": self.chunk_size, "dimensions": self.dimensions, "timeout": self._timeouts}
+
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
         """Return one vector per text, in order."""
-        return self._client.embed(self.model, texts, chunk_size=self.chunk_size, dimensions=self.dimensions).rows
+        return self._fresh_client().embed(self.model, texts, **self._options).rows
 
     def embed_query(self, text: str) -> list[float]:
         """Return the vector of a text."""
@@ -46,8 +52,7 @@ class KlusterEmbeddings(Connected, Embeddings):
 
     async def aembed_documents(self, texts: list[str]) -> list[list[float]]:
         """As `embed_documents`."""
-        options = {"chunk_size": self.chunk_size, "dimensions": self.dimensions}
-        return (await self._client.aembed(self.model, texts, **options)).rows
+        return (await self._fresh_client().aembed(self.model, texts, **self._options)).rows
 
     async def aembed_query(self, text: str) -> list[float]:
         """As `embed_query`."""
