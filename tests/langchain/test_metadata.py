@@ -14,6 +14,7 @@ from langchain_core.callbacks import (
     get_usage_metadata_callback,
 )
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
+from langchain_core.messages.ai import add_usage
 from langchain_core.outputs import ChatGenerationChunk, LLMResult
 from langchain_core.rate_limiters import BaseRateLimiter
 from langchain_core.tracers.context import collect_runs
@@ -127,6 +128,38 @@ def test_cost_where_the_price_is_known(server: RawServer, streamed: bool) -> Non
     message = merged(model.stream("go")) if streamed else model.invoke("go")
 
     assert message.response_metadata["cost"] == pytest.approx(8.00)
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_cost_has_no_more_digits_than_the_price(server: RawServer, streamed: bool) -> None:
+    usage = {"prompt_tokens": 161, "completion_tokens": 5, "total_tokens": 166}
+    end = event(chunk({}, "stop", usage=usage))
+    server.script(
+        Reply([event(chunk({"content": "Hi"})), end, DONE]) if streamed else whole({"content": "Hi"}, usage=usage)
+    )
+    model = model_of(server, LLAMA)  # 0.70 US$ per million
+
+    message = merged(model.stream("go")) if streamed else model.invoke("go")
+
+    assert str(message.response_metadata["cost"]) == "0.0001162"
+
+
+def test_usage_adds_up_with_langchains_own_function(server: RawServer) -> None:
+    """It takes whole numbers only, so that LangSmith's `total_cost` cannot stand there."""
+    details = {
+        "prompt_tokens_details": {"cached_tokens": 3},
+        "completion_tokens_details": {"reasoning_tokens": 4},
+    }
+    usage = {"prompt_tokens": 10, "completion_tokens": 20, "total_tokens": 30, **details}
+    server.answer = lambda _: whole({"content": "Hi"}, usage=usage)
+    first, second = (model_of(server, LLAMA).invoke("go").usage_metadata for _ in range(2))
+    assert add_usage(first, second) == {
+        "input_tokens": 20,
+        "output_tokens": 40,
+        "total_tokens": 60,
+        "input_token_details": {"cache_read": 6},
+        "output_token_details": {"reasoning": 8},
+    }
 
 
 @pytest.mark.parametrize("streamed", [False, True])

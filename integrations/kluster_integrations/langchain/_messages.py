@@ -122,7 +122,9 @@ def _cost(usage: Usage, spec: ModelSpec) -> dict[str, Any]:
     metadata: dict[str, Any] = {}
     cost = spec.cost(usage.prompt_tokens, usage.completion_tokens)
     if cost is not None:
-        metadata["cost"] = cost
+        # No price per million has more than 6 decimals, so the rest (0.00024500000000000005) is what floats add.
+        # LangSmith reads `total_cost` of the usage, but langchain-core's `add_usage` takes whole numbers only.
+        metadata["cost"] = round(cost, 12)
     if usage.estimated:
         metadata["usage_estimated"] = True
     return metadata
