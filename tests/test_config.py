@@ -34,6 +34,8 @@ FIELDS = [
     ("base_url", "https://argument.example/v1", "https://environ.example/v1", "https://environ.example/v1"),
     ("plan", "scale", "trial", "trial"),
     ("timeout", 5.0, "7.5", 7.5),
+    ("total_timeout", 50.0, "75", 75.0),
+    ("max_response_bytes", 1_000, "2000", 2_000),
     ("max_retries", 4, "6", 6),
     ("unsupported", "error", "drop", "drop"),
 ]
@@ -58,6 +60,8 @@ VARIABLES: list[tuple[str, str, Callable[[], object], object]] = [
     ("KLUSTER_AI_BASE_URL", "https://a.example", lambda: KlusterConfig().base_url, "https://a.example/v1"),
     ("KLUSTER_PLAN", " Core ", lambda: (KlusterConfig().plan, known_plan()), ("core", "core")),
     ("KLUSTER_TIMEOUT", "7.5", lambda: KlusterConfig().timeout, 7.5),
+    ("KLUSTER_TOTAL_TIMEOUT", "75", lambda: KlusterConfig().total_timeout, 75.0),
+    ("KLUSTER_MAX_RESPONSE_BYTES", "2000", lambda: KlusterConfig().max_response_bytes, 2_000),
     ("KLUSTER_MAX_RETRIES", "6", lambda: KlusterConfig().max_retries, 6),
     ("KLUSTER_UNSUPPORTED", "Drop", lambda: KlusterConfig().unsupported, "drop"),
     ("KLUSTER_MAX_WAIT", "2.5", lambda: Limits.of("core").max_wait, 2.5),
@@ -108,6 +112,8 @@ class TestMerged:
         "base_url": "https://base.example/v1",
         "plan": "core",
         "timeout": 3.0,
+        "total_timeout": 30.0,
+        "max_response_bytes": 1_000,
         "max_retries": 0,
         "default_headers": {"X-Team": "a"},
         "unsupported": "drop",
@@ -162,6 +168,8 @@ class TestPrecedence:
             "base_url": "https://api.kluster.ai/v1",
             "plan": None,
             "timeout": 600.0,
+            "total_timeout": None,
+            "max_response_bytes": 2**28,
             "max_retries": 2,
             "unsupported": "error",
         }
@@ -531,6 +539,8 @@ class TestValues:
             *[("timeout", v, "above 0") for v in (0, -1, "soon", "nan", float("nan"), float("inf"), True, None, [1])],
             *[("max_retries", v, "0 or more") for v in (-1, 1.5, "few", True, None, [1], float("nan"), "nan")],
             *[("max_retries", v, "0 or more") for v in (float("inf"), "inf", "1e999")],
+            *[("total_timeout", v, "above 0") for v in (0, -1, "soon", float("inf"), float("nan"), True)],
+            *[("max_response_bytes", v, "1 or more") for v in (0, 1.5, "all", None, float("inf"))],
         ],
     )
     def test_bad_values_name_field_value_and_what_is_allowed(self, field: str, value: object, allowed: str) -> None:

@@ -140,7 +140,7 @@ class Client:
             extra_body: Sent as it is, for fields that OpenAI's API does not know.
             max_repairs: How often a wrong answer is asked for again; below zero answers are not checked.
             check: What else must be true of the answer.
-            options: `timeout` (seconds), `headers` and `max_retries` of this request.
+            options: `timeout` and `total_timeout` (seconds), `headers` and `max_retries` of this request.
 
         Raises:
             UnsupportedParameterError: A parameter cannot be had here, and `config.unsupported` is `error`.
@@ -247,8 +247,8 @@ class Client:
         Args:
             model: The model's id.
             texts: What to embed; not empty.
-            options: `chunk_size` (texts per request), `dimensions` (refused), and the transport's `timeout`, `headers`
-                and `max_retries`.
+            options: `chunk_size` (texts per request), `dimensions` (refused), and the transport's `timeout`,
+                `total_timeout`, `headers` and `max_retries`.
 
         Raises:
             BadRequestError: A text is empty or too long.

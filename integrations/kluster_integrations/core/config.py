@@ -42,6 +42,8 @@ ENVIRONMENT: Mapping[str, tuple[str, ...]] = {
     "base_url": ("KLUSTER_BASE_URL", "KLUSTER_AI_BASE_URL"),
     "plan": ("KLUSTER_PLAN",),
     "timeout": ("KLUSTER_TIMEOUT",),
+    "total_timeout": ("KLUSTER_TOTAL_TIMEOUT",),
+    "max_response_bytes": ("KLUSTER_MAX_RESPONSE_BYTES",),
     "max_retries": ("KLUSTER_MAX_RETRIES",),
     "unsupported": ("KLUSTER_UNSUPPORTED",),
     "max_wait": ("KLUSTER_MAX_WAIT",),
@@ -172,6 +174,11 @@ class KlusterConfig(BaseModel):
         plan: `trial`, `core`, `scale` or `enterprise`; decides windows and limits. Default None: unknown, no limits
             here. `KLUSTER_PLAN`.
         timeout: Seconds to wait for the server between bytes; default 600, as in the openai SDK. `KLUSTER_TIMEOUT`.
+        total_timeout: Seconds that a request may take from its first try until its answer is complete, retries and the
+            waits between them included. Default None: streams and files may take as long as they take, each try of
+            all else twice `timeout`. `KLUSTER_TOTAL_TIMEOUT`.
+        max_response_bytes: How many bytes an answer may have, decompressed, streamed or not; files that are downloaded
+            are not counted. Default 268,435,456 (256 MiB). `KLUSTER_MAX_RESPONSE_BYTES`.
         max_retries: Further tries after 408, 409, 429, 5xx and broken connections, with growing, jittered waits or
             what `Retry-After` says; default 2. `KLUSTER_MAX_RETRIES`.
         default_headers: Sent with every request; they may hold credentials, and are shown nowhere.
@@ -188,6 +195,8 @@ class KlusterConfig(BaseModel):
     base_url: str = DEFAULT_BASE_URL
     plan: Plan | None = None
     timeout: float = 600.0
+    total_timeout: float | None = None
+    max_response_bytes: int = 2**28
     max_retries: int = 2
     default_headers: Headers = Field(default_factory=lambda: _Headers({}), repr=False, exclude=True)
     unsupported: Unsupported = "error"
@@ -269,6 +278,22 @@ class KlusterConfig(BaseModel):
         if number is None or not 0 < number < float("inf"):
             raise ValueError(f"timeout={value!r} must be a number of seconds above 0, such as 60.")
         return number
+
+    @field_validator("total_timeout", mode="before")
+    @classmethod
+    def _check_total(cls, value: object) -> float | None:
+        number = None if value is None else _number(value)
+        if value is not None and (number is None or not 0 < number < float("inf")):
+            raise ValueError(f"total_timeout={value!r} must be a number of seconds above 0, such as 300, or None.")
+        return number
+
+    @field_validator("max_response_bytes", mode="before")
+    @classmethod
+    def _check_bytes(cls, value: object) -> int:
+        number = _number(value)
+        if number is None or not math.isfinite(number) or number < 1 or number != int(number):
+            raise ValueError(f"max_response_bytes={value!r} must be a whole number of bytes, 1 or more.")
+        return int(number)
 
     @field_validator("max_retries", mode="before")
     @classmethod

@@ -9,162 +9,43 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-import contextlib
 import functools
 import io
 import os
-import socket
 import threading
 import urllib.request
-import uuid
 import weakref
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
+from collections.abc import AsyncGenerator, Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
+import httpcore
 import httpx
 
 from kluster_integrations.core.errors import BadRequestError
+from kluster_integrations.core.received import (
+    AsyncForeign,
+    AsyncReceived,
+    Foreign,
+    Form,
+    Received,
+    Request,
+    cancelled_once,
+    in_time,
+    left_until,
+)
 
 if TYPE_CHECKING:
     import ssl
 
     import aiohttp
 
-__all__ = ["Connections", "Form", "Received", "Request", "drain", "pieces_of"]
+__all__ = ["Connections", "Form", "Request"]
 
-_GRACE = 0.01  # seconds for the end of a body behind `[DONE]`: servers often send it as a packet of its own
 _KEPT = 30.0  # seconds that an idle connection is kept: less than load balancers keep it
 _LARGE = 2**20  # bytes; aiohttp warns of a larger body unless it is a file
-_PIECE = 2**16  # bytes of a file in memory
 _TIMEOUTS = ("connect", "read", "write", "pool")
-# What httpx can decode depends on what else is installed, and only its client says so.
-_ACCEPT_ENCODING = httpx.Client(transport=httpx.BaseTransport()).headers["Accept-Encoding"]
-
-
-class Form(httpx.SyncByteStream):
-    """A form with a file (multipart/form-data, RFC 7578), which is read as it goes out, at each try from its beginning.
-
-    Args:
-        fields: The other fields.
-        field: The file's field.
-        name: The file's name, as the server sees it.
-        file: The file.
-    """
-
-    def __init__(self, fields: Mapping[str, str], field: str, name: str, file: BinaryIO) -> None:
-        boundary = uuid.uuid4().hex
-        begin = f"--{boundary}\r\nContent-Disposition: form-data; name="
-        head = "".join(f'{begin}"{key}"\r\n\r\n{value}\r\n' for key, value in fields.items())
-        head += f'{begin}"{field}"; filename="{name}"\r\nContent-Type: application/jsonl\r\n\r\n'
-        self.content_type = f"multipart/form-data; boundary={boundary}"
-        self._head, self._tail = head.encode(), f"\r\n--{boundary}--\r\n".encode()
-        self._file, self._size = file, file.seek(0, io.SEEK_END)
-
-    def __len__(self) -> int:
-        return len(self._head) + self._size + len(self._tail)
-
-    def __iter__(self) -> Iterator[bytes]:
-        yield self._head
-        self._file.seek(0)
-        while piece := self._file.read(_PIECE):
-            yield piece
-        yield self._tail
-
-    async def pieces(self) -> AsyncGenerator[bytes]:
-        """As iterating over it."""
-        for piece in self:
-            yield piece
-
-
-class Request(Protocol):
-    """What is sent."""
-
-    method: str
-    url: httpx.URL
-    content: bytes | Form
-
-    @property
-    def timeouts(self) -> tuple[float | None, ...]:
-        """The seconds to connect, between bytes read and written, and for a place in a pool."""
-
-    def headers(self, **defaults: str) -> dict[str, str]:
-        """Return the headers; of the defaults those that it has no others for."""
-
-
-class Received:
-    """An async answer whose body is still to come."""
-
-    is_http1 = True
-
-    def __init__(self, response: aiohttp.ClientResponse) -> None:
-        self.status_code = response.status
-        self.headers: Mapping[str, str] = {name.lower(): _text(value) for name, value in response.headers.items()}
-        self._response: Any = response
-
-    async def read(self) -> bytes:
-        """Return the whole body."""
-        content: bytes = await self._response.read()
-        return content
-
-    async def piece(self) -> bytes:
-        """Return what has come, empty at the end."""
-        piece: bytes = await self._response.content.readany()
-        return piece
-
-    async def close(self) -> None:
-        """Close it; a connection whose body was read to the end serves again."""
-        self._response.close()
-
-    async def drain(self) -> None:
-        """As `drain`."""
-        if self.is_http1:
-            with contextlib.suppress(Exception):
-                async with asyncio.timeout(_GRACE):
-                    await self.piece()
-
-
-def _text(value: str) -> str:
-    """Return a header without the surrogates that aiohttp leaves where it is not UTF-8: nobody can print those."""
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return value.encode("utf-8", "surrogateescape").decode("latin-1")
-    return value
-
-
-class _Foreign(Received):
-    """One of an httpx client of the caller's.
-
-    Each wait is a task of its own, which is cancelled once, however often the caller is: anyio's scopes cancel at every
-    `await`, also while httpcore cleans up, and then its pool loses the connection for ever (httpcore 1.0.9).
-    """
-
-    def __init__(self, response: Any) -> None:
-        self.status_code = response.status_code
-        self.headers = response.headers
-        self.is_http1 = response.http_version.startswith("HTTP/1")
-        self._response = response
-        self._pieces = response.aiter_bytes()
-
-    async def read(self) -> bytes:
-        content: bytes = await _cancelled_once(self._response.aread())
-        return content
-
-    async def piece(self) -> bytes:
-        piece: bytes = await _cancelled_once(anext(self._pieces, b""))
-        return piece
-
-    async def close(self) -> None:
-        await asyncio.shield(self._response.aclose())
-
-
-async def _cancelled_once(work: Awaitable[Any]) -> Any:
-    task = asyncio.ensure_future(work)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        task.cancel()
-        raise
+_ACCEPT_ENCODING = "gzip, deflate"  # what zlib can decode up to a bound
+_FOREVER = 1e6  # seconds: a socket takes no infinite timeout as a number
 
 
 def _close_unseen(sending: asyncio.Future[Any]) -> None:
@@ -177,33 +58,49 @@ def _close_unseen(sending: asyncio.Future[Any]) -> None:
 _closing: set[asyncio.Future[None]] = set()
 
 
-def pieces_of(response: Any) -> Iterator[bytes]:
-    """Iterate over the body of a sync answer, past httpx's decoders if there is nothing to decode."""
-    pieces: Iterator[bytes] = response.iter_bytes() if "content-encoding" in response.headers else iter(response.stream)
-    return pieces
+class _Seconds(float):
+    """The seconds between two bytes of a request, which its deadline may cut short."""
+
+    request: Request
 
 
-def drain(response: Any, pieces: Iterator[bytes]) -> None:
-    """Read the end of a body behind `[DONE]`, so that the connection can serve again; do not wait for it.
+def _left(timeout: float | None) -> float | None:
+    """Return the seconds to wait for the next byte: as many, but no longer than until the request's deadline."""
+    request: Request | None = getattr(timeout, "request", None)
+    if timeout is None or request is None or request.deadline is None:
+        return timeout
+    return min(timeout, left_until(request.deadline))
 
-    Without this each stream costs a connection, as it does with the openai SDK. Over HTTP/2 it does not, and others
-    read from the same connection. A thread reads, for httpcore fixes the timeout of a read when the body begins.
+
+class _Backend(httpcore.NetworkBackend):
+    """httpcore's own, which knows deadlines.
+
+    httpcore's timeout is that of one read, and it reads as often as a server has something to say: a byte at a time,
+    one `103 Early Hints` after another.
     """
-    stream = response.extensions.get("network_stream")
-    if stream is None or not response.http_version.startswith("HTTP/1"):
-        return
 
-    def read() -> None:
-        with contextlib.suppress(Exception):
-            next(pieces, None)
+    _real = httpcore.SyncBackend()
 
-    with contextlib.suppress(Exception):  # the answer is complete, whatever happens to the connection
-        thread = threading.Thread(target=read, daemon=True)
-        thread.start()
-        thread.join(_GRACE)
-        if thread.is_alive():
-            stream.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
-            thread.join()
+    def connect_tcp(  # type: ignore[override]  # the rest is passed on
+        self, host: str, port: int, timeout: float | None = None, **options: Any
+    ) -> httpcore.NetworkStream:
+        return _Stream(self._real.connect_tcp(host, port, _left(timeout), **options))
+
+
+class _Stream(httpcore.NetworkStream):
+    def __init__(self, real: httpcore.NetworkStream) -> None:
+        self._real = real
+        self.close = real.close  # type: ignore[method-assign]
+        self.get_extra_info = real.get_extra_info  # type: ignore[method-assign]
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        return self._real.read(max_bytes, _left(timeout))
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        self._real.write(buffer, _left(timeout))
+
+    def start_tls(self, ssl_context: Any, server_hostname: Any = None, timeout: float | None = None) -> _Stream:
+        return _Stream(self._real.start_tls(ssl_context, server_hostname, _left(timeout)))
 
 
 def _proxy(url: httpx.URL) -> str | None:
@@ -233,9 +130,11 @@ def _open(url: httpx.URL) -> httpx.HTTPTransport:
     """Return a pool for sync calls. It has no bound: there are at most as many connections as threads."""
     bounds = httpx.Limits(max_connections=None, max_keepalive_connections=100, keepalive_expiry=_KEPT)
     try:
-        return httpx.HTTPTransport(verify=_verify(url), trust_env=False, proxy=_proxy(url), limits=bounds)
+        transport = httpx.HTTPTransport(verify=_verify(url), trust_env=False, proxy=_proxy(url), limits=bounds)
     except ImportError as err:  # a SOCKS proxy, and no socksio
         raise BadRequestError(str(err)) from None
+    transport._pool._network_backend = _Backend()  # httpx 0.28 has no argument for it
+    return transport
 
 
 def _aopen(url: httpx.URL) -> aiohttp.ClientSession:
@@ -253,7 +152,9 @@ def _aopen(url: httpx.URL) -> aiohttp.ClientSession:
             hint="pass http_async_client=httpx.AsyncClient(), with httpx[socks] installed, or set NO_PROXY.",
         )
     connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEPT, ssl=_verify(url))
-    return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar(), proxy=proxy)
+    return aiohttp.ClientSession(
+        connector=connector, cookie_jar=aiohttp.DummyCookieJar(), proxy=proxy, auto_decompress=False
+    )
 
 
 async def _close_with_loop(http: aiohttp.ClientSession) -> AsyncGenerator[None]:
@@ -349,10 +250,11 @@ class Connections:
         self._client = client
         self._async_client = async_client
 
-    def send(self, request: Request) -> Any:
-        """Send a request and return the response, httpx's or httpx2's, with its body unread."""
+    def send(self, request: Request) -> Received:
+        """Send a request and return the answer, with its body unread."""
         if self._client is not None:
-            return self._client.send(_built(self._client, request, request.content or None), stream=True)
+            made = _built(self._client, request, request.content or None)
+            return Foreign(self._client.send(made, stream=True), request)
         ours = {"host": request.url.netloc.decode(), "accept_encoding": _ACCEPT_ENCODING}
         if request.content:
             ours["content_length"] = str(len(request.content))
@@ -361,19 +263,19 @@ class Connections:
             request.url,
             headers=_encoded(request.headers(**ours)),
             stream=request.content if isinstance(request.content, Form) else httpx.ByteStream(request.content),
-            extensions={"timeout": dict(zip(_TIMEOUTS, request.timeouts, strict=True))},
+            extensions={"timeout": _timeouts(request)},
         )
-        return _pools.join(self, None, _open).http.handle_request(made)
+        return Received(_pools.join(self, None, _open).http.handle_request(made), request)
 
-    async def asend(self, request: Request) -> Received:
+    async def asend(self, request: Request) -> AsyncReceived:
         """As `send`."""
         content = request.content
         data = content.pieces() if isinstance(content, Form) else content
         if (client := self._async_client) is not None:
             sending = asyncio.ensure_future(client.send(_built(client, request, data or None), stream=True))
             try:
-                return _Foreign(await _cancelled_once(sending))
-            except asyncio.CancelledError:
+                return AsyncForeign(await in_time(request, lambda: cancelled_once(sending)), request)
+            except (asyncio.CancelledError, TimeoutError):
                 sending.add_done_callback(_close_unseen)
                 raise
         import aiohttp  # takes 60 ms, and most programs are sync
@@ -382,15 +284,16 @@ class Connections:
         if pool.closer is None:
             pool.closer = _close_with_loop(pool.http)
             await anext(pool.closer)
-        response = await pool.http.request(
+        sending = functools.partial(
+            pool.http.request,
             request.method,
             str(request.url),
             data=io.BytesIO(data) if isinstance(data, bytes) and len(data) >= _LARGE else data,
-            headers=request.headers(**_length(content)),
+            headers=request.headers(accept_encoding=_ACCEPT_ENCODING, **_length(content)),
             timeout=aiohttp.ClientTimeout(sock_connect=request.timeouts[0], sock_read=request.timeouts[1]),
             allow_redirects=False,
         )
-        return Received(response)
+        return AsyncReceived(await in_time(request, sending), request)
 
     def close(self) -> None:
         """Close the sync pool of this process, unless others use it."""
@@ -407,6 +310,15 @@ def _check_client(name: str, client: object, kind: str) -> None:
     kinds = {(cls.__module__.split(".")[0], cls.__name__) for cls in type(client).__mro__}
     if client is not None and not kinds & {("httpx", kind), ("httpx2", kind)}:
         raise TypeError(f"{name} must be an httpx.{kind} or httpx2.{kind}, not {type(client).__name__}.")
+
+
+def _timeouts(request: Request) -> dict[str, float | None]:
+    """Return httpcore's timeouts; `_Backend` sees the request behind them."""
+    made: dict[str, float | None] = {}
+    for name, value in zip(_TIMEOUTS, request.timeouts, strict=True):
+        made[name] = seconds = _Seconds(_FOREVER if value is None else value)
+        seconds.request = request
+    return made
 
 
 def _length(content: bytes | Form) -> dict[str, str]:

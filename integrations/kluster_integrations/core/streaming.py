@@ -126,6 +126,11 @@ class ChatStream:
         self._finish: str | None = None
         self._meta: Mapping[str, Any] | None = None
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether the finish reason has come; usage and `[DONE]` may follow."""
+        return self._finish is not None
+
     def feed(self, data: bytes | None) -> list[Delta]:
         """Return the deltas of the events that these bytes complete; None is the end of the body.
 

@@ -24,9 +24,10 @@ import httpx
 from kluster_integrations._version import __version__
 from kluster_integrations.core import limits
 from kluster_integrations.core.config import KlusterConfig
-from kluster_integrations.core.connections import Connections, Form, drain, pieces_of
+from kluster_integrations.core.connections import Connections, Form
 from kluster_integrations.core.errors import (
     APIConnectionError,
+    APITimeoutError,
     BadRequestError,
     InternalServerError,
     KlusterError,
@@ -41,6 +42,7 @@ __all__ = ["CHAT_PATH", "Answer", "Transport", "get", "path_of"]
 
 CHAT_PATH = "/chat/completions"
 _KINDS = {"batches": "batch job", "files": "file", "uploads": "upload"}  # by the first segment of a path
+_LAST_SECONDS = 2.0  # for usage and `[DONE]` behind a finish reason: some servers send neither, and hang up late
 _LONGEST_WAIT = 60.0  # seconds; who is told to come back later than that gets the error, which says when
 # RFC 9110, 5.1 and 5.5. httpx would quote the value, which may be a credential.
 _HEADER = re.compile(r"[-!#$%&'*+.^_`|~0-9A-Za-z]+:[^\x00-\x08\x0a-\x1f\x7f]*")
@@ -69,9 +71,13 @@ class _Call:
         content: A form, in place of a JSON body.
         streamed: Whether the answer is a stream: unless it is one JSON document or a page; with `raw` of any kind.
         timeout: As the other options, that of `post`.
+        total_timeout: Default: the configuration's.
         headers: They win over all others.
         max_retries: Default: the configuration's.
         deadline: Of `time.monotonic()`: no try waits for the server beyond it, and no further one begins.
+
+    Attributes:
+        deadline: Until when the answer must be complete, on the monotonic clock; None is never.
     """
 
     def __init__(
@@ -83,6 +89,7 @@ class _Call:
         content: Form | None = None,
         streamed: bool | Literal["raw"] = False,
         timeout: Any = None,
+        total_timeout: float | None = None,
         headers: Mapping[str, Any] | None = None,
         max_retries: int | None = None,
         deadline: float = math.inf,
@@ -96,7 +103,15 @@ class _Call:
         self.url = _url(config.base_url + path)
         self.content = content or (b"" if body is None else _dumps(body).encode())
         self._timeout = config.timeout if timeout is None else timeout
-        self._deadline = deadline
+        self.max_bytes = None if streamed == "raw" else config.max_response_bytes
+        self._total = config.total_timeout if total_timeout is None else total_timeout
+        self._until = deadline
+        # A stream and a file take as long as they take; else something is wrong if an answer takes twice as long.
+        read = getattr(self._timeout, "read", self._timeout)
+        is_bounded = self._total is None and read is not None and content is None and streamed != "raw"
+        self._seconds = 2 * read if is_bounded else self._total
+        self._left = self._seconds
+        self.deadline: float | None = None
         self._streamed = streamed
         self._secret = sender.secret
         self._max_retries = config.max_retries if max_retries is None else max_retries
@@ -110,10 +125,38 @@ class _Call:
     def timeouts(self) -> tuple[float | None, ...]:
         """The seconds to connect, between bytes read and written, and for a place in a pool, of a try that begins."""
         wanted = (getattr(self._timeout, kind, self._timeout) for kind in ("connect", "read", "write", "pool"))
-        if self._deadline == math.inf:
+        if self._until == math.inf:
             return tuple(wanted)
-        left = max(self._deadline - time.monotonic(), 0.001)  # 0 would be no limit for some libraries
+        left = max(self._until - time.monotonic(), 0.001)  # 0 would be no limit for some libraries
         return tuple(left if seconds is None else min(seconds, left) for seconds in wanted)
+
+    def begin(self) -> None:
+        """Begin a try: what waited for the account's limits until now does not count."""
+        self._set_deadline(math.inf if self._left is None else time.monotonic() + self._left)
+
+    def stream_begins(self) -> None:
+        """Let a stream take as long as it takes, unless the caller says how long."""
+        if self._total is None:
+            self._set_deadline(math.inf)
+
+    def hurry(self) -> None:
+        """End soon: the answer is complete."""
+        soon = time.monotonic() + _LAST_SECONDS
+        self._set_deadline(soon if self.deadline is None else min(self.deadline, soon))
+
+    def _set_deadline(self, at: float) -> None:
+        at = min(at, self._until)
+        self.deadline = None if at == math.inf else at
+
+    def timed_out(self, err: KlusterError) -> KlusterError:
+        """Return the error that says so, if it was the deadline that ended a try."""
+        if self.deadline is None or time.monotonic() < self.deadline or not isinstance(err, APIConnectionError):
+            return err
+        if self._seconds is None or time.monotonic() >= self._until:
+            return err if isinstance(err, APITimeoutError) else APITimeoutError("The server did not answer in time.")
+        what = "total_timeout" if self._total is not None else "twice the timeout"
+        hint = "raise total_timeout=… (seconds; KLUSTER_TOTAL_TIMEOUT), or stream the answer."
+        return APITimeoutError(f"The answer was not complete within {self._seconds:g} s ({what}).", hint=hint)
 
     def headers(self, **defaults: str) -> dict[str, str]:
         """Return the headers of the next try; of the defaults those that it has no others for."""
@@ -159,8 +202,12 @@ class _Call:
         if not may_pass or self._retries >= self._max_retries or (err.retry_after or 0) > _LONGEST_WAIT:
             return None
         seconds = err.retry_after or min(0.5 * 2**self._retries, 8.0) * (1 - random.random() / 4)
-        if time.monotonic() + seconds >= self._deadline:
+        if time.monotonic() + seconds >= self._until:
             return None
+        if self._total is not None and self.deadline is not None:
+            self._left = self.deadline - time.monotonic() - seconds
+            if self._left <= 0:
+                return None
         self._retries += 1
         self._headers["x-kluster-retry-count"] = ("X-Kluster-Retry-Count", str(self._retries))
         _log.info("Retry %s of %s in %.1f s: %s", self._retries, self._max_retries, seconds, err.message)
@@ -238,8 +285,8 @@ class Transport:
         Args:
             path: Below the base URL, such as `/chat/completions`.
             body: The JSON body.
-            options: `timeout` (seconds between bytes, or httpx's `Timeout`), `headers` (which win over all others),
-                `max_retries`, `deadline` (of `time.monotonic()`).
+            options: `timeout` (seconds between bytes, or httpx's `Timeout`), `total_timeout` (seconds), `headers`
+                (which win over all others), `max_retries`, `deadline` (of `time.monotonic()`).
 
         Raises:
             KlusterError: Whatever goes wrong.
@@ -293,7 +340,7 @@ class Transport:
             contextlib.closing(self._send(_Call(self, path, streamed="raw", **options))) as found,
             self._io,
         ):
-            for piece in found.iter_bytes():
+            while piece := found.piece():
                 to.write(piece)
 
     async def adownload(self, path: str, to: BinaryIO, **options: Any) -> None:
@@ -314,29 +361,32 @@ class Transport:
             KlusterError: Whatever goes wrong, also in the middle.
         """
         with self.errors:
-            found = self._send(_Call(self, CHAT_PATH, body, streamed=True, **options))
+            call = _Call(self, CHAT_PATH, body, streamed=True, **options)
+            found = self._send(call)
             reader.headers = found.headers
             if isinstance(found, Answer):
                 yield from reader.whole(found.data)
                 return
             try:
-                pieces = pieces_of(found)
                 while not reader.done:
                     try:
-                        piece = next(pieces, None)
+                        piece = found.piece() or None
                     except Exception as err:
-                        self._broken(err, reader)
+                        self._broken(err, reader, call)
                         piece = None
                     yield from reader.feed(piece)
+                    if reader.is_complete and not reader.done:
+                        call.hurry()
                 yield from reader.close()
-                drain(found, pieces)
+                found.drain()
             finally:
                 found.close()
 
     async def astream(self, body: Mapping[str, Any], reader: ChatStream, **options: Any) -> AsyncIterator[Delta]:
         """As `stream`."""
         with self.errors:
-            found = await self._asend(_Call(self, CHAT_PATH, body, streamed=True, **options))
+            call = _Call(self, CHAT_PATH, body, streamed=True, **options)
+            found = await self._asend(call)
             reader.headers = found.headers
             if isinstance(found, Answer):
                 for delta in reader.whole(found.data):
@@ -347,38 +397,43 @@ class Transport:
                     try:
                         piece = await found.piece() or None
                     except Exception as err:
-                        self._broken(err, reader)
+                        self._broken(err, reader, call)
                         piece = None
                     for delta in reader.feed(piece):
                         yield delta
+                    if reader.is_complete and not reader.done:
+                        call.hurry()
                 for delta in reader.close():
                     yield delta
                 await found.drain()
             finally:
                 await found.close()
 
-    def _broken(self, err: Exception, reader: ChatStream) -> None:
+    def _broken(self, err: Exception, reader: ChatStream, call: _Call) -> None:
         """Let the reader say what a stream that breaks is: an error, unless the answer was complete."""
         try:
             with self._io:
                 raise err
         except APIConnectionError as failed:
-            reader.broken(failed)
+            late = call.timed_out(failed)
+            reader.broken(late if isinstance(late, APIConnectionError) else failed)
 
     def _send(self, call: _Call) -> Any:
         """Send until there is an `Answer`, or a response whose body is a stream."""
         while True:
             limits.wait_for_rate_limit()
+            call.begin()
             try:
                 with self._io:
                     response = self._connections.send(call)
                     if call.is_stream(response):
+                        call.stream_begins()
                         return response
                     with contextlib.closing(response):
                         return call.answer(response, response.read())
             except KlusterError as err:
                 if (seconds := call.wait(err)) is None:
-                    raise
+                    raise call.timed_out(err) from None
             time.sleep(seconds)
 
     async def _asend(self, call: _Call) -> Any:
@@ -390,10 +445,12 @@ class Transport:
             raise KlusterError("Async calls run on asyncio only, not on trio.", hint=hint) from None
         while True:
             await limits.await_for_rate_limit()
+            call.begin()
             try:
                 with self._io:
                     response = await self._connections.asend(call)
                     if call.is_stream(response):
+                        call.stream_begins()
                         return response
                     try:
                         return call.answer(response, await response.read())
@@ -401,7 +458,7 @@ class Transport:
                         await response.close()
             except KlusterError as err:
                 if (seconds := call.wait(err)) is None:
-                    raise
+                    raise call.timed_out(err) from None
             await asyncio.sleep(seconds)
 
     def close(self) -> None:

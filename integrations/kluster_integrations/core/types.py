@@ -163,7 +163,8 @@ class ChatRequest:
         max_repairs: How often a wrong answer is asked for again; below zero nothing is checked.
         returns_invalid_calls: Whether a call whose arguments are still not JSON after the last repair is returned with
             its `error`, and not raised as `OutputValidationError`.
-        options: The transport's options of this request: `timeout` (seconds), `headers`, `max_retries`.
+        options: The transport's options of this request: `timeout`, `total_timeout` (seconds), `headers`,
+            `max_retries`.
     """
 
     body: dict[str, Any]

@@ -47,6 +47,9 @@ class KlusterLLM(BaseLLM):
         base_url: Default: `KLUSTER_BASE_URL`, else `https://api.kluster.ai/v1`.
         plan: The account's plan, which decides windows and limits. Default: `KLUSTER_PLAN`, else unknown.
         timeout: Seconds to wait between bytes. Default: `KLUSTER_TIMEOUT`, else 600.
+        total_timeout: Seconds for a whole request, retries included. Default: `KLUSTER_TOTAL_TIMEOUT`; see
+            `KlusterConfig`.
+        max_response_bytes: How long an answer may be. Default: `KLUSTER_MAX_RESPONSE_BYTES`, else 256 MiB.
         max_retries: Retries after 408, 409, 429, 5xx and broken connections; CrewAI's own are off. Default:
             `KLUSTER_MAX_RETRIES`, else 2.
         unsupported: `error` or `drop` for parameters that kluster.ai does not take. Default: `error`.
@@ -88,6 +91,8 @@ class KlusterLLM(BaseLLM):
         base_url: str | None = None,
         plan: Plan | None = None,
         timeout: float | None = None,
+        total_timeout: float | None = None,
+        max_response_bytes: int | None = None,
         max_retries: int | None = None,
         unsupported: Unsupported | None = None,
         config: KlusterConfig | None = None,
@@ -100,6 +105,7 @@ class KlusterLLM(BaseLLM):
         **params: Any,
     ) -> None:
         options: dict[str, Any] = {"plan": plan, "timeout": timeout, "max_retries": max_retries}
+        options |= {"total_timeout": total_timeout, "max_response_bytes": max_response_bytes}
         options |= {"unsupported": unsupported, "tool_calling": tool_calling, "max_repairs": max_repairs}
         options = {name: value for name, value in options.items() if value is not None}
         most = params.pop("max_completion_tokens", None)

@@ -59,6 +59,12 @@ class Connected(BaseModel):
     """Seconds to wait between bytes. As in the openai SDK also an `httpx.Timeout`, or a tuple: the seconds to connect,
     between bytes read, between bytes written, and for a place in a pool. Default: `KLUSTER_TIMEOUT`, else 600."""
 
+    total_timeout: float | None = None
+    """Seconds for a whole request, retries included. Default: `KLUSTER_TOTAL_TIMEOUT`; see `KlusterConfig`."""
+
+    max_response_bytes: int | None = None
+    """How long an answer may be. Default: `KLUSTER_MAX_RESPONSE_BYTES`, else 256 MiB."""
+
     max_retries: int | None = None
     """Further tries after 408, 409, 429, 5xx and broken connections. Default: `KLUSTER_MAX_RETRIES`, else 2."""
 

@@ -26,7 +26,8 @@ __all__ = ["Call", "Connections", "merged"]
 _MAX_CLIENTS = 1_000
 
 # Of LiteLLM's own, or for this package; `user` names an end user in LiteLLM's own books.
-_NOT_BODY = frozenset({"stream", "stream_options", "max_retries", "extra_body", "tool_calling", "max_repairs", "user"})
+_NOT_BODY = frozenset({"stream", "stream_options", "extra_body", "tool_calling", "max_repairs", "user"})
+_SENDING = ("max_retries", "total_timeout")  # the transport's
 _METADATA = "@kluster.ai"
 _DEFAULT_TIMEOUTS = (600, 6000)
 _FAILURE = "_kluster_failure"
@@ -103,8 +104,7 @@ class Call:
             self._options["timeout"] = timeout
         if headers := kwargs.get("headers"):
             self._options["headers"] = headers
-        if (retries := self._params.get("max_retries")) is not None:
-            self._options["max_retries"] = retries
+        self._options |= {name: self._params[name] for name in _SENDING if self._params.get(name) is not None}
         self._reraise_after_own_retries()
         with self:
             drop = litellm.drop_params is True or self._litellm.get("drop_params") is True
@@ -165,7 +165,7 @@ class Call:
         request = self.client.build(
             self.model,
             self._messages,
-            {k: v for k, v in self._params.items() if k not in _NOT_BODY},
+            {k: v for k, v in self._params.items() if k not in _NOT_BODY and k not in _SENDING},
             stream=stream,
             tool_calling=self._params.get("tool_calling") or "auto",
             extra_body=extra,

@@ -1,0 +1,337 @@
+"""Answers as they come over the wire: decoded, counted, and no longer than their deadline allows."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+import socket
+import sys
+import threading
+import time
+import uuid
+import zlib
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
+
+import httpx
+
+from kluster_integrations.core.errors import InternalServerError
+
+if TYPE_CHECKING:
+    import aiohttp
+
+__all__ = [
+    *("AsyncForeign", "AsyncReceived", "Foreign", "Form", "Received", "Request"),
+    *("cancelled_once", "in_time", "left_until"),
+]
+
+_GRACE = 0.01  # seconds for the end of a body behind `[DONE]`: servers often send it as a packet of its own
+_PIECE = 2**16  # bytes of a file in memory
+
+
+class Form(httpx.SyncByteStream):
+    """A form with a file (multipart/form-data, RFC 7578), which is read as it goes out, at each try from its beginning.
+
+    Args:
+        fields: The other fields.
+        field: The file's field.
+        name: The file's name, as the server sees it.
+        file: The file.
+    """
+
+    def __init__(self, fields: Mapping[str, str], field: str, name: str, file: BinaryIO) -> None:
+        boundary = uuid.uuid4().hex
+        begin = f"--{boundary}\r\nContent-Disposition: form-data; name="
+        head = "".join(f'{begin}"{key}"\r\n\r\n{value}\r\n' for key, value in fields.items())
+        head += f'{begin}"{field}"; filename="{name}"\r\nContent-Type: application/jsonl\r\n\r\n'
+        self.content_type = f"multipart/form-data; boundary={boundary}"
+        self._head, self._tail = head.encode(), f"\r\n--{boundary}--\r\n".encode()
+        self._file, self._size = file, file.seek(0, io.SEEK_END)
+
+    def __len__(self) -> int:
+        return len(self._head) + self._size + len(self._tail)
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield self._head
+        self._file.seek(0)
+        while piece := self._file.read(_PIECE):
+            yield piece
+        yield self._tail
+
+    async def pieces(self) -> AsyncGenerator[bytes]:
+        """As iterating over it."""
+        for piece in self:
+            yield piece
+
+
+class Request(Protocol):
+    """What is sent.
+
+    Attributes:
+        method: HTTP's.
+        url: Where to.
+        content: The body.
+        timeouts: Seconds to connect, between bytes read and written, and for a place in a pool.
+        deadline: Until when the answer must be complete, on the monotonic clock; it may move while one waits. None is
+            never.
+        max_bytes: How long the answer may be, decoded.
+    """
+
+    method: str
+    url: httpx.URL
+    content: bytes | Form
+    timeouts: tuple[float | None, ...]
+    deadline: float | None
+    max_bytes: int | None
+
+    def headers(self, **defaults: str) -> dict[str, str]:
+        """Return the headers; of the defaults those that it has no others for."""
+
+
+def left_until(deadline: float) -> float:
+    """Return the seconds that are left.
+
+    Raises:
+        TimeoutError: If there are none: where something has always come, nobody waits and no timeout strikes.
+    """
+    if (left := deadline - time.monotonic()) <= 0:
+        raise TimeoutError
+    return left
+
+
+async def in_time(request: Request, work: Callable[[], Awaitable[Any]]) -> Any:
+    """Wait for something, but no longer than until the deadline of a request."""
+    if request.deadline is None:
+        return await work()
+    async with asyncio.timeout(left_until(request.deadline)):
+        return await work()
+
+
+async def cancelled_once(work: Awaitable[Any]) -> Any:
+    """Wait for something in a task of its own, which is cancelled once, however often the caller is."""
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        task.cancel()
+        raise
+
+
+class _Body:
+    """Decodes the body of an answer, and counts it.
+
+    Args:
+        headers: The answer's; without `content-encoding` nothing is decoded.
+        max_bytes: How long it may be; None is no bound.
+    """
+
+    def __init__(self, headers: Mapping[str, str], max_bytes: int | None) -> None:
+        self._coding = headers.get("content-encoding", "").strip().lower()
+        self._plain = self._coding in ("", "identity")
+        self._inflate: Any = None
+        self._most = max_bytes
+        self._left = sys.maxsize if max_bytes is None else max_bytes
+
+    def take(self, piece: bytes) -> bytes:
+        """Return a piece decoded, which may be empty.
+
+        Raises:
+            InternalServerError: The answer is too long, or its compression cannot be read.
+        """
+        if not self._plain:
+            piece = self._decode(piece)
+        self._left -= len(piece)
+        if self._left < 0:
+            raise InternalServerError(
+                f"The answer is longer than max_response_bytes={self._most}.",
+                hint="raise max_response_bytes=… (KLUSTER_MAX_RESPONSE_BYTES), if it may be as long.",
+            )
+        return piece
+
+    def _decode(self, data: bytes) -> bytes:
+        if self._coding not in ("gzip", "x-gzip", "deflate"):
+            raise InternalServerError(
+                f"The answer cannot be read: its compression is {self._coding!r}, which was not asked for."
+            )
+        done = b""
+        try:
+            while data and len(done) <= self._left:
+                if self._inflate is None:
+                    # "deflate" should have zlib's header (RFC 9110, 8.4.1.2); servers that leave it out are known.
+                    has_header = self._coding != "deflate" or data[0] & 0x0F == zlib.DEFLATED
+                    self._inflate = zlib.decompressobj(32 + zlib.MAX_WBITS if has_header else -zlib.MAX_WBITS)
+                done += self._inflate.decompress(data, self._left + 1 - len(done))
+                data = self._inflate.unconsumed_tail
+                if self._inflate.eof:  # gzip may hold several members, one after another
+                    data, self._inflate = self._inflate.unused_data, None
+        except zlib.error:
+            raise InternalServerError("The answer cannot be read: its compression is broken.") from None
+        return done
+
+
+class Received:
+    """A sync answer of the shared pool, whose body is still to come."""
+
+    is_decoded = False
+
+    def __init__(self, response: Any, request: Request) -> None:
+        self.status_code: int = response.status_code
+        self.headers: Mapping[str, str] = response.headers
+        self._response = response
+        self._request = request
+        self._body = _Body({} if self.is_decoded else self.headers, request.max_bytes)
+        self._pieces: Iterator[bytes] = self._iterate()
+
+    def _iterate(self) -> Iterator[bytes]:
+        return iter(self._response.stream)
+
+    def piece(self) -> bytes:
+        """Return what has come, empty at the end."""
+        for raw in self._pieces:
+            if piece := self._body.take(raw):
+                return piece
+        return b""
+
+    def read(self) -> bytes:
+        """Return the whole body."""
+        return b"".join(iter(self.piece, b""))
+
+    def close(self) -> None:
+        """Close it; a connection whose body was read to the end serves again."""
+        self._response.close()
+
+    def drain(self) -> None:
+        """Read the end of a body behind `[DONE]`, so that the connection can serve again; do not wait for it.
+
+        Without this each stream costs a connection, as it does with the openai SDK.
+        """
+        self._request.deadline = time.monotonic() + _GRACE
+        with contextlib.suppress(Exception):  # the answer is complete, whatever happens to the connection
+            next(self._pieces, None)
+
+
+class Foreign(Received):
+    """One of an httpx client of the caller's, which decodes by itself.
+
+    httpcore fixes the timeout of a read when the body begins, so a timer ends what takes too long, with the connection.
+    Over HTTP/2 others read from the same connection: there the deadline is looked at between pieces alone.
+    """
+
+    is_decoded = True
+
+    def __init__(self, response: Any, request: Request) -> None:
+        super().__init__(response, request)
+        stream = response.extensions.get("network_stream")
+        own = stream is not None and response.http_version.startswith("HTTP/1")
+        self._socket: Any = stream.get_extra_info("socket") if own else None
+        self._timer: tuple[float, threading.Timer] | None = None
+
+    def _iterate(self) -> Iterator[bytes]:
+        pieces: Iterator[bytes] = self._response.iter_bytes()
+        return pieces
+
+    def piece(self) -> bytes:
+        """Return what has come, empty at the end."""
+        deadline = self._request.deadline
+        if deadline is not None:
+            left_until(deadline)
+            self._end_at(deadline)
+        return super().piece()
+
+    def close(self) -> None:
+        """Close it."""
+        self._end_at(None)
+        super().close()
+
+    def drain(self) -> None:
+        """Read the end of the body, where that saves a connection."""
+        if self._socket is not None:  # over HTTP/2 nothing is gained
+            self._end_at(time.monotonic() + _GRACE)
+            super().drain()
+
+    def _end_at(self, deadline: float | None) -> None:
+        if self._timer is not None:
+            if self._timer[0] == deadline:
+                return
+            self._timer[1].cancel()
+            self._timer = None
+        if deadline is not None and self._socket is not None:
+            timer = threading.Timer(max(0.0, deadline - time.monotonic()), self._shut)
+            timer.daemon = True
+            timer.start()
+            self._timer = deadline, timer
+
+    def _shut(self) -> None:
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+
+
+class AsyncReceived:
+    """An async answer whose body is still to come."""
+
+    is_http1 = True
+
+    def __init__(self, response: aiohttp.ClientResponse, request: Request) -> None:
+        self.status_code = response.status
+        self.headers: Mapping[str, str] = {name.lower(): _text(value) for name, value in response.headers.items()}
+        self._response: Any = response
+        self._request = request
+        self._body = _Body(self.headers, request.max_bytes)
+        self._raw: Callable[[], Awaitable[bytes]] = response.content.readany
+
+    async def piece(self) -> bytes:
+        """Return what has come, empty at the end."""
+        while raw := await (self._raw() if self._request.deadline is None else in_time(self._request, self._raw)):
+            if piece := self._body.take(raw):
+                return piece
+        return b""
+
+    async def read(self) -> bytes:
+        """Return the whole body."""
+        pieces = []
+        while piece := await self.piece():
+            pieces.append(piece)
+        return b"".join(pieces)
+
+    async def close(self) -> None:
+        """Close it; a connection whose body was read to the end serves again."""
+        self._response.close()
+
+    async def drain(self) -> None:
+        """As the sync one."""
+        if self.is_http1:
+            with contextlib.suppress(Exception):
+                async with asyncio.timeout(_GRACE):
+                    await self._raw()
+
+
+def _text(value: str) -> str:
+    """Return a header without the surrogates that aiohttp leaves where it is not UTF-8: nobody can print those."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return value.encode("utf-8", "surrogateescape").decode("latin-1")
+    return value
+
+
+class AsyncForeign(AsyncReceived):
+    """One of an httpx client of the caller's, which decodes by itself.
+
+    Each wait is a task of its own, which is cancelled once, however often the caller is: anyio's scopes cancel at every
+    `await`, also while httpcore cleans up, and then its pool loses the connection for ever (httpcore 1.0.9).
+    """
+
+    def __init__(self, response: Any, request: Request) -> None:
+        self.status_code = response.status_code
+        self.headers = response.headers
+        self.is_http1 = response.http_version.startswith("HTTP/1")
+        self._response = response
+        self._request = request
+        self._body = _Body({}, request.max_bytes)
+        pieces = response.aiter_bytes()
+        self._raw = lambda: cancelled_once(anext(pieces, b""))
+
+    async def close(self) -> None:
+        """Close it."""
+        await asyncio.shield(self._response.aclose())
