@@ -403,11 +403,10 @@ def test_asking_redis_twice_under_one_id_counts_once(clean_redis: str) -> None:
     from kluster_integrations.core.limits.redis import RedisLimiter
 
     limiter = RedisLimiter(Limits(requests=1, concurrent=1, redis_url=clean_redis), "name")
-    ticket = limits.Ticket(limiter)
-    assert [limiter._take_slot(ticket) for _ in range(2)] == [1, 1]
-    assert [limiter._book_start(ticket) for _ in range(2)] == [0, 0]
-    assert limiter._take_slot(limits.Ticket(limiter)) == 0
-    assert limiter._book_start(limits.Ticket(limiter)) > 60_000
+    assert [limiter._ask("slot", "one").answer.result() for _ in range(2)] == [1, 1]
+    assert [limiter._ask("start", "one").answer.result() for _ in range(2)] == [0, 0]
+    assert limiter._ask("slot", "other", time.monotonic()).answer.result() == 0
+    assert limiter._ask("start", "other").answer.result() > 60_000
 
 
 async def test_who_gives_up_takes_nothing_along_in_redis(clean_redis: str) -> None:

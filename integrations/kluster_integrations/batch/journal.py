@@ -22,6 +22,7 @@ from typing import Any, BinaryIO, NamedTuple
 from kluster_integrations.batch.lines import Line
 from kluster_integrations.batch.types import ModelTokens
 from kluster_integrations.core.errors import BadRequestError, JobLockedError, KlusterError
+from kluster_integrations.core.forks import free_in_forks
 
 __all__ = ["NAME", "Journal", "Part", "Row", "closed", "folder_of", "holds_journal", "open_journal"]
 
@@ -429,7 +430,8 @@ class Journal:
 
 
 _opened: weakref.WeakValueDictionary[tuple[int, str], Journal] = weakref.WeakValueDictionary()
-_opening = threading.RLock()  # a job may be collected, and so closed, while this thread opens another
+# A job may be collected, and so closed, while this thread opens another.
+_opening = free_in_forks(threading.RLock())
 
 
 def open_journal(folder: Path) -> Journal:

@@ -16,6 +16,7 @@ from functools import lru_cache
 from importlib import resources
 from typing import Any, Literal
 
+from kluster_integrations.core.forks import free_in_forks
 from kluster_integrations.core.plans import PLANS, Plan, parse_plan
 
 __all__ = ["ModelSpec", "Prices", "add", "all_models", "find", "get", "select", "suggest", "take"]
@@ -137,7 +138,7 @@ def _spec_from(row: Mapping[str, Any]) -> ModelSpec:
 
 
 _DATA = _read_data()
-_lock = threading.Lock()
+_lock = free_in_forks(threading.Lock())
 _models: dict[str, ModelSpec] = {row["id"]: _spec_from(row) for row in _DATA["models"]}
 del _DATA
 

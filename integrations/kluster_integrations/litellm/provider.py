@@ -16,6 +16,7 @@ from litellm.utils import custom_llm_setup
 
 from kluster_integrations import errors
 from kluster_integrations.config import KlusterConfig
+from kluster_integrations.core.forks import free_in_forks
 from kluster_integrations.core.types import ChatRequest
 from kluster_integrations.limits import Limits
 from kluster_integrations.litellm import _models, _versions
@@ -122,7 +123,7 @@ class KlusterLLM(CustomLLM):
     aimage_edit = aimage_generation
 
 
-_lock = threading.Lock()
+_lock = free_in_forks(threading.Lock())
 
 
 def register(config: KlusterConfig | None = None, *, limits: Limits | None = None) -> KlusterLLM:

@@ -5,21 +5,22 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
+from weakref import WeakValueDictionary
 
 from kluster_integrations.core.config import KlusterConfig
+from kluster_integrations.core.forks import free_in_forks
 from kluster_integrations.core.limits.limiter import Counts, Limiter, Limits
 
 __all__ = ["shared"]
 
-_limiters: dict[tuple[str, Limits], Limiter] = {}
-_counts: dict[tuple[str, float], Counts] = {}
-_limiters_lock = threading.Lock()
+_limiters: WeakValueDictionary[tuple[str, Limits], Limiter] = WeakValueDictionary()
+_counts: dict[tuple[str, float], Counts] = {}  # longer than any limiter: a client that is made anew has sent before
+_MOST_COUNTS = 1_000
+_limiters_lock = free_in_forks(threading.Lock())
 
 
 def _start_anew() -> None:
-    """After a fork: forget the parent's requests, and a lock that a thread which the child does not have may hold."""
-    global _limiters_lock
-    _limiters_lock = threading.Lock()
+    """After a fork: forget the parent's requests."""
     _limiters.clear()
     _counts.clear()
 
@@ -40,6 +41,9 @@ def shared(limits: Limits, config: KlusterConfig) -> Limiter | None:
     with _limiters_lock:
         limiter = _limiters.get((name, limits))
         if limiter is None:
+            if len(_counts) >= _MOST_COUNTS:
+                for idle in [known for known, counts in _counts.items() if counts.is_idle(known[1])]:
+                    del _counts[idle]
             counts = _counts.setdefault((name, limits.period + limits.slack), Counts())
             limiter = _in_redis(limits, counts, name) if limits.redis_url else Limiter(limits, counts)
             _limiters[name, limits] = limiter

@@ -124,6 +124,8 @@ def _max_wait() -> float | None:
 # Sans-I/O steps, for threads and event loops alike: a generator yields a Turn (and gets back whether it came in time),
 # seconds to sleep, or a callable (and gets back its result; on an event loop it runs in a thread). _run and _arun wait.
 Steps = Generator[Any, Any, None]
+Loop = asyncio.AbstractEventLoop | None
+_SWEEP_SECONDS = 1.0  # between looks for slots of event loops that were closed over them
 
 
 def _run(steps: Steps) -> None:
@@ -167,7 +169,7 @@ async def _arun(steps: Steps) -> None:
 class Turn:
     """A place in a queue, and until when it is worth waiting for."""
 
-    future: futures.Future[None]
+    future: futures.Future[Any]
     deadline: float | None
 
     def seconds(self) -> float | None:
@@ -182,11 +184,20 @@ class Queue:
         self._lock = threading.Lock()
         self._free = free
         self._waiting: deque[futures.Future[None]] = deque()
+        self._loops: dict[futures.Future[None], Loop] = {}  # of all that wait or have a slot
 
-    def join(self) -> futures.Future[None]:
-        """Return a future that is resolved when a slot is free; call `leave` afterwards, also if you stop waiting."""
+    def __len__(self) -> int:
+        return len(self._loops)
+
+    def join(self, loop: Loop = None) -> futures.Future[None]:
+        """Return a future that is resolved when a slot is free; call `leave` afterwards, also if you stop waiting.
+
+        Args:
+            loop: The event loop without which nobody can leave; None for a thread's.
+        """
         turn: futures.Future[None] = futures.Future()
         with self._lock:
+            self._loops[turn] = loop
             if self._free:
                 self._free -= 1
                 turn.set_result(None)
@@ -195,8 +206,11 @@ class Queue:
         return turn
 
     def leave(self, turn: futures.Future[None]) -> None:
-        """Give the slot, or the place in the queue, to the next."""
+        """Give the slot, or the place in the queue, to the next; once, however often it is called."""
         with self._lock:
+            if turn not in self._loops:
+                return
+            del self._loops[turn]
             if not turn.done():
                 self._waiting.remove(turn)
             elif self._waiting:
@@ -204,11 +218,23 @@ class Queue:
             else:
                 self._free += 1
 
+    def sweep(self) -> None:
+        """Let those leave whose event loop is closed: nothing of theirs will ever run again."""
+        with self._lock:
+            gone = [turn for turn, loop in self._loops.items() if loop is not None and loop.is_closed()]
+        for turn in gone:
+            self.leave(turn)
+
 
 class Ticket:
     """A request that holds a slot. Enter it as a context manager while the request is being sent, then call `leave`.
 
+    Args:
+        limiter: Whose slot.
+        loop: The event loop that is to give the slot back; None for a thread.
+
     Attributes:
+        loop: As the argument.
         id: The slot's name in Redis.
         start_id: The name in Redis of this try's start.
         deadline: Until when this try waits, on the monotonic clock; None for as long as it takes.
@@ -216,8 +242,9 @@ class Ticket:
         in_redis: Whether the slot is in Redis.
     """
 
-    def __init__(self, limiter: Limiter) -> None:
+    def __init__(self, limiter: Limiter, loop: Loop = None) -> None:
         self._limiter = limiter
+        self.loop = loop
         self._tries = 0
         self._token: Token[Ticket | None] | None = None
         self.id = self.start_id = uuid.uuid4().hex
@@ -293,6 +320,11 @@ class Counts:
         self.starts: list[float] = []
         self.slots: dict[int, Queue] = {}
 
+    def is_idle(self, span: float) -> bool:
+        """Whether nothing is known here that a later request must heed."""
+        with self.lock:
+            return not any(self.slots.values()) and (not self.starts or self.starts[-1] < time.monotonic() - span)
+
 
 class Limiter:
     """Keeps the limits of one key in this process.
@@ -323,7 +355,7 @@ class Limiter:
 
     async def aenter(self) -> Ticket:
         """As `enter`."""
-        ticket = Ticket(self)
+        ticket = Ticket(self, asyncio.get_running_loop())
         await _arun(self.entering(ticket))
         return ticket
 
@@ -331,10 +363,14 @@ class Limiter:
         """Yield the steps of a request that waits for a slot."""
         if self._slots is None:
             return
-        turn = self._slots.join()
+        turn = self._slots.join(ticket.loop)
         try:
-            if not turn.done() and not (yield Turn(turn, ticket.deadline)):
-                raise self.too_many_at_once()
+            while not turn.done():
+                self._slots.sweep()
+                soon = time.monotonic() + _SWEEP_SECONDS
+                deadline = soon if ticket.deadline is None else min(ticket.deadline, soon)
+                if not (yield Turn(turn, deadline)) and deadline == ticket.deadline:
+                    raise self.too_many_at_once()
         except BaseException:
             self._slots.leave(turn)
             raise
