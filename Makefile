@@ -23,7 +23,7 @@ PYTEST = -m pytest -n auto --dist loadfile --benchmark-disable
 
 .PHONY: help demo test test-openai3 test-oldest test-newest test-litellm test-litellm-oldest test-clients test-ray lint format pins bench bench-crewai \
 	bench-litellm bench-emulator docs \
-	docs-serve dist release-check record record-check record-live clean
+	docs-serve soak dist release-check record record-check record-live clean
 
 help:
 	@echo "make demo          chat, tools, reasoning and an image against a local emulator; no key needed"
@@ -40,6 +40,7 @@ help:
 	@echo "make bench-crewai  overhead against CrewAI's own class"
 	@echo "make bench-litellm overhead of kluster/ against openai/ in LiteLLM"
 	@echo "make bench-emulator  how long the emulator takes to answer large requests"
+	@echo "make soak          calls, streams, faults and closes for ten minutes, or KLUSTER_SOAK_SECONDS"
 	@echo "make docs          the documentation, in site/; make docs-serve shows it on port 8000"
 	@echo "make record        the cassettes anew, against the emulator; make record-live against the service, with a key"
 	@echo "make pins          the constraint files anew, with uv; UPGRADE=1 takes the newest versions"
@@ -193,6 +194,10 @@ bench-emulator: $(VENV)/.demo
 
 bench-crewai: $(VENV)/.bench $(VENV)/.test
 	$(VENV)/bin/python -m benchmarks.crewai_overhead
+
+# Flat memory, no descriptor or task left, no call lost or mixed up; Redis is restarted twice meanwhile.
+soak: $(VENV)/.test
+	$(VENV)/bin/python -m tests.soak
 
 bench-litellm: $(VENV)/.test
 	$(VENV)/bin/python -m benchmarks.litellm_overhead

@@ -56,8 +56,16 @@ def test_prices_are_numbers_to_the_last_digit() -> None:
             assert deployment["model_info"]["input_cost_per_token"] == spec.prices.input / 1_000_000
 
 
-def test_a_password_is_not_written() -> None:
-    text = config_yaml(redis_url="redis://:hunter2@host:6379/0", max_wait=5)
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("redis://:hunter2@host:6379/0", "rediss://hunter2@host", "redis://host/0?password=hunter2"),
+        *("redis://host/0?db=1&Pass%77ord=hunter2", "unix:///run/redis.sock?username=hunter2&password=hunter2"),
+        *("rediss://host/0?ssl_password=hunter2", "redis://host/0?credential_provider=hunter2"),
+    ],
+)
+def test_a_password_is_not_written(url: str) -> None:
+    text = config_yaml(redis_url=url, max_wait=5)
     assert "hunter2" not in text
     made = read(text)
     assert made["router_settings"]["redis_url"] == "os.environ/KLUSTER_REDIS_URL"

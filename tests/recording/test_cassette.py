@@ -22,7 +22,8 @@ from kluster_integrations.emulator import Emulator, Fault
 from kluster_integrations.errors import AuthenticationError, KlusterError, RateLimitError
 from kluster_integrations.recording import CassetteError, Mode, cassette
 
-from ..ways import LLAMA, Way, text_of
+from ..raw_server import RawServer, Reply
+from ..ways import JSON, LLAMA, Way, text_of
 
 NOWHERE = "http://127.0.0.1:9/v1"
 KEY = "kk-a-key-of-the-recording"
@@ -150,6 +151,36 @@ def test_a_key_that_a_stream_spells_out(way: Way, answering: Answering, file: Pa
         way.stream(config(server.base_url))
     with cassette(file, "none"):
         assert text_of(way.stream(config())) == f"Your key {'*' * len(KEY)} is fine."
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_a_key_that_events_of_several_lines_spell_out(answering: Answering, file: Path, end: str) -> None:
+    pieces = ["Your key ", *KEY, " is ", "fine."]
+    chunks = [{"choices": [{"index": 0, "delta": {"content": piece}}]} for piece in pieces]
+    chunks.append({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
+    events = [json.dumps(chunk, indent=1).splitlines() for chunk in chunks]
+    body = "".join(end.join([f"id: 1{end}: said", *(f"data:{line}" for line in lines)]) + end * 2 for lines in events)
+    server = answering(f"{body}data: [DONE]{end}{end}".encode(), headers={"content-type": "text/event-stream"})
+    with cassette(file):
+        Way("sync").stream(config(server.base_url))
+    assert not [text for text in (KEY, *KEY.split("-")[1:]) if f'"{text}"' in file.read_text("utf-8")]
+    with cassette(file, "none"):
+        assert text_of(Way("sync").stream(config())) == f"Your key {'*' * len(KEY)} is fine."
+
+
+def test_a_key_in_the_reason_phrase(file: Path) -> None:
+    with RawServer() as server:
+        head = Reply([b'{"error": "no"}'], status=401, **JSON).head().replace(b"Whatever", f"No {KEY}".encode())
+
+        class Odd(Reply):
+            def head(self) -> bytes:
+                return head
+
+        server.script(Odd([b'{"error": "no"}'], status=401, **JSON))
+        with cassette(file), pytest.raises(AuthenticationError):
+            Way("sync").post(config(server.base_url))
+    assert "No ***" in file.read_text("utf-8")
+    assert KEY not in file.read_text("utf-8")
 
 
 def test_a_compressed_answer_is_readable(way: Way, answering: Answering, file: Path) -> None:

@@ -14,7 +14,7 @@ import typer
 from kluster_integrations.catalog import Plan
 from kluster_integrations.cli._errors import UsageError
 from kluster_integrations.cli._terminal import need
-from kluster_integrations.emulator.settings import EngineName, ReasoningStyle, ShapeName
+from kluster_integrations.emulator.settings import EngineName, ReasoningStyle, ShapeName, without_credentials
 from kluster_integrations.errors import KlusterError
 
 if TYPE_CHECKING:
@@ -49,6 +49,10 @@ def run(
     api_key: Annotated[
         list[str] | None, typer.Option(metavar="KEY", help="Let only this key in; may be repeated. Default: any key.")
     ] = None,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="A host name in the public DNS that clients use; may be repeated."),
+    ] = None,
     log: Annotated[bool, typer.Option("--log", help="Print a line per request; --log json for machines.")] = False,
     log_format: Annotated[str | None, typer.Argument(metavar="[json]", help="With --log.", show_default=False)] = None,
 ) -> None:
@@ -77,6 +81,7 @@ def run(
             usage_in_stream=usage_in_stream,
             delay=delay,
             api_keys=api_key or None,
+            hosts=allow_host or (),
             replies=_replies(replies) if replies else (),
         )
     except ValueError as err:
@@ -86,7 +91,11 @@ def run(
     except OSError as err:
         raise KlusterError(f"{err.strerror or err}.", hint="--port 0 takes any free port.") from None
     try:
-        writer = f"text from {upstream}" if upstream else f"answers of {replies or engine or 'no model'}"
+        writer = (
+            f"text from {without_credentials(upstream)}"
+            if upstream
+            else f"answers of {replies or engine or 'no model'}"
+        )
         # With --log json each line of stdout is JSON.
         _announce(server.base_url, writer, any_key=not api_key, file=sys.stderr if log_format else sys.stdout)
         if log:

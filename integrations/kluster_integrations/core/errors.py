@@ -32,7 +32,7 @@ import json
 import math
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -71,6 +71,9 @@ _OVERFLOW = re.compile(
 # The json module's words, whoever calls it.
 _NOT_JSON = re.compile(r"not JSON (?:serializable|compliant)|^Circular reference")
 _MAX_MESSAGE = 2_000
+Secret = str | Collection[str] | None
+"""A text that must be shown nowhere, or several."""
+
 _SHORTEST_KEY = 8  # a shorter one is a placeholder for a local server; masking "k" would garble every message
 
 
@@ -121,8 +124,8 @@ class KlusterError(Exception):
         # Exception's own would call the class with `args` alone and lose the rest.
         return (_rebuild, (type(self), self.message, self.__dict__.copy()))
 
-    def mask(self, secret: str) -> None:
-        """Replace a key in everything that the error says, should a server have echoed it."""
+    def mask(self, secret: Secret) -> None:
+        """Replace a key, or several, in everything that the error says, should a server have echoed it."""
         self.__dict__.update({name: masked(value, secret) for name, value in self.__dict__.items()})
         self.args = (self.message,)
 
@@ -308,7 +311,7 @@ def from_body(
     *,
     status_code: int | None = None,
     headers: Mapping[str, str] | None = None,
-    secret: str | None = None,
+    secret: Secret = None,
 ) -> KlusterError:
     """Return the error that an error body stands for: of an HTTP error, or inside a 200.
 
@@ -317,7 +320,7 @@ def from_body(
             `{"object": "error", …}` are all read.
         status_code: The HTTP status; inside a 200 leave it out, and a numeric `code` of the body stands in.
         headers: The answer's headers, for the request id and `Retry-After`.
-        secret: A key to mask, should the server echo it.
+        secret: A key to mask, or several, should the server echo it.
     """
     body = masked(body, secret)
     said = {k.lower(): masked(v, secret) for k, v in (headers or {}).items()}
@@ -337,7 +340,7 @@ def from_body(
     return cls(
         text,
         status_code=status_code,
-        code=None if code is None else str(code),
+        code=None if code is None else _plain(code),
         request_id=said.get("x-request-id"),
         retry_after=_retry_after(said),
         body=body,
@@ -350,6 +353,7 @@ def _plain(message: object) -> str:
     if isinstance(message, (bytes, bytearray)):
         message = message.decode("utf-8", "replace")
     text = message if isinstance(message, str) else str(message)
+    text = text.encode("utf-8", "replace").decode()  # half a surrogate pair, which nobody can print
     if text.lstrip()[:1] == "<":
         title = re.search(r"<title[^>]*>(.*?)</title>", text, re.IGNORECASE | re.DOTALL)
         text = title.group(1) if title else re.sub(r"<[^>]+>", " ", text)
@@ -357,18 +361,27 @@ def _plain(message: object) -> str:
     return text if len(text) <= _MAX_MESSAGE else text[:_MAX_MESSAGE] + "…"
 
 
-def masked(value: Any, secret: str | None) -> Any:
-    """Recursively replace `secret` by `***`; secrets under 8 characters are ignored as placeholders."""
-    if not secret or len(secret) < _SHORTEST_KEY:
-        return value
+def masked(value: Any, secret: Secret) -> Any:
+    """Recursively replace `secret`, one or several, by `***`; under 8 characters they are ignored as placeholders."""
+    known = [secret] if isinstance(secret, str) else sorted(secret or (), key=len, reverse=True)
+    known = [one for one in known if len(one) >= _SHORTEST_KEY]
+    return _masked(value, known) if known else value
+
+
+def _masked(value: Any, secrets: Sequence[str]) -> Any:
     if isinstance(value, str):
-        return value.replace(secret, "***")
+        for secret in secrets:
+            value = value.replace(secret, "***")
+        return value
     if isinstance(value, (bytes, bytearray)):
-        return bytes(value).replace(secret.encode(), b"***")
+        value = bytes(value)
+        for secret in secrets:
+            value = value.replace(secret.encode(), b"***")
+        return value
     if isinstance(value, dict):
-        return {masked(k, secret): masked(v, secret) for k, v in value.items()}
+        return {_masked(k, secrets): _masked(v, secrets) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return [masked(v, secret) for v in value]
+        return [_masked(v, secrets) for v in value]
     return value
 
 
@@ -396,6 +409,8 @@ def _seconds_until(date: str) -> float:
 
 def _translate(err: Exception, io: bool) -> KlusterError | None:
     chain = _causes(err)
+    if isinstance(err, MemoryError):
+        return InternalServerError("The answer does not fit into memory.", hint="set a lower max_response_bytes=….")
     names = {cls.__name__ for link in chain for cls in type(link).__mro__}
     if names & {"DecodingError", "ContentEncodingError"}:  # httpx's, aiohttp's
         return InternalServerError("The answer cannot be read: its compression is broken.")
@@ -435,7 +450,7 @@ class mapped:  # noqa: N801
     """A context manager that turns whatever goes wrong inside into a `KlusterError`. It may be used again and again.
 
     Args:
-        secret: The key in use, masked wherever a server echoes it.
+        secret: The key in use and other credentials, masked wherever a server echoes them.
         adapt: An adapter's own class for each class of this module (they inherit from it), so that a framework finds
             what it knows.
         io: Whether nothing but I/O is done inside, so that whatever else is raised is a failed connection, too.
@@ -446,7 +461,7 @@ class mapped:  # noqa: N801
     def __init__(
         self,
         *,
-        secret: str | None = None,
+        secret: Secret = None,
         adapt: Mapping[type[KlusterError], type[KlusterError]] | None = None,
         io: bool = False,
     ) -> None:
@@ -470,8 +485,8 @@ class mapped:  # noqa: N801
         if known is None:
             return
         if known is err:
-            if self._io:
-                known.__traceback__ = None  # its frames hold the answer's headers, in which a server may echo the key
+            if self._io or self._secret:
+                known.__traceback__ = None  # its frames hold the answer, in which a server may echo the key
             if known.__suppress_context__:
                 known.__context__ = None  # what could not be read may hold an echoed key
             return

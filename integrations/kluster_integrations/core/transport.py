@@ -49,6 +49,7 @@ _HEADER = re.compile(r"[-!#$%&'*+.^_`|~0-9A-Za-z]+:[^\x00-\x08\x0a-\x1f\x7f]*")
 
 _dumps = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 _url = functools.lru_cache(64)(httpx.URL)
+_HARMLESS = frozenset({"accept", "accept-encoding", "accept-language", "content-type", "host", "user-agent"})
 _log = logging.getLogger("kluster_integrations")
 _Headers = dict[str, tuple[str, str]]
 """Names and values by the names in lower case: so each goes out once, however it is spelled."""
@@ -113,7 +114,7 @@ class _Call:
         self._left = self._seconds
         self.deadline: float | None = None
         self._streamed = streamed
-        self._secret = sender.secret
+        self._secrets = sender.secrets | _credentials(headers or {})
         self._max_retries = config.max_retries if max_retries is None else max_retries
         self._retries = 0
         # A server that has seen this key knows that it has the request already.
@@ -186,7 +187,7 @@ class _Call:
             if location := response.headers.get("location"):
                 data = f"The server redirects to {location}; set base_url to where the API is."
             inner = data.get("error") if isinstance(data, dict) else None
-            error = from_body(inner or data, status_code=status, headers=response.headers, secret=self._secret)
+            error = from_body(inner or data, status_code=status, headers=response.headers, secret=self._secrets)
             if status == 404 and (kind := _KINDS.get(self._path.split("/")[1].partition("?")[0])):
                 error.hint = f"check base_url and the id of the {kind}; another account's key does not find it."
             raise error
@@ -226,6 +227,16 @@ def _with_headers(headers: _Headers, more: Mapping[str, Any]) -> _Headers:
     return headers
 
 
+def _credentials(headers: Mapping[str, Any]) -> frozenset[str]:
+    """Return what headers of the caller's hold that a server must not echo: all that may be a credential."""
+    found: set[str] = set()
+    for name, value in headers.items():
+        if name.lower() not in _HARMLESS:
+            text = (value.decode("latin-1") if isinstance(value, bytes) else str(value)).strip()
+            found |= {text, text.rpartition(" ")[2]}  # behind "Bearer"
+    return frozenset(found)
+
+
 class Transport:
     """Sends requests for one configuration. Making one costs nothing; connections come with the first request.
 
@@ -250,8 +261,10 @@ class Transport:
         self.config = config
         self._connections = Connections(config.base_url, http_client, http_async_client)
         self.secret = config.api_key.get_secret_value() if config.api_key else None
-        self.errors = mapped(secret=self.secret, adapt=adapt)
-        self._io = mapped(secret=self.secret, io=True)
+        self.secrets = _credentials(config.default_headers) | ({self.secret} if self.secret else set())
+        self._adapt = adapt
+        self.errors = mapped(secret=self.secrets, adapt=adapt)
+        self._io = mapped(secret=self.secrets, io=True)
 
     @functools.cached_property
     def headers(self) -> _Headers:
@@ -291,13 +304,13 @@ class Transport:
         Raises:
             KlusterError: Whatever goes wrong.
         """
-        with self.errors:
+        with self._errors(options):
             found: Answer = self._send(_Call(self, path, body, **options))
             return found
 
     async def apost(self, path: str, body: Mapping[str, Any], **options: Any) -> Answer:
         """As `post`."""
-        with self.errors:
+        with self._errors(options):
             found: Answer = await self._asend(_Call(self, path, body, **options))
             return found
 
@@ -360,7 +373,7 @@ class Transport:
         Raises:
             KlusterError: Whatever goes wrong, also in the middle.
         """
-        with self.errors:
+        with self._errors(options):
             call = _Call(self, CHAT_PATH, body, streamed=True, **options)
             found = self._send(call)
             reader.headers = found.headers
@@ -384,7 +397,7 @@ class Transport:
 
     async def astream(self, body: Mapping[str, Any], reader: ChatStream, **options: Any) -> AsyncIterator[Delta]:
         """As `stream`."""
-        with self.errors:
+        with self._errors(options):
             call = _Call(self, CHAT_PATH, body, streamed=True, **options)
             found = await self._asend(call)
             reader.headers = found.headers
@@ -408,6 +421,12 @@ class Transport:
                 await found.drain()
             finally:
                 await found.close()
+
+    def _errors(self, options: Mapping[str, Any]) -> mapped:
+        """Return `errors`, which know what is secret in the headers of a call, too."""
+        if not (headers := options.get("headers")):
+            return self.errors
+        return mapped(secret=self.secrets | _credentials(headers), adapt=self._adapt)
 
     def _broken(self, err: Exception, reader: ChatStream, call: _Call) -> None:
         """Let the reader say what a stream that breaks is: an error, unless the answer was complete."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import json
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from urllib.parse import parse_qsl
 
@@ -14,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from kluster_integrations.emulator.errors import ApiError
 from kluster_integrations.emulator.faults import Broken, FaultySend
+from kluster_integrations.emulator.jobs import FILE_BYTES
 from kluster_integrations.emulator.page import is_page
 from kluster_integrations.emulator.records import LONGEST_ANSWER, RecordedRequest
 from kluster_integrations.emulator.service import ClientConnection, ClientGone, Json, Service
@@ -21,7 +24,43 @@ from kluster_integrations.emulator.service import ClientConnection, ClientGone, 
 __all__ = ["Gate"]
 
 _SECRET = frozenset({"authorization", "proxy-authorization", "x-api-key", "api-key", "cookie"})
+_OWN_DOMAINS = frozenset({"localhost", "local", "internal"})
+_MOST_BYTES = FILE_BYTES + 2**20  # a batch file in a form is the longest
 _SHORTEST_KEY = 8  # what is shorter is a placeholder, such as "any"
+
+
+def _check_host(name: str, allowed: Iterable[str]) -> None:
+    """Refuse a host name of the public DNS: a site that lets its own name lead to this machine could use the emulator.
+
+    Addresses, names without a dot (containers, machines of a network) and those below domains that nobody can register
+    (RFC 6761, RFC 6762, `.internal` of ICANN) lead only to where this side's own name service says.
+
+    Raises:
+        ApiError: 403.
+    """
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        last = name.rpartition(".")[2].lower()
+        if "." in name and name.lower() not in allowed and last not in _OWN_DOMAINS:
+            what = f"Requests for the host {name!r} are refused: they may come from a web page (DNS rebinding)."
+            hint = "Use an address or localhost, such as http://127.0.0.1:8090, or name the host: --allow-host"
+            raise ApiError(403, f"{what} {hint} {name}, hosts=[{name!r}].", code="host_not_allowed") from None
+
+
+async def _body(request: Request) -> bytes:
+    """Return a request's body.
+
+    Raises:
+        ApiError: 413, if it is longer than any that the service takes; the rest is not read.
+    """
+    pieces, size = [], 0
+    async for piece in request.stream():
+        pieces.append(piece)
+        size += len(piece)
+        if size > _MOST_BYTES:
+            raise ApiError(413, f"The body is longer than {_MOST_BYTES} bytes.", headers={"Connection": "close"})
+    return b"".join(pieces)
 
 
 class Gate:
@@ -33,13 +72,20 @@ class Gate:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
-        if scope["type"] != "http" or is_page(scope["method"], scope["path"]):
+        if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         started = time.perf_counter()
         try:
-            raw = await Request(scope, receive).body()
+            _check_host(Request(scope).url.hostname or "", self._service.settings.hosts)
+            if is_page(scope["method"], scope["path"]):
+                await self._app(scope, receive, send)
+                return
+            raw = await _body(Request(scope, receive))
         except ClientDisconnect:
+            return
+        except ApiError as exc:
+            await Json(exc.body, exc.status, exc.headers)(scope, receive, send)
             return
         record = _record(scope, raw)
         self._service.records.add(record)

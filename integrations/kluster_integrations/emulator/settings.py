@@ -12,7 +12,7 @@ from kluster_integrations.catalog import ModelSpec, Plan
 from kluster_integrations.emulator.engine import Engine
 from kluster_integrations.emulator.faults import Fault, is_seconds
 
-__all__ = ["EngineName", "Options", "ReasoningStyle", "Settings", "ShapeName"]
+__all__ = ["EngineName", "Options", "ReasoningStyle", "Settings", "ShapeName", "without_credentials"]
 
 EngineName = Literal["scripted", "upstream"]
 ShapeName = Literal["vllm", "sglang"]
@@ -35,6 +35,7 @@ class Options(TypedDict, total=False):
     delay: float
     faults: Iterable[Fault]
     models: Iterable[ModelSpec]
+    hosts: Iterable[str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +61,8 @@ class Settings:
         delay: Seconds between the chunks of a stream.
         faults: Faults scheduled from the start.
         models: Specs of further models to serve, or to serve in place of the catalog's.
+        hosts: Names in the public DNS by which clients reach the emulator. Others are answered with 403, for they may
+            be a web page's (DNS rebinding); addresses, `localhost` and names without a dot need not be named.
 
     Raises:
         ValueError: If a value is not allowed; the message names the field, the value and what is allowed.
@@ -78,6 +81,7 @@ class Settings:
     delay: float = 0.0
     faults: Iterable[Fault] = ()
     models: Iterable[ModelSpec] = ()
+    hosts: Iterable[str] = ()
 
     def __post_init__(self) -> None:
         if self.upstream is not None and self.engine == "scripted":
@@ -98,6 +102,7 @@ class Settings:
             raise _bad("delay", self.delay, "a number of seconds, 0 or more")
         self._check_upstream()
         object.__setattr__(self, "api_keys", self._keys())
+        object.__setattr__(self, "hosts", tuple(str(name).lower() for name in self._all_of("hosts", str)))
         for name, kind in (("faults", Fault), ("models", ModelSpec), ("replies", Mapping)):
             object.__setattr__(self, name, self._all_of(name, kind))
 
@@ -119,7 +124,8 @@ class Settings:
             raise _bad("upstream", self.upstream, "left out beside an engine of your own")
         parts = urlsplit(self.upstream) if isinstance(self.upstream, str) else None
         if parts is None or parts.scheme not in {"http", "https"} or not parts.netloc:
-            raise _bad("upstream", self.upstream, "the URL of an OpenAI-compatible server (http://host:port/v1)")
+            shown = without_credentials(self.upstream) if isinstance(self.upstream, str) else self.upstream
+            raise _bad("upstream", shown, "the URL of an OpenAI-compatible server (http://host:port/v1)")
 
     def _keys(self) -> frozenset[str] | None:
         if self.api_keys is None:
@@ -139,6 +145,13 @@ class Settings:
         if wrong := next((value for value in values if not isinstance(value, kind)), None):
             raise _bad(name, wrong, f"a list of {kind.__name__}")
         return values
+
+
+def without_credentials(url: str) -> str:
+    """Return a URL as it may be shown: without user and password, and without a query, which may hold a key."""
+    scheme, mark, rest = url.partition("://")
+    host, slash, path = rest.partition("?")[0].partition("/")
+    return f"{scheme}{mark}{host.rpartition('@')[2]}{slash}{path}"
 
 
 def _bad(name: str, value: object, allowed: str) -> ValueError:

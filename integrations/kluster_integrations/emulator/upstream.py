@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import base64
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from urllib.parse import unquote, urlsplit
 
 import httpx
 
 from kluster_integrations.emulator import tokens
 from kluster_integrations.emulator.engine import CallDelta, ChatRequest, Delta, Finish, Stream
 from kluster_integrations.emulator.errors import ApiError
+from kluster_integrations.emulator.settings import without_credentials
 from kluster_integrations.emulator.shapes import new_call_id
+from kluster_integrations.errors import masked
 
 __all__ = ["UpstreamEngine"]
 
@@ -28,6 +32,17 @@ class UpstreamEngine:
 
     def __init__(self, url: str, model: str | None = None) -> None:
         self._url = url.rstrip("/")
+        self._shown = without_credentials(self._url)
+        user, _, password = urlsplit(url).netloc.rpartition("@")[0].partition(":")
+        pair = f"{unquote(user)}:{unquote(password)}"
+        self._secrets = {
+            user,
+            password,
+            unquote(user),
+            unquote(password),
+            pair,
+            base64.b64encode(pair.encode()).decode(),
+        }
         self._model = model
         self._client: httpx.AsyncClient | None = None
 
@@ -50,7 +65,7 @@ class UpstreamEngine:
             self._client = httpx.AsyncClient(timeout=_TIMEOUT, headers=headers, trust_env=False)
         try:
             body = _body(request, self._model or await self._first_model())
-            stream = _Stream(request)
+            stream = _Stream(request, self._failed)
             url = f"{self._url}/chat/completions"
             async with self._client.stream("POST", url, json=body) as answer:
                 if answer.status_code != 200:
@@ -74,7 +89,8 @@ class UpstreamEngine:
         return self._model
 
     def _failed(self, what: str) -> ApiError:
-        return ApiError(502, f"The upstream server {self._url} {what}", code="upstream_error")
+        what = what.replace(self._url, self._shown)  # whatever is in it, also if it is short
+        return ApiError(502, f"The upstream server {self._shown} {masked(what, self._secrets)}", code="upstream_error")
 
 
 def _body(request: ChatRequest, model: str) -> dict[str, object]:
@@ -95,8 +111,9 @@ def _body(request: ChatRequest, model: str) -> dict[str, object]:
 class _Stream:
     """Reads the upstream's chunks; where it sends no usage, the emulator's own count is used."""
 
-    def __init__(self, request: ChatRequest) -> None:
+    def __init__(self, request: ChatRequest, failed: Callable[[str], ApiError]) -> None:
         self._request = request
+        self._failed = failed
         self._calls: set[int] = set()
         self._reason: str | None = None
         self._in_thought = False
@@ -110,7 +127,7 @@ class _Stream:
             return []
         chunk = json.loads(line[5:])
         if "error" in chunk:
-            raise ApiError(502, f"The upstream server failed: {chunk['error']}", code="upstream_error")
+            raise self._failed(f"failed: {chunk['error']}")
         self._usage = chunk.get("usage") or self._usage
         if not chunk.get("choices"):
             return []

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from kluster_integrations.catalog import PLANS, Plan
 from kluster_integrations.config import KlusterConfig, env_source, known_plan
@@ -78,8 +79,8 @@ def config_yaml(
     Args:
         models: Ids; default: all chat and embedding models in service.
         plan: The account's plan, whose limits the proxy keeps. Default: `KLUSTER_PLAN`, else none.
-        redis_url: The Redis that several instances share. A password in it is not written: the address is then taken
-            from `KLUSTER_REDIS_URL` alone.
+        redis_url: The Redis that several instances share. If it holds a user, a password or another secret, it is not
+            written: the address is then taken from `KLUSTER_REDIS_URL` alone.
         max_wait: Seconds that a request waits for the limits before it is answered with 429; default: as long as it
             takes.
         handler_file: Whether the handler is taken from `HANDLER_FILE` beside the file, for LiteLLM before 1.94, and not
@@ -92,7 +93,7 @@ def config_yaml(
     models = None if models is None else list(models)
     general, longer = routing.fallbacks(models, plan=plan)
     deployments = routing.model_list(models, plan=plan, api_keys=["os.environ/KLUSTER_API_KEY"])
-    secret = redis_url is not None and urlsplit(redis_url).password is not None
+    secret = redis_url is not None and _holds_secret(redis_url)
     head = _HEAD.format(
         redis_extra=",redis" if redis_url else "",
         redis_line="#   export KLUSTER_REDIS_URL=redis://…   # it has a password\n" if secret else "",
@@ -109,6 +110,13 @@ def config_yaml(
         _GENERAL.format(target=_scalar(_target())),
     ]
     return "\n".join(part for part in parts if part)
+
+
+def _holds_secret(redis_url: str) -> bool:
+    """Return whether an address must not be in a file: redis-py also takes the password from the query."""
+    url = urlsplit(redis_url)
+    queries = [name for name, _ in parse_qsl(url.query, keep_blank_values=True)]
+    return "@" in url.netloc or any(re.search("user|pass|secret|token|key|cred", n, re.IGNORECASE) for n in queries)
 
 
 def _target() -> str:

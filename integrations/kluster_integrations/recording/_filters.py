@@ -26,6 +26,7 @@ _SECRET_HEADER = re.compile(r"authorization|cookie|key|secret|token|password", r
 _SECRET_QUERY = re.compile(r"(?i)([?&][^=&]*(?:key|token|secret|signature|password)[^=&]*=)[^&]*")
 _API = re.compile(r"/(?:chat/completions|embeddings|models|verify/\w+|(?:files|batches|uploads)(?:/[^?]*)?)/?$")
 _BOUNDARY = re.compile(r'boundary="?([^";,\s]+)')
+_BLANK_LINES = re.compile(rb"((?:\r\n|(?<!\r)\n|\r(?!\n)){2,})")  # between events
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -98,28 +99,31 @@ def tidy_response(response: Mapping[str, Any], secrets: Secrets) -> dict[str, An
     if "event-stream" in "".join(headers.get("content-type", [])):
         body = _masked_across_events(body, secrets)
     kept = {name: secrets.mask(headers[name]) for name in _RESPONSE_HEADERS if name in headers}
-    status = {"code": response["status"]["code"], "message": response["status"].get("message") or ""}
+    reason = secrets.mask(response["status"].get("message") or "")
+    status = {"code": response["status"]["code"], "message": reason}
     return {"status": status, "headers": kept, "body": {"string": body}}
 
 
 def _masked_across_events(body: bytes, secrets: Secrets) -> bytes:
-    """Mask what a stream spells out token by token."""
-    lines = body.split(b"\n")
+    """Mask what a stream spells out token by token. Only the events in which something is masked change."""
+    parts = _BLANK_LINES.split(body)
     events: dict[int, Any] = {}
     texts: dict[tuple[object, ...], list[tuple[int, dict[str, Any], str]]] = {}
-    for number, line in enumerate(lines):
-        if line.startswith(b"data:"):
-            with suppress(ValueError, RecursionError):
-                events[number] = json.loads(line[5:])
-                for path, holder, name in _texts(events[number], ()):
-                    texts.setdefault(path, []).append((number, holder, name))
+    for number, part in enumerate(parts):
+        lines = [line[5:] for line in part.splitlines() if line.startswith(b"data:")]
+        with suppress(ValueError, RecursionError):
+            events[number] = json.loads(b"\n".join(lines))
+            for path, holder, name in _texts(events[number], ()):
+                texts.setdefault(path, []).append((number, holder, name))
     for places in texts.values():
         for start, end in secrets.found("".join(holder[name] for _, holder, name in places)):
             _cut(places, start, end)
             for number in {number for number, _, _ in places}:
                 dumped = json.dumps(events[number], ensure_ascii=False, separators=(",", ":"))
-                lines[number] = b"data: " + dumped.encode("utf-8", "surrogatepass")
-    return b"\n".join(lines)
+                others = [n for n in parts[number].splitlines() if n and not n.startswith(b"data:")]
+                data = b"data: " + dumped.encode("utf-8", "surrogatepass")
+                parts[number] = secrets.mask(b"\n".join([*others, data]))
+    return b"".join(parts)
 
 
 def _texts(value: Any, path: tuple[object, ...]) -> Iterator[tuple[tuple[object, ...], dict[str, Any], str]]:
