@@ -76,6 +76,7 @@ class Request(Protocol):
         deadline: Until when the answer must be complete, on the monotonic clock; it may move while one waits. None is
             never.
         max_bytes: How long the answer may be, decoded.
+        streamed: Whether the body of the answer may take longer than its head.
     """
 
     method: str
@@ -84,6 +85,9 @@ class Request(Protocol):
     timeouts: tuple[float | None, ...]
     deadline: float | None
     max_bytes: int | None
+
+    @property
+    def streamed(self) -> object: ...
 
     def headers(self, **defaults: str) -> dict[str, str]:
         """Return the headers; of the defaults those that it has no others for."""
@@ -271,6 +275,7 @@ class AsyncReceived:
     """An async answer whose body is still to come."""
 
     is_http1 = True
+    is_timed = False  # whether the deadline is aiohttp's to keep
 
     def __init__(self, response: aiohttp.ClientResponse, request: Request) -> None:
         self.status_code = response.status
@@ -289,9 +294,17 @@ class AsyncReceived:
 
     async def read(self) -> bytes:
         """Return the whole body."""
+        if self.is_timed:
+            return await self._read()
+        whole: bytes = await in_time(self._request, self._read)
+        return whole
+
+    async def _read(self) -> bytes:
         pieces = []
-        while piece := await self.piece():
-            pieces.append(piece)
+        while piece := await self._raw():
+            pieces.append(self._body.take(piece))
+            if self._request.deadline is not None:
+                left_until(self._request.deadline)
         return b"".join(pieces)
 
     async def close(self) -> None:

@@ -113,7 +113,7 @@ class _Call:
         self._seconds = 2 * read if is_bounded else self._total
         self._left = self._seconds
         self.deadline: float | None = None
-        self._streamed = streamed
+        self.streamed = streamed
         self._secrets = sender.secrets | _credentials(headers or {})
         self._max_retries = config.max_retries if max_retries is None else max_retries
         self._retries = 0
@@ -169,8 +169,8 @@ class _Call:
         _log.debug("%s %s: HTTP %s", self.method, self.url, response.status_code)
         kind = response.headers.get("content-type", "").lower()
         ok = 200 <= response.status_code < 300
-        is_whole = self._streamed != "raw" and kind.startswith(("application/json", "text/html"))
-        return bool(self._streamed) and ok and not is_whole
+        is_whole = self.streamed != "raw" and kind.startswith(("application/json", "text/html"))
+        return bool(self.streamed) and ok and not is_whole
 
     def answer(self, response: Any, content: bytes) -> Answer:
         """Return the decoded answer.
