@@ -7,6 +7,7 @@ import contextlib
 import gzip
 import socket
 import threading
+import tracemalloc
 import zlib
 from collections.abc import Callable
 from typing import Any, Self
@@ -14,6 +15,7 @@ from typing import Any, Self
 import httpx
 import pytest
 
+from kluster_integrations.core.sse import EventSplitter, loads
 from kluster_integrations.core.streaming import ChatStream
 from kluster_integrations.core.transport import CHAT_PATH, Transport
 from kluster_integrations.errors import APITimeoutError, InternalServerError, KlusterError
@@ -205,9 +207,6 @@ def test_up_to_the_bound_all_is_well(server: RawServer, way: Way) -> None:
 
 @pytest.mark.parametrize("streams", [False, True])
 def test_a_bomb_takes_no_more_memory_than_the_bound(server: RawServer, streams: bool) -> None:
-    import tracemalloc
-
-    server.answer = lambda _: LONG["gzip"](streams)
     packed = _bomb("gzip")
     server.answer = lambda _: Reply([packed], headers={"Content-Encoding": "gzip"}, **({} if streams else JSON))
     settings = config(server, max_response_bytes=1_000_000)
@@ -284,3 +283,17 @@ def test_crewai_has_both() -> None:
         kluster_llm(LLAMA, base_url=server.base_url, total_timeout=0.2, **fields).call("hi")
     with RawServer() as answering, pytest.raises(InternalServerError, match="max_response_bytes=9"):
         kluster_llm(LLAMA, base_url=answering.base_url, max_response_bytes=9, **fields).call("hi")
+
+
+def test_a_long_line_is_kept_three_times_at_most() -> None:
+    size, events, found = 5_000_000, EventSplitter(), 0
+    pieces = [b'data: {"a": "', *[b"a" * 50_000] * 100, b'"}\n\n']
+    tracemalloc.start()
+    try:
+        for piece in pieces:
+            for payload in events.feed(piece):
+                found += len(loads(payload)["a"])
+        assert found == size
+        assert tracemalloc.get_traced_memory()[1] < 3.3 * size
+    finally:
+        tracemalloc.stop()

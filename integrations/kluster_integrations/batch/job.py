@@ -463,7 +463,7 @@ class BatchJob(JobSteps):
         kept = json.loads(row.error)
         match kept.get("what"):
             case None:
-                return from_body(kept["body"], status_code=kept["status"], secret=self._transport.secret)
+                return from_body(kept["body"], status_code=kept["status"], secret=self._transport.secrets)
             case "refused":
                 return BatchFailedError(f"Input {row.number} did not run: {kept['message']}")
             case "expired":

@@ -284,6 +284,7 @@ class Connections:
         if pool.closer is None:
             pool.closer = _close_with_loop(pool.http)
             await anext(pool.closer)
+        connect, read, *_ = request.timeouts
         # aiohttp's own total costs half as much, but cannot be changed once a stream has begun.
         total = None if request.streamed or request.deadline is None else left_until(request.deadline)
         sending = functools.partial(
@@ -292,7 +293,7 @@ class Connections:
             str(request.url),
             data=io.BytesIO(data) if isinstance(data, bytes) and len(data) >= _LARGE else data,
             headers=request.headers(accept_encoding=_ACCEPT_ENCODING, **_length(content)),
-            timeout=aiohttp.ClientTimeout(total, sock_connect=request.timeouts[0], sock_read=request.timeouts[1]),
+            timeout=aiohttp.ClientTimeout(total, sock_connect=connect, sock_read=read),
             allow_redirects=False,
         )
         if total is None:
@@ -321,11 +322,12 @@ def _check_client(name: str, client: object, kind: str) -> None:
 def _timeouts(request: Request) -> dict[str, float | None]:
     """Return httpcore's timeouts; `_Backend` sees the request behind them."""
     made: dict[float | None, _Seconds] = {}
-    for value in request.timeouts:
+    timeouts = request.timeouts
+    for value in timeouts:
         if value not in made:  # most often there is but one
             made[value] = seconds = _Seconds(_FOREVER if value is None else value)
             seconds.request = request
-    return {name: made[value] for name, value in zip(_TIMEOUTS, request.timeouts, strict=True)}
+    return {name: made[value] for name, value in zip(_TIMEOUTS, timeouts, strict=True)}
 
 
 def _length(content: bytes | Form) -> dict[str, str]:

@@ -72,7 +72,7 @@ class Request(Protocol):
         method: HTTP's.
         url: Where to.
         content: The body.
-        timeouts: Seconds to connect, between bytes read and written, and for a place in a pool.
+        timeouts: Seconds to connect, between bytes read and written, and for a place in a pool, of a try that begins.
         deadline: Until when the answer must be complete, on the monotonic clock; it may move while one waits. None is
             never.
         max_bytes: How long the answer may be, decoded.
@@ -82,9 +82,11 @@ class Request(Protocol):
     method: str
     url: httpx.URL
     content: bytes | Form
-    timeouts: tuple[float | None, ...]
     deadline: float | None
     max_bytes: int | None
+
+    @property
+    def timeouts(self) -> tuple[float | None, ...]: ...
 
     @property
     def streamed(self) -> object: ...

@@ -53,8 +53,11 @@ class EventSplitter:
             if b"\n\n" not in data and not (data[:1] == b"\n" and self._rest[-1][-1:] == b"\n"):
                 self._rest.append(data)
                 return
-            data = b"".join((*self._rest, data))
+            self._rest.append(data)
+            data = b"".join(self._rest)
+            self._rest.clear()
         *events, rest = data.split(b"\n\n")
+        data = b""  # a long line is not kept more often than it must be
         self._rest = [rest] if rest else []
         for event in events:
             if event[:6] == b"data: " and b"\n" not in event:
