@@ -99,6 +99,7 @@ class Core:
         told = asdict(answer)
         for call in told["tool_calls"]:
             assert call.pop("error") is None
+        assert told.pop("priced") is None  # of a batch alone
         return {"headers": dict(told.pop("headers")), "answer": told}
 
     def embed(self, texts: list[str]) -> Outcome:
