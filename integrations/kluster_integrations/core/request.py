@@ -10,7 +10,6 @@ import functools
 import json
 import logging
 import math
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -21,6 +20,7 @@ from kluster_integrations.core.errors import (
     ContextWindowExceededError,
     UnsupportedParameterError,
 )
+from kluster_integrations.core.notices import warn
 from kluster_integrations.core.plans import PLANS
 from kluster_integrations.core.schemas import check_schema
 from kluster_integrations.core.specs import ModelSpec
@@ -180,7 +180,7 @@ def _refuse(refused: Mapping[str, Any], config: KlusterConfig) -> None:
         shown = _short(unknown)
         instead = f"{instead}; " * bool(instead) + f"a dedicated deployment takes it in extra_body={shown}"
     if config.unsupported == "drop":
-        warnings.warn(f"kluster.ai does not take {names}: left out.", stacklevel=5)
+        warn(f"kluster.ai does not take {names}: left out.", stacklevel=5)
         return
     raise UnsupportedParameterError(
         f"kluster.ai does not take {names}; allowed are {', '.join(sorted({*_CHECKS, *_DONE_HERE} - {'stream'}))}.",

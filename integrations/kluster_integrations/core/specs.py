@@ -9,7 +9,6 @@ from __future__ import annotations
 import difflib
 import threading
 import tomllib
-import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -17,6 +16,7 @@ from importlib import resources
 from typing import Any, Literal
 
 from kluster_integrations.core.forks import free_in_forks
+from kluster_integrations.core.notices import warn
 from kluster_integrations.core.plans import PLANS, Plan, parse_plan
 
 __all__ = ["ModelSpec", "Prices", "add", "all_models", "find", "get", "select", "suggest", "take"]
@@ -174,7 +174,7 @@ def _unknown(model: str) -> ModelSpec:
     """Return the spec of an id that is not in the catalog; cached, so that the warning comes once."""
     spec = ModelSpec(id=model, status="unknown")
     if near := suggest(model):
-        warnings.warn(
+        warn(
             f"model={model!r} is not in the catalog; did you mean {near!r}? It is sent as it is, with the defaults "
             "for unknown ids; in Python, catalog.add(ModelSpec(...)) says what it can do.",
             stacklevel=3,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import threading
 import time
-import warnings
 from concurrent import futures
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -13,6 +12,7 @@ from itertools import repeat
 from typing import Any, Literal
 
 from kluster_integrations.core.limits.limiter import Counts, Limiter, Limits, Steps, Ticket, Turn
+from kluster_integrations.core.notices import warn
 
 __all__ = ["LEASE", "RedisLimiter"]
 
@@ -295,7 +295,7 @@ class RedisLimiter(Limiter):
         """Say once that Redis does not answer: to who asked, and not in the thread that asks for all."""
         reason, self._unsaid = self._unsaid, None
         if reason is not None:
-            warnings.warn(
+            warn(
                 f"The Redis that shares this key's limits does not answer ({reason}); until it does, each "
                 "process keeps them by itself.",
                 RuntimeWarning,

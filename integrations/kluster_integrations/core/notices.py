@@ -1,0 +1,37 @@
+"""What a program's author and its operator must know, and is not an error."""
+
+from __future__ import annotations
+
+import logging
+import time
+import warnings
+
+__all__ = ["warn"]
+
+_logger = logging.getLogger("kluster_integrations")
+_AGAIN_SECONDS = 60.0
+_MAX_KNOWN = 1_000
+_last_logged: dict[str, float] = {}
+
+
+def warn(message: str, category: type[Warning] = UserWarning, *, stacklevel: int = 1) -> None:
+    """Warn, and log the same at level WARNING, at most once a minute.
+
+    LiteLLM's proxy replaces `warnings.showwarning` by a function that shows nothing (1.90 to 1.110), and a service has
+    nobody who reads its warnings. Where a program has set up no logging, and its warnings are shown, the log would only
+    print the same again: then there is none.
+
+    Args:
+        message: What is to be known, and what to do.
+        category: The warning's class.
+        stacklevel: As in `warnings.warn`: 1 is the caller.
+    """
+    warnings.warn(message, category, stacklevel=stacklevel + 1)
+    shown = warnings.showwarning.__module__ in ("warnings", "_py_warnings")  # the latter from Python 3.14 on
+    now = time.monotonic()
+    if (shown and not _logger.hasHandlers()) or now - _last_logged.get(message, -_AGAIN_SECONDS) < _AGAIN_SECONDS:
+        return
+    if len(_last_logged) >= _MAX_KNOWN:
+        _last_logged.clear()
+    _last_logged[message] = now
+    _logger.warning("%s", message)
