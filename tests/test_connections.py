@@ -22,7 +22,9 @@ import openai
 import pytest
 
 from kluster_integrations import errors
+from kluster_integrations.config import KlusterConfig
 from kluster_integrations.core import connections
+from kluster_integrations.core.client import Client
 from kluster_integrations.core.streaming import ChatStream
 from kluster_integrations.core.transport import CHAT_PATH, Transport
 from kluster_integrations.langchain import ChatKluster, KlusterAuthenticationError
@@ -497,3 +499,17 @@ print("aiohttp" in sys.modules, "openai" in sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False False\n"
+
+
+def test_a_loop_that_has_closed_its_generators_and_goes_on(server: RawServer) -> None:
+    """As openai-agents' `Runner.run_sync` does after each run."""
+    client = Client(KlusterConfig(api_key="k", base_url=server.base_url, max_retries=0))
+    request = client.build("m", [{"role": "user", "content": "Hi"}], {})
+    loop = asyncio.new_event_loop()
+    try:
+        for _ in range(2):
+            assert loop.run_until_complete(client.acomplete(request)).text == "Hello"
+            loop.run_until_complete(loop.shutdown_asyncgens())
+    finally:
+        loop.run_until_complete(client.aclose())
+        loop.close()

@@ -157,12 +157,17 @@ def _aopen(url: httpx.URL) -> aiohttp.ClientSession:
     )
 
 
-async def _close_with_loop(http: aiohttp.ClientSession) -> AsyncGenerator[None]:
-    """Close a pool when its event loop ends, for then (in asyncio.run) a loop closes its async generators."""
+async def _close_with_loop(pool: _Pool) -> AsyncGenerator[None]:
+    """Close a pool when its event loop ends, for then (in asyncio.run) a loop closes its async generators.
+
+    `Runner.run_sync` of openai-agents 0.24 does that after each run, and goes on with the loop: the next request then
+    opens a new pool.
+    """
     try:
         yield
     finally:
-        await http.close()
+        _pools.forget(pool)
+        await pool.http.close()
 
 
 _Loop = asyncio.AbstractEventLoop | None
@@ -195,6 +200,12 @@ class _Pools:
                     pool = self.open[loop, user.base_url] = _Pool(make(httpx.URL(user.base_url)))
                 pool.users.add(user)
         return pool
+
+    def forget(self, pool: _Pool) -> None:
+        """Give nobody a pool anymore."""
+        with self._lock:
+            for key in [key for key, known in self.open.items() if known is pool]:
+                del self.open[key]
 
     def leave(self, user: Connections, loop: _Loop) -> Any:
         """Return what nobody uses anymore, to be closed."""
@@ -282,7 +293,7 @@ class Connections:
 
         pool = _pools.join(self, asyncio.get_running_loop(), _aopen)
         if pool.closer is None:
-            pool.closer = _close_with_loop(pool.http)
+            pool.closer = _close_with_loop(pool)
             await anext(pool.closer)
         connect, read, *_ = request.timeouts
         # aiohttp's own total costs half as much, but cannot be changed once a stream has begun.
