@@ -117,7 +117,9 @@ def test_dimensions_are_refused(embeddings: Callable[..., KlusterEmbeddings], em
 
 
 def test_dimensions_are_left_out_on_demand(embeddings: Callable[..., KlusterEmbeddings], emulator: Emulator) -> None:
-    assert len(embeddings(dimensions=256, unsupported="drop").embed_query("x")) == 1024
+    with pytest.raises(KlusterUnsupportedParameterError, match="dimensions=256"):
+        embeddings(dimensions=256, unsupported="drop").embed_query("x")
+    assert len(embeddings(dimensions=1024).embed_query("x")) == 1024
     assert "dimensions" not in emulator.requests[0].body  # type: ignore[operator]
 
 

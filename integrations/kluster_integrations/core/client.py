@@ -23,6 +23,7 @@ from kluster_integrations.core.embeddings import MAX_BATCH as MAX_EMBEDDING_BATC
 from kluster_integrations.core.errors import KlusterError
 from kluster_integrations.core.json_text import find_json, read_arguments
 from kluster_integrations.core.limits import Limiter, Limits, aadmitted, admitted, shared
+from kluster_integrations.core.notices import warn
 from kluster_integrations.core.prompting import find_calls
 from kluster_integrations.core.repair import repair_text
 from kluster_integrations.core.request import asks_nothing
@@ -57,6 +58,7 @@ __all__ = [
     "read_arguments",
     "repair_text",
     "schema_error",
+    "warn",
 ]
 
 _logger = logging.getLogger(__name__)
@@ -247,8 +249,8 @@ class Client:
         Args:
             model: The model's id.
             texts: What to embed; not empty.
-            options: `chunk_size` (texts per request), `dimensions` (refused), and the transport's `timeout`,
-                `total_timeout`, `headers` and `max_retries`.
+            options: `chunk_size` (texts per request), `dimensions` (refused unless it is the model's own), and the
+                transport's `timeout`, `total_timeout`, `headers` and `max_retries`.
 
         Raises:
             BadRequestError: A text is empty or too long.

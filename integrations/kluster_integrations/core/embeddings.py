@@ -35,9 +35,10 @@ def build(
     Args:
         model: The model's id.
         texts: What to embed.
-        config: Its `plan` and `unsupported` hold.
+        config: Its `plan` holds.
         chunk_size: Texts per request, 1 to 2048.
-        dimensions: The service does not take it: refused, or dropped with `unsupported="drop"`.
+        dimensions: The service does not take it: refused unless it is the model's own length. Leaving it out is no
+            way, for vectors of another length are not what was asked for.
 
     Raises:
         BadRequestError: If an input is empty or not a text; `ContextWindowExceededError` if it cannot fit.
@@ -45,10 +46,11 @@ def build(
     spec = specs.get(model, plan=config.plan)
     if spec.known and spec.purpose != "embeddings":
         raise BadRequestError(f"model={model!r} makes no embeddings.", hint=f"use {DEFAULT_MODEL!r}.")
-    if dimensions is not None and config.unsupported == "error":
+    if dimensions is not None and dimensions != spec.embedding_dimensions:
         raise UnsupportedParameterError(
-            f"kluster.ai does not take dimensions={dimensions!r}: vectors have the model's own length.",
-            hint='leave it out, or set unsupported="drop".',
+            f"kluster.ai does not take dimensions={dimensions!r}: vectors of {model!r} have the model's own length"
+            + (f", {spec.embedding_dimensions}." if spec.embedding_dimensions else "."),
+            hint="leave it out, and make the store for vectors of that length.",
         )
     if isinstance(texts, str):
         raise BadRequestError("input must be a list of texts, not one text.", hint="put it into a list.")
