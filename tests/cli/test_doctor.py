@@ -213,6 +213,15 @@ def test_versions(
     assert (checks[package]["hint"] is None) == (status == "ok")
 
 
+def test_a_proxy_that_is_a_package_of_its_own(
+    kluster: Run, monkeypatch: pytest.MonkeyPatch, reach: dict[str, str]
+) -> None:
+    _pretend(monkeypatch, {"httpx": "0.28.1", "aiohttp": "3.14.5", "litellm": "1.110.2"})
+    _, checks = _checks(kluster, "--offline", env=reach)
+    assert checks["litellm"]["status"] == "ok"
+    assert "litellm-proxy" in checks["litellm"]["hint"]
+
+
 def test_the_supported_versions_are_those_of_the_project() -> None:
     project = tomllib.loads(PYPROJECT.read_text("utf-8"))["project"]
     extras = project["optional-dependencies"]

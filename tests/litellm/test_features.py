@@ -26,10 +26,11 @@ def test_many_conversations_at_once(kluster: Emulator) -> None:
     assert [f"Say {i}" in a.choices[0].message.content for i, a in enumerate(answers)] == [True] * 5
 
 
-@pytest.mark.parametrize("way", ["completion", "acompletion"])
-def test_fallbacks_of_a_call(kluster: Emulator, way: str) -> None:
-    """Of streams LiteLLM looks after them only until it hands these out, whoever the provider is."""
-    kluster.add_fault(Fault("status", status=401, times=None, model=LLAMA_ID))
+@pytest.mark.parametrize("status", [401, 429, 500])
+@pytest.mark.parametrize("way", ["completion", "acompletion", "astream"])
+def test_fallbacks_of_a_call(kluster: Emulator, way: str, status: int) -> None:
+    """Not of a sync stream: LiteLLM makes it in an event loop that has ended, whoever the provider is."""
+    kluster.add_fault(Fault("status", status=status, times=None, model=LLAMA_ID))
     assert WAYS[way](model=LLAMA, messages=ASK, fallbacks=[NEMO]).choices[0].message.content
     assert [body["model"] for body in bodies(kluster)] == [LLAMA_ID, NEMO.removeprefix("kluster/")]
 

@@ -112,7 +112,7 @@ def test_the_catalog_is_in_litellms_table(kluster: Emulator) -> None:
         info = litellm.get_model_info(f"kluster/{spec.id}")
         assert info["max_input_tokens"] == spec.context_window
         assert bool(info.get("supports_vision")) == spec.supports_vision
-        assert litellm.supports_reasoning(f"kluster/{spec.id}") == spec.reasoning
+        assert not litellm.supports_reasoning(f"kluster/{spec.id}"), "by it LiteLLM means reasoning_effort"
     assert litellm.supports_function_calling(NEMO) is True, "through the prompt"
     assert litellm.get_model_info(EMBED)["output_vector_size"] == 1024
 
@@ -187,6 +187,34 @@ def test_metadata_of_ours_is_sent_and_litellms_is_not(kluster: Emulator) -> None
     assert "metadata" not in bodies(kluster)[1]
     litellm.completion(LLAMA, messages=ASK, extra_body={"metadata": {"a": "b"}})
     assert bodies(kluster)[2]["metadata"] == {"a": "b"}
+
+
+def test_valid_models_are_those_of_all_providers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "another-companys-key")
+    before = set(litellm.get_valid_models())
+    register()
+    assert set(litellm.get_valid_models()) == before != set()
+    monkeypatch.setenv("KLUSTER_API_KEY", "test-key")
+    ours = {f"kluster/{spec.id}" for spec in catalog.all_models()}
+    assert set(litellm.get_valid_models()) == before | ours
+    assert set(litellm.get_valid_models(custom_llm_provider="kluster")) == ours
+
+
+@pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
+@pytest.mark.parametrize("where", ["extra_headers", "headers"])
+def test_headers_of_embeddings_are_sent(kluster: Emulator, where: str, asynchronous: bool) -> None:
+    call: dict[str, Any] = {"model": EMBED, "input": ["text"], where: {"X-Team": "search"}}
+    asyncio.run(litellm.aembedding(**call)) if asynchronous else litellm.embedding(**call)
+    assert kluster.requests[0].headers["x-team"] == "search"
+
+
+@pytest.mark.parametrize("drop", [False, True])
+def test_vectors_of_another_length_are_refused(kluster: Emulator, drop: bool) -> None:
+    """Left out they would be silently longer than what the caller's store is made for."""
+    with pytest.raises(litellm.UnsupportedParamsError, match=r"dimensions=256.*1024"):
+        litellm.embedding(EMBED, input=["text"], dimensions=256, drop_params=drop)
+    assert kluster.requests == []
+    assert len(litellm.embedding(EMBED, input=["text"], dimensions=1024).data[0]["embedding"]) == 1024
 
 
 def test_extra_headers_are_sent(kluster: Emulator) -> None:

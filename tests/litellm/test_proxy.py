@@ -37,6 +37,12 @@ class Fleet:
     urls: list[str]
     server: Emulator
     redis_url: str
+    folder: Path
+
+    @property
+    def logs(self) -> list[Path]:
+        """What each proxy has printed."""
+        return list(self.folder.glob("*.log"))
 
     def client(self, number: int = 0, key: str = MASTER_KEY) -> openai.OpenAI:
         return openai.OpenAI(base_url=self.urls[number], api_key=key, max_retries=0)
@@ -57,7 +63,7 @@ def _running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
         path = os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")]))
         environment = {"KLUSTER_API_KEY": "the-good-key", "KLUSTER_BASE_URL": server.base_url, "PYTHONPATH": path}
         with running_proxies(config, environment, count=2) as urls:
-            yield Fleet(urls, server, redis_url)
+            yield Fleet(urls, server, redis_url, config.parent)
 
 
 @pytest.fixture
@@ -152,6 +158,23 @@ def test_responses(fleet: Fleet) -> None:
 def test_models(fleet: Fleet) -> None:
     listed = {model.id for model in fleet.client().models.list()}
     assert {LLAMA_ID, "BAAI/bge-m3", "tools", "vision", "reasoning", "cheap"} <= listed
+
+
+@pytest.mark.parametrize("path", ["/chat/completions", "/responses", "/messages"])
+@pytest.mark.parametrize("status", [401, 404])
+def test_what_is_refused_of_a_stream_has_its_status(fleet: Fleet, path: str, status: int) -> None:
+    """Codex shows an error inside a 200 as "stream disconnected"."""
+    fleet.server.add_fault(Fault("status", status=status, times=None))
+    asked = {"input": "Hi"} if path == "/responses" else {"messages": ASK, "max_tokens": 9}
+    with pytest.raises(openai.APIStatusError) as caught:
+        fleet.client().post(path, cast_to=object, body={"model": LLAMA_ID, "stream": True, **asked})
+    assert caught.value.status_code == status
+
+
+def test_what_an_operator_must_know_is_in_the_log(fleet: Fleet) -> None:
+    fleet.client().chat.completions.create(model=LLAMA_ID, messages=ASK, n=2)
+    logs = "".join(log.read_text("utf-8") for log in fleet.logs)
+    assert "kluster.ai does not take n=2: left out." in logs
 
 
 def test_a_wrong_key_for_the_proxy(fleet: Fleet) -> None:

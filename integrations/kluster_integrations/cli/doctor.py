@@ -123,7 +123,7 @@ def _version(package: str) -> Check:
         return Check(package, "fail", f"{version} {why}", f'pip install "{_versions.RECOMMENDED}"')
     low, high = SUPPORTED[package]
     if low <= _numbers(version) < high:
-        return Check(package, "ok", version)
+        return Check(package, "ok", version, _versions.missing_proxy(version) if package == "litellm" else None)
     wanted = f"{package}>={_dotted(low)},<{_dotted(high)}"
     status: Status = "warn" if package in _EXTRAS else "fail"  # a framework may not even be used
     return Check(package, status, f"{version}, not {wanted}", f'pip install "{wanted}"')

@@ -98,10 +98,14 @@ class ChunkMaker:
 
     Args:
         model: The id that was asked for.
+        merges_reasoning: Whether reasoning is a part of the text, in `<think>…</think>`: LiteLLM's
+            `merge_reasoning_content_in_choices`, which does not reach a custom provider's chunks.
     """
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, model: str, *, merges_reasoning: bool = False) -> None:
         self._model = model
+        self._merges_reasoning = merges_reasoning
+        self._thinks = False
         self._headers: Mapping[str, str] = {}
         # The first of each is kept: LiteLLM's own chunks must agree.
         self._meta: dict[str, Any] = {"id": None, "created": int(time.time()), "system_fingerprint": None}
@@ -114,8 +118,16 @@ class ChunkMaker:
         for name in self._meta:
             self._meta[name] = (delta.meta or {}).get(name) or self._meta[name]
         self._finish = delta.finish_reason or self._finish
+        if self._merges_reasoning:
+            delta = self._merge(delta)
         if delta.usage is not None:
-            last = {"text": "", "tool_use": None, "is_finished": True, "finish_reason": self._finish, "index": 0}
+            last = {
+                "text": delta.content,
+                "tool_use": None,
+                "is_finished": True,
+                "finish_reason": self._finish,
+                "index": 0,
+            }
             return {**last, "usage": _usage(delta.usage, self._model)}
         ends_empty = bool(delta.finish_reason) and not self._begun
         if not (delta.content or delta.reasoning or delta.tool_calls or delta.logprobs or ends_empty):
@@ -133,6 +145,14 @@ class ChunkMaker:
             chunk._hidden_params = _hidden(self._headers)
             self._begun = True
         return chunk
+
+    def _merge(self, delta: Delta) -> Delta:
+        opening = "<think>" if delta.reasoning and not self._thinks else ""
+        self._thinks = self._thinks or bool(opening)
+        ends = self._thinks and (delta.content or delta.tool_calls or delta.usage is not None)
+        self._thinks = self._thinks and not ends
+        text = f"{opening}{delta.reasoning}{'</think>' if ends else ''}{delta.content}"
+        return delta._replace(content=text, reasoning="")
 
 
 def _call(id_: str | None, name: str | None, arguments: str) -> dict[str, Any]:

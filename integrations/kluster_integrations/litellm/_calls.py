@@ -17,8 +17,9 @@ from kluster_integrations.core.client import Client
 from kluster_integrations.core.types import ChatRequest
 from kluster_integrations.errors import BadRequestError, KlusterError
 from kluster_integrations.limits import Limits
-from kluster_integrations.litellm import _versions
-from kluster_integrations.litellm._errors import falling_back, to_litellm
+from kluster_integrations.litellm import _sessions
+from kluster_integrations.litellm._compat import EMBEDDING_ARGUMENTS
+from kluster_integrations.litellm._errors import to_litellm
 from kluster_integrations.litellm._models import PROVIDER, info
 
 __all__ = ["Call", "Connections", "merged"]
@@ -31,7 +32,6 @@ _SENDING = ("max_retries", "total_timeout")  # the transport's
 _METADATA = "@kluster.ai"
 _DEFAULT_TIMEOUTS = (600, 6000)
 _FAILURE = "_kluster_failure"
-_ROUTER_AWAITS = _versions.numbers(_versions.installed() or "") >= (1, 108)  # the first chunk of an async stream
 
 
 class Connections:
@@ -52,11 +52,13 @@ class Connections:
         Raises:
             BadRequestError: If one of them is not acceptable.
         """
-        return self._client(api_key, base_url, drop, environment())
+        return self._client(api_key, base_url, drop, _sessions.settings(), environment())
 
-    def _make(self, api_key: str | None, base_url: str | None, drop: bool, _: object) -> Client:
+    def _make(
+        self, api_key: str | None, base_url: str | None, drop: bool, settings: _sessions.Settings, _: object
+    ) -> Client:
         arguments = {"api_key": api_key or None, "base_url": base_url or None, "unsupported": "drop" if drop else None}
-        return Client(merged(self._config, **arguments), limits=self._limits)
+        return Client(merged(self._config, **arguments), limits=self._limits, **settings.clients())
 
 
 def merged(config: KlusterConfig | None, **arguments: Any) -> KlusterConfig:
@@ -83,13 +85,11 @@ class Call:
     Attributes:
         model: The model's id.
         client: Sends the requests.
-        router_holds_unread_stream: Whether a `Router` has got an async stream of which nobody has read a chunk yet.
+        merges_reasoning: Whether the text of a stream is to hold the reasoning, too, as `<think>…</think>`.
 
     Raises:
         KlusterError: The key or the address is not acceptable, or the same call has failed before, after its retries.
     """
-
-    router_holds_unread_stream = False
 
     def __init__(self, kwargs: Mapping[str, Any], connections: Connections) -> None:
         self.model: str = kwargs["model"]
@@ -97,12 +97,14 @@ class Call:
         self._params = _as_chat(kwargs["optional_params"] or {})
         self._litellm: Mapping[str, Any] = kwargs.get("litellm_params") or {}
         self._log = kwargs.get("logging_obj")
+        self.merges_reasoning = self._litellm.get("merge_reasoning_content_in_choices") is True
         self._address = str(kwargs.get("api_base") or "")
         self._options: dict[str, Any] = {}
         # Where nobody set a timeout LiteLLM passes its own default: then this package's configuration holds.
         if (timeout := kwargs.get("timeout")) is not None and timeout not in _DEFAULT_TIMEOUTS:
             self._options["timeout"] = timeout
-        if headers := kwargs.get("headers"):
+        self._embedding: Mapping[str, Any] = self._params.pop(EMBEDDING_ARGUMENTS, {})
+        if headers := kwargs.get("headers") or self._embedding.get("headers"):
             self._options["headers"] = headers
         self._options |= {name: self._params[name] for name in _SENDING if self._params.get(name) is not None}
         self._reraise_after_own_retries()
@@ -118,9 +120,7 @@ class Call:
         if not isinstance(err, KlusterError):
             return
         error = to_litellm(err, self.model, self._address)
-        if self.router_holds_unread_stream:  # the Router may ask another key: the call has not failed for good
-            error = falling_back(error, (self._litellm.get("model_info") or {}).get("id"))
-        elif self._log is not None and self._options.get("max_retries"):
+        if self._log is not None and self._options.get("max_retries"):
             setattr(self._log, _FAILURE, (self.model, error))
         raise error from None
 
@@ -133,25 +133,6 @@ class Call:
         model, error = getattr(self._log, _FAILURE, (None, None))
         if error is not None and model == self.model and not self._options.get("max_retries"):
             raise error
-
-    def prepare_async_stream(self) -> None:
-        """Let this side retry an async stream where a `Router` cannot, since it holds it before anything was sent.
-
-        Since 1.108 a Router awaits the first chunk, but not for `responses`. Where the limits have a bound for waiting
-        there are no retries: whoever sets one wants the refusal.
-
-        Raises:
-            AuthenticationError: If there is no key.
-        """
-        self.client.config.require_key()
-        names = ("metadata", "litellm_metadata")  # the latter for `responses` before 1.100
-        in_router = [metadata for name in names if "model_group" in (metadata := self._litellm.get(name) or {})]
-        awaits = _ROUTER_AWAITS and getattr(self._log, "call_type", None) != "aresponses"
-        self.router_holds_unread_stream = bool(in_router) and not awaits
-        if self.router_holds_unread_stream and (self.client.limiter is None or self.client.limits.max_wait is None):
-            retries = in_router[0].get("max_retries")
-            if isinstance(retries, int):
-                self._options["max_retries"] = retries
 
     def build(self, *, stream: bool = False) -> ChatRequest:
         """Return the chat request, after LiteLLM's log has been told.
@@ -181,7 +162,7 @@ class Call:
         _add_missing(catalog.get(self.model))
         self._announce({"model": self.model, "input": texts})
         texts = [texts] if isinstance(texts, str) else texts
-        return {"model": self.model, "texts": texts, "dimensions": self._params.get("dimensions"), **self._options}
+        return {"model": self.model, "texts": texts, "dimensions": self._embedding.get("dimensions"), **self._options}
 
     def _announce(self, body: Mapping[str, Any]) -> None:
         """Tell LiteLLM's log what is about to be sent; the key is not part of it."""
@@ -199,18 +180,19 @@ class Call:
 
 
 def _as_chat(params: dict[str, Any]) -> dict[str, Any]:
-    """Return parameters in the form that chat has.
+    """Return a copy of parameters in the form that chat has.
 
     LiteLLM passes on `text_completion`'s `logprobs`, which is a number, and the `response_schema` beside `json_object`
     that its other providers take, where chat has `json_schema`.
     """
+    params = dict(params)
     number = params.get("logprobs")
     if isinstance(number, int) and not isinstance(number, bool):
-        params = {**params, "logprobs": True, "top_logprobs": params.get("top_logprobs", number)}
+        params |= {"logprobs": True, "top_logprobs": params.get("top_logprobs", number)}
     form = params.get("response_format")
     if isinstance(form, Mapping) and form.get("type") == "json_object" and "response_schema" in form:
         schema = {"schema": form["response_schema"]}
-        params = {**params, "response_format": {"type": "json_schema", "json_schema": schema}}
+        params["response_format"] = {"type": "json_schema", "json_schema": schema}
     return params
 
 

@@ -6,7 +6,6 @@ a 401 from a custom provider became an `APIConnectionError`.
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 from litellm import exceptions as lite
@@ -15,7 +14,7 @@ from kluster_integrations import errors
 from kluster_integrations._openai import response_of
 from kluster_integrations.litellm._models import PROVIDER
 
-__all__ = ["falling_back", "to_litellm"]
+__all__ = ["to_litellm"]
 
 # LiteLLM's proxy passes an error's `headers` on to browsers: only what a client needs for a retry.
 _SHOWN_HEADERS = ("retry-after", "retry-after-ms", "x-request-id")
@@ -149,35 +148,3 @@ def to_litellm(err: errors.KlusterError, model: str, base_url: str) -> errors.Kl
         **{name: detail.get(name) if isinstance(detail, dict) else None for name in ("param", "type")},
     )
     return error
-
-
-def falling_back(error: errors.KlusterError, deployment: str | None) -> errors.KlusterError:
-    """Return the error after which a `Router` that already holds the stream asks other models.
-
-    LiteLLM itself wraps 429, 5xx and broken connections in `MidStreamFallbackError`. At other errors, such as a key
-    that is not accepted, it would end an async stream although another model could answer. The error keeps its own
-    class, too: the Router looks for a prompt that is too long, and not every version unwraps an error without fallback.
-
-    Args:
-        error: An error of `to_litellm`.
-        deployment: The Router's id of the deployment that failed: it asks the other keys of a group first.
-    """
-    if error.status_code is None or error.status_code == 429 or not 400 <= error.status_code < 500:
-        return error
-    kind: Any = type(error)
-    cls = _both(kind)
-    twin = cls.__new__(cls, *error.args)
-    model = getattr(error, "model", "")
-    lite.MidStreamFallbackError.__init__(
-        twin, error.message, model, PROVIDER, original_exception=error, is_pre_first_chunk=True
-    )
-    twin.__dict__.update(error.__dict__, failed_deployment_id=deployment)
-    twin.args = error.args
-    return twin  # type: ignore[no-any-return]
-
-
-@functools.cache
-def _both(kind: Any) -> Any:
-    # Pickles as original_exception; this class is dynamic.
-    space = {"__module__": kind.__module__, "__reduce__": lambda self: self.original_exception.__reduce__()}
-    return type(kind.__name__, (kind, lite.MidStreamFallbackError), space)

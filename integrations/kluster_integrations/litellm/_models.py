@@ -22,7 +22,8 @@ def info(spec: ModelSpec) -> dict[str, Any]:
         "max_tokens": spec.max_output_tokens if chat else spec.context_window,
     }
     if chat:
-        # Tools and JSON answers work on every model: through the prompt where a model has none of its own.
+        # Tools and JSON answers work on every model: through the prompt where a model has none of its own. No
+        # `supports_reasoning`: by it LiteLLM (and DSPy, which asks LiteLLM) means that a model takes reasoning_effort.
         entry |= {
             "max_output_tokens": spec.max_output_tokens,
             "supports_system_messages": True,
@@ -31,7 +32,6 @@ def info(spec: ModelSpec) -> dict[str, Any]:
             "supports_parallel_function_calling": True,
             "supports_response_schema": True,
             "supports_vision": spec.supports_vision,
-            "supports_reasoning": spec.reasoning,
         }
     elif spec.embedding_dimensions is not None:
         entry["output_vector_size"] = spec.embedding_dimensions

@@ -5,7 +5,16 @@ from __future__ import annotations
 import re
 from importlib import metadata
 
-__all__ = ["RECOMMENDED", "SUPPORTED", "broken", "handler_from_file", "installed", "numbers", "problem"]
+__all__ = [
+    "RECOMMENDED",
+    "SUPPORTED",
+    "broken",
+    "handler_from_file",
+    "installed",
+    "missing_proxy",
+    "numbers",
+    "problem",
+]
 
 SUPPORTED = ((1, 90), (2,))
 """From this version on, and below that one."""
@@ -53,3 +62,19 @@ def problem(version: str) -> str | None:
 def handler_from_file(version: str) -> bool:
     """Whether the proxy takes a handler from a file beside its configuration only, and not from a package."""
     return numbers(version) < (1, 94)
+
+
+def missing_proxy(version: str) -> str | None:
+    """Return what to install for the proxy, where it is a package of its own that is missing; else None.
+
+    From 1.110 on `litellm[proxy]` wants `litellm-proxy`, which some indexes lack (seen with 1.110.2).
+    """
+    if numbers(version) < (1, 110):
+        return None
+    try:
+        metadata.version("litellm-proxy")
+    except metadata.PackageNotFoundError:
+        return (
+            'for its proxy pip install "litellm[proxy]"; where the index has no litellm-proxy, "litellm[proxy]<1.110"'
+        )
+    return None

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
-from kluster_integrations.catalog import PLANS, Plan
+from kluster_integrations.catalog import PLANS, Plan, select
 from kluster_integrations.config import KlusterConfig, env_source, known_plan
 from kluster_integrations.litellm import routing
 
@@ -41,6 +41,8 @@ litellm_settings:
       custom_handler: {handler}
   # What kluster.ai does not take (n, store, service_tier, …) is left out; false answers 400 instead.
   drop_params: true
+  # What histories such as Claude Code's lack is put in: the result of a tool call, a user's message at the beginning.
+  modify_params: true
 """
 
 _HANDLER_COMMENT = """\
@@ -93,6 +95,7 @@ def config_yaml(
     models = None if models is None else list(models)
     general, longer = routing.fallbacks(models, plan=plan)
     deployments = routing.model_list(models, plan=plan, api_keys=["os.environ/KLUSTER_API_KEY"])
+    unpriced = [spec.id for spec in select(models, plan) if spec.prices is None]
     secret = redis_url is not None and _holds_secret(redis_url)
     head = _HEAD.format(
         redis_extra=",redis" if redis_url else "",
@@ -106,7 +109,7 @@ def config_yaml(
             handler_comment="" if handler_file else _HANDLER_COMMENT,
             handler="kluster_handler.handler" if handler_file else "kluster_integrations.litellm.proxy.handler",
         ),
-        "\n".join(["router_settings:", *_router(general, longer, max_wait, redis_url is not None), ""]),
+        "\n".join(["router_settings:", *_router(general, longer, unpriced, max_wait, redis_url is not None), ""]),
         _GENERAL.format(target=_scalar(_target())),
     ]
     return "\n".join(part for part in parts if part)
@@ -160,7 +163,11 @@ def _models(deployments: Iterable[Mapping[str, Any]]) -> Iterator[str]:
 
 
 def _router(
-    general: list[dict[str, list[str]]], longer: list[dict[str, list[str]]], max_wait: float | None, redis: bool
+    general: list[dict[str, list[str]]],
+    longer: list[dict[str, list[str]]],
+    unpriced: Iterable[str],
+    max_wait: float | None,
+    redis: bool,
 ) -> Iterator[str]:
     if redis:
         yield "  # Shares what the router counts between instances."
@@ -173,6 +180,9 @@ def _router(
     yield "  # deployments for several keys put `cooldown_time: 30` here instead."
     for name, value in routing.cooldowns(1).items():
         yield f"  {name}: {_scalar(value)}"
+    yield "  # A budget for all of them, without a database; models without a known price count as free, and escape it:"
+    yield f"  # {', '.join(unpriced) or 'there are none here'}."
+    yield "  # provider_budget_config: {kluster: {budget_limit: 10.0, time_period: 1d}}"
     yield "  # Which models answer instead, after an error and where the prompt is too long."
     for name, table in (("fallbacks", general), ("context_window_fallbacks", longer)):
         yield f"  {name}:" + ("" if table else " []")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import threading
-import warnings
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import aclosing, closing
 from typing import Any
@@ -12,14 +11,14 @@ from typing import Any
 import litellm
 from litellm.llms.custom_llm import CustomLLM
 from litellm.types.utils import EmbeddingResponse, ImageResponse, ModelResponse
-from litellm.utils import custom_llm_setup
 
 from kluster_integrations import errors
 from kluster_integrations.config import KlusterConfig
+from kluster_integrations.core.client import warn
 from kluster_integrations.core.forks import free_in_forks
 from kluster_integrations.core.types import ChatRequest
 from kluster_integrations.limits import Limits
-from kluster_integrations.litellm import _models, _versions
+from kluster_integrations.litellm import _compat, _models, _versions
 from kluster_integrations.litellm._answers import ChunkMaker, fill, fill_vectors
 from kluster_integrations.litellm._calls import Call, Connections
 from kluster_integrations.litellm._errors import to_litellm
@@ -68,7 +67,7 @@ class KlusterLLM(CustomLLM):
             Call(kwargs, self._connections) as call,
             closing(call.client.stream(call.build(stream=True))) as deltas,  # type: ignore[type-var]
         ):
-            chunks = filter(None, map(ChunkMaker(call.model).make, deltas))
+            chunks = filter(None, map(ChunkMaker(call.model, merges_reasoning=call.merges_reasoning).make, deltas))
             first = next(chunks)
             yield None
             yield first
@@ -77,21 +76,19 @@ class KlusterLLM(CustomLLM):
     def astreaming(self, *_: Any, **kwargs: Any) -> AsyncIterator[Any]:  # type: ignore[override]
         """Answer `litellm.acompletion(stream=True)`.
 
-        LiteLLM returns the stream before anything is awaited: what this side refuses is raised here, and what the
-        server refuses is raised with the first chunk.
+        What this side refuses is raised here. LiteLLM wants the stream before anything is awaited; `_compat` then
+        begins it, so that what the server refuses is raised at the call, too.
         """
         with Call(kwargs, self._connections) as call:
-            call.prepare_async_stream()
-            return self._achunks(call, call.build(stream=True))
+            return _compat.AsyncChunks(self._achunks(call, call.build(stream=True)))
 
     async def _achunks(self, call: Call, request: ChatRequest) -> AsyncIterator[Any]:
-        maker = ChunkMaker(call.model)
+        maker = ChunkMaker(call.model, merges_reasoning=call.merges_reasoning)
         with call:
             stream: Any = call.client.astream(request)
             async with aclosing(stream) as deltas:
                 async for delta in deltas:
                     if (chunk := maker.make(delta)) is not None:
-                        call.router_holds_unread_stream = False
                         yield chunk
 
     def embedding(self, *_: Any, **kwargs: Any) -> EmbeddingResponse:
@@ -163,10 +160,10 @@ def install(handler: KlusterLLM) -> None:
             break
     else:
         litellm.custom_provider_map.append({"provider": PROVIDER, "custom_handler": handler})
-    custom_llm_setup()  # type: ignore[no-untyped-call]  # up to 1.100 a router does not know the provider without it
+    _compat.install()
 
 
 @functools.cache  # once per version
 def _warn_about(version: str) -> None:
     if problem := _versions.problem(version):
-        warnings.warn(problem, RuntimeWarning, stacklevel=3)
+        warn(problem, RuntimeWarning, stacklevel=3)

@@ -1,0 +1,269 @@
+"""Every private name of LiteLLM that this package uses, with what it is for, and what versions lack.
+
+`install` puts this package's part around each of them; only calls to `kluster/…` take another way by it. A name that a
+version does not have is said in a warning, and what it is for does not work there. `tests/litellm/test_compat.py`
+checks all of them on the version at hand, so that the failure of a new version names the line.
+"""
+
+from __future__ import annotations
+
+import functools
+import pkgutil
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import litellm
+from litellm.types.llms.openai import GenericEvent
+from litellm.utils import custom_llm_setup
+
+from kluster_integrations.config import env_value
+from kluster_integrations.core.client import warn
+from kluster_integrations.litellm import _versions
+from kluster_integrations.litellm._models import PROVIDER
+
+__all__ = ["EMBEDDING_ARGUMENTS", "NAMES", "AsyncChunks", "install"]
+
+EMBEDDING_ARGUMENTS = "kluster_embedding"
+"""The name under which `embedding` finds, among its optional parameters, what LiteLLM does not hand to a handler."""
+
+
+class AsyncChunks(AsyncIterator[Any]):
+    """An async stream that can be begun before anybody reads it."""
+
+    def __init__(self, chunks: Any) -> None:
+        self._chunks = chunks
+        self._first: list[Any] = []
+
+    async def begin(self) -> None:
+        """Wait for the first chunk; what goes wrong before it is raised here."""
+        self._first.append(await anext(self._chunks))
+
+    async def __anext__(self) -> Any:
+        return self._first.pop() if self._first else await anext(self._chunks)
+
+    async def aclose(self) -> None:
+        """Close the connection."""
+        await self._chunks.aclose()
+
+
+def _begin_stream(original: Callable[..., Any]) -> Callable[..., Any]:
+    # acompletion runs this in a thread, and awaits what it returns if that is a coroutine.
+    @functools.wraps(original)
+    def completion(*args: Any, **kwargs: Any) -> Any:
+        result = original(*args, **kwargs)
+        chunks = getattr(result, "completion_stream", None)
+        return _begun(result, chunks) if kwargs.get("acompletion") and isinstance(chunks, AsyncChunks) else result
+
+    return completion
+
+
+async def _begun(result: Any, chunks: AsyncChunks) -> Any:
+    await chunks.begin()
+    return result
+
+
+def _is_ours(kwargs: Mapping[str, Any], args: Sequence[Any] = ()) -> bool:
+    model = kwargs.get("model", args[0] if args else None)
+    return kwargs.get("custom_llm_provider") == PROVIDER or str(model).startswith(f"{PROVIDER}/")
+
+
+def _pass_on(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def embedding(*args: Any, **kwargs: Any) -> Any:
+        if _is_ours(kwargs, args):
+            headers = {**(kwargs.get("headers") or {}), **(kwargs.get("extra_headers") or {})}
+            kwargs[EMBEDDING_ARGUMENTS] = {"headers": headers, "dimensions": kwargs.pop("dimensions", None)}
+        return original(*args, **kwargs)
+
+    return embedding
+
+
+def _without_ours(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def infer(*args: Any, **kwargs: Any) -> Any:
+        return [provider for provider in original(*args, **kwargs) if provider != PROVIDER]
+
+    return infer
+
+
+def _with_ours(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def get_valid_models(*args: Any, **kwargs: Any) -> list[str]:
+        named = kwargs.get("custom_llm_provider", args[1] if len(args) > 1 else None)
+        found = [] if named == PROVIDER else original(*args, **kwargs)
+        has_key = kwargs.get("api_key") or env_value("api_key")
+        ours = [name for name in litellm.model_cost if name.startswith(f"{PROVIDER}/")]
+        return [*found, *(ours if named == PROVIDER or (named is None and has_key) else [])]
+
+    return get_valid_models
+
+
+def _fit_response(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def transform(*args: Any, **kwargs: Any) -> Any:
+        made = original(*args, **kwargs)
+        chat = kwargs.get("chat_completion_response", args[-1] if args else None)
+        if (getattr(chat, "_hidden_params", None) or {}).get("custom_llm_provider") == PROVIDER:
+            _fit_output(made.output)
+        return made
+
+    return staticmethod(transform)
+
+
+def _fit_output(items: Sequence[Any]) -> None:
+    """Give items of reasoning the form that OpenAI's have: a `summary`, and `content` of the type `reasoning_text`."""
+    for item in items:
+        if item.type == "reasoning" and not getattr(item, "summary", None):
+            parts = getattr(item, "content", None) or []
+            item.summary = [{"type": "summary_text", "text": part.text} for part in parts]
+            for part in parts:
+                part.type = "reasoning_text"
+
+
+class _Events:
+    """Makes a stream of `responses` one that OpenAI's clients read: each item is announced, and keeps its id.
+
+    A summary's part was announced by no version up to 1.110; up to 1.100 each delta of reasoning has an id of its own,
+    and a message behind reasoning is not announced, so that a client leaves its text out.
+    """
+
+    def __init__(self) -> None:
+        self._ids: dict[str, str] = {}
+        self._has_part = False
+        self._number = 0
+
+    def fit(self, event: Any) -> Iterator[Any]:
+        """Yield what to send in place of an event."""
+        for one in self._fit(event):
+            one.sequence_number = self._number
+            self._number += 1
+            yield one
+
+    def _fit(self, event: Any) -> list[Any]:
+        kind = str(getattr(event.type, "value", event.type)).removeprefix("response.")
+        if kind == "output_item.done" and event.item.type in ("reasoning", "message"):
+            event.item.id = self._ids.get(event.item.type, event.item.id)
+        if kind == "output_item.added":
+            self._ids.setdefault(event.item.type, event.item.id)
+            if event.item.type == "reasoning":
+                event.item.summary = []
+        elif kind.startswith("reasoning_summary_text.delta"):
+            return [*self._announce_part(event), event]
+        elif kind.startswith(("output_text.", "content_part.")):
+            return [*self._announce_message(event), event]
+        elif getattr(event, "response", None) is not None:
+            self._fit_end(event.response.output)
+        return [event]
+
+    def _announce_part(self, event: Any) -> Iterator[Any]:
+        event.item_id, event.summary_index = self._ids.get("reasoning", event.item_id), 0
+        if not self._has_part:
+            self._has_part = True
+            part = {"type": "summary_text", "text": ""}
+            yield _event("reasoning_summary_part.added", event, summary_index=0, part=part)
+
+    def _announce_message(self, event: Any) -> Iterator[Any]:
+        known = "message" in self._ids
+        event.item_id = self._ids.setdefault("message", event.item_id)
+        if not known:
+            item = {"id": event.item_id, "type": "message", "role": "assistant", "status": "in_progress", "content": []}
+            yield _event("output_item.added", event, item=item)
+            part = {"type": "output_text", "text": "", "annotations": []}
+            yield _event("content_part.added", event, content_index=0, part=part)
+
+    def _fit_end(self, items: Sequence[Any]) -> None:
+        _fit_output(items)
+        for item in items:
+            item.id = self._ids.get(item.type, item.id) if item.type in ("reasoning", "message") else item.id
+
+
+def _event(kind: str, beside: Any, **fields: Any) -> Any:
+    index = beside.output_index
+    if "item" not in fields:
+        fields["item_id"] = beside.item_id
+    return GenericEvent(type=f"response.{kind}", output_index=index, **fields)
+
+
+def _fitted(iterator: Any) -> tuple[_Events, list[Any]]:
+    """Return what a stream's events go through, and the events that wait."""
+    state: tuple[_Events, list[Any]] | None = iterator.__dict__.get("_kluster")
+    if state is None:
+        state = iterator.__dict__["_kluster"] = (_Events(), [])
+    return state
+
+
+def _fit_next(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def fitted(self: Any) -> Any:
+        if self.litellm_custom_stream_wrapper.custom_llm_provider != PROVIDER:
+            return original(self)
+        events, waiting = _fitted(self)
+        if not waiting:
+            waiting.extend(events.fit(original(self)))
+        return waiting.pop(0)
+
+    return fitted
+
+
+def _fit_anext(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    async def fitted(self: Any) -> Any:
+        if self.litellm_custom_stream_wrapper.custom_llm_provider != PROVIDER:
+            return await original(self)
+        events, waiting = _fitted(self)
+        if not waiting:
+            waiting.extend(events.fit(await original(self)))
+        return waiting.pop(0)
+
+    return fitted
+
+
+_BRIDGE = "litellm.responses.litellm_completion_transformation"
+_CONFIG = f"{_BRIDGE}.transformation:LiteLLMCompletionResponsesConfig"
+_STREAM = f"{_BRIDGE}.streaming_iterator:LiteLLMCompletionStreamingIterator"
+_FOR_RESPONSES = "the reasoning in an answer of `responses` has the form that OpenAI's clients read"
+
+NAMES: Mapping[str, tuple[Callable[..., Any], str]] = {
+    "litellm.main:completion": (
+        _begin_stream,
+        "what the server refuses of an async stream is raised at the call, for fallbacks, retries and statuses",
+    ),
+    "litellm.main:embedding": (_pass_on, "aembedding heeds extra_headers= and dimensions="),
+    "litellm:embedding": (_pass_on, "embedding heeds extra_headers= and dimensions="),
+    "litellm.utils:_infer_valid_provider_from_env_vars": (
+        _without_ours,
+        "get_valid_models, which knows no custom provider, does not end at a KLUSTER_API_KEY",
+    ),
+    "litellm.utils:get_valid_models": (_with_ours, "get_valid_models names the models of kluster.ai"),
+    "litellm:get_valid_models": (_with_ours, "get_valid_models names the models of kluster.ai"),
+    f"{_CONFIG}.transform_chat_completion_response_to_responses_api_response": (_fit_response, _FOR_RESPONSES),
+    f"{_STREAM}.__next__": (_fit_next, _FOR_RESPONSES),
+    f"{_STREAM}.__anext__": (_fit_anext, _FOR_RESPONSES),
+}
+"""What is put around each private name, and what for."""
+
+
+@functools.cache  # once in a process
+def _replace_names() -> None:
+    for path, (wrap, purpose) in NAMES.items():
+        module, _, name = path.partition(":")
+        holder, _, attribute = name.rpartition(".")
+        try:
+            owner = pkgutil.resolve_name(f"{module}:{holder}")
+            original = getattr(owner, attribute)
+        except (ImportError, AttributeError):
+            missing = (
+                f"litellm {_versions.installed()} has no {path.replace(':', '.')}, so this does not hold: {purpose}."
+            )
+            warn(f'{missing} pip install "{_versions.RECOMMENDED}"', RuntimeWarning, stacklevel=4)
+            continue
+        setattr(owner, attribute, wrap(original))
+
+
+def install() -> None:
+    """Make LiteLLM know the provider, and do for it what this version does not.
+
+    Up to 1.100 a router does not know a custom provider without `custom_llm_setup`.
+    """
+    custom_llm_setup()  # type: ignore[no-untyped-call]
+    _replace_names()
