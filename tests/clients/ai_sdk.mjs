@@ -1,9 +1,15 @@
 // Runs Vercel's AI SDK with kluster.mjs of this folder: each kind of call, on the model that is given.
 import { Output, generateText, isStepCount, jsonSchema, streamText, tool } from "ai";
-import { kluster, model as byDefault } from "./kluster.mjs";
 
-const [id, tools] = process.argv.slice(2);
-const model = id ? kluster(id) : byDefault;
+const [id, tools, api] = process.argv.slice(2);
+let model;
+if (api === "responses") {
+  const { createOpenAI } = await import("@ai-sdk/openai");
+  model = createOpenAI({ baseURL: process.env.BASE_URL, apiKey: process.env.LITELLM_MASTER_KEY }).responses(id);
+} else {
+  const { kluster, model: byDefault } = await import("./kluster.mjs");
+  model = id ? kluster(id) : byDefault;
+}
 const common = { model, maxRetries: 0 };
 
 const weather = tool({
@@ -24,6 +30,21 @@ async function streamed() {
   return text;
 }
 
+async function streamedObject() {
+  const output = Output.object({ schema: city });
+  const result = streamText({ ...common, prompt: "name: Lisbon, country: Portugal", output, onError: ({ error }) => { throw error; } });
+  let last;
+  for await (const part of result.partialOutputStream) last = part;
+  return last;
+}
+
+async function thoughts() {
+  const result = streamText({ ...common, prompt: "Stream!", onError: ({ error }) => { throw error; } });
+  let text = "";
+  for await (const part of result.fullStream) if (part.type === "reasoning-delta") text += part.text;
+  return text;
+}
+
 const calls = {
   text: async () => (await generateText({ ...common, prompt: "What is breakfast?", maxOutputTokens: 200 })).text,
   stream: streamed,
@@ -31,6 +52,11 @@ const calls = {
     (await generateText({ ...common, prompt: "name: Lisbon, country: Portugal", output: Output.object({ schema: city }) }))
       .output,
 };
+if (api === "responses") {
+  calls.reasoning = async () => (await generateText({ ...common, prompt: "What is breakfast?" })).reasoningText;
+  calls.streamedReasoning = thoughts;
+  calls.streamedObject = streamedObject;
+}
 if (tools === "tools") {
   const ask = { ...common, prompt: "What is the weather in Lisbon?", tools: { weather }, stopWhen: isStepCount(3) };
   calls.tools = async () => (await generateText(ask)).text;
