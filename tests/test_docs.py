@@ -24,6 +24,7 @@ from .pages import PAGES, ROOT, Block, blocks
 
 README = ROOT / "README.md"
 FRAMEWORKS = ("langchain", "langchain_core", "langchain_openai", "langgraph", "litellm", "crewai", "redis")
+FRAMEWORKS += ("google.adk", "agents", "strands", "smolagents", "agno", "instructor", "dspy")  # on LiteLLM
 RUN = ("python", "console")  # console blocks: test_docs_console.py
 READ = {"json": json.loads, "toml": tomllib.loads, "yaml": yaml.safe_load}
 
@@ -32,13 +33,17 @@ def missing_framework(tree: ast.Module) -> str | None:
     """Return a framework that the block needs and that is not installed here."""
     names = [name.name for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names]
     names += [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module]
-    wanted = {name.removeprefix("kluster_integrations.").split(".")[0] for name in names}
-    return next((name for name in FRAMEWORKS if name in wanted and not _works(name)), None)
+    wanted = [f"{name.removeprefix('kluster_integrations.')}." for name in names]
+    used = (name for name in FRAMEWORKS if any(one.startswith(f"{name}.") for one in wanted))
+    return next((name for name in used if not _works(name)), None)
 
 
 def _works(framework: str) -> bool:
     """Whether it is installed here, LiteLLM in a version that works."""
-    if importlib.util.find_spec(framework) is None:
+    try:
+        if importlib.util.find_spec(framework) is None:
+            return False
+    except ModuleNotFoundError:  # of `google.adk` even `google`
         return False
     return framework != "litellm" or not _versions.problem(_versions.installed() or "")
 
@@ -59,6 +64,9 @@ def _as_a_reader(
     request.getfixturevalue("own_catalog")
     weather = 'OpenAPI schema: {\n  "properties": {\n    "city"'
     emulator.reply(json={"city": "Lisbon", "temperature": 18}, when=weather)
+    final = {"name": "final_answer", "arguments": {"answer": "It is sunny in Lisbon."}}
+    emulator.reply(tool_calls=[final], when="Observation:\nSunny in Lisbon")
+    emulator.reply(text="[[ ## answer ## ]]\nEggs\n\n[[ ## completed ## ]]", when="[[ ## question ## ]]")
     monkeypatch.setenv("KLUSTER_API_KEY", "docs")
     monkeypatch.setenv("KLUSTER_BASE_URL", emulator.base_url)
     monkeypatch.setenv("KLUSTER_BATCH_POLL", "0.01")
