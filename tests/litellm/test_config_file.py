@@ -49,6 +49,14 @@ def test_without_plan_and_redis_there_is_nothing_about_them() -> None:
     assert "retry_policy" not in made["router_settings"]
 
 
+def test_it_completes_histories_and_names_what_escapes_a_budget() -> None:
+    text = config_yaml()
+    assert yaml.safe_load(text)["litellm_settings"]["modify_params"] is True
+    unpriced = {spec.id for spec in catalog.select() if spec.prices is None}
+    [line] = [line for line in text.splitlines() if line.startswith("  # mistralai/Magistral")]
+    assert set(line.removeprefix("  # ").removesuffix(".").split(", ")) == unpriced
+
+
 def test_prices_are_numbers_to_the_last_digit() -> None:
     for deployment in read(config_yaml())["model_list"]:
         spec = catalog.get(deployment["litellm_params"]["model"].removeprefix("kluster/"))
