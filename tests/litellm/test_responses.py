@@ -12,9 +12,10 @@ import pytest
 from kluster_integrations.config import KlusterConfig
 from kluster_integrations.emulator import Emulator, Fault
 from kluster_integrations.limits import Limits
-from kluster_integrations.litellm import register
+from kluster_integrations.litellm import _versions, register
 from tests.litellm.asking import LLAMA, R1, weather_tool
 
+OLD = _versions.numbers(str(_versions.installed())) < (1, 100)
 QWEN = "kluster/Qwen/Qwen3-235B-A22B-FP8"
 TOOL = {"type": "function", **weather_tool()["function"]}
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
@@ -68,6 +69,8 @@ def test_whole_answers_have_a_summary(thinking: Emulator, model: str, kind: str)
 @pytest.mark.parametrize("model", [R1, QWEN], ids=["r1", "qwen3"])
 @pytest.mark.parametrize("ask", [sync_events, async_events], ids=["sync", "async"])
 def test_streams_announce_each_item_and_keep_its_id(thinking: Emulator, model: str, kind: str, ask: Any) -> None:
+    if OLD and ask is sync_events:
+        pytest.skip("LiteLLM 1.90 leaves the first delta of a sync stream out")
     events = ask(model=model, input=kind, **KINDS[kind])
     items: dict[str, str] = {}
     texts: dict[str, str] = {"reasoning": "", "message": "", "function_call": ""}
@@ -95,6 +98,8 @@ def test_streams_announce_each_item_and_keep_its_id(thinking: Emulator, model: s
 
 
 def test_another_providers_answers_stay_as_they_are(thinking: Emulator) -> None:
+    if OLD:
+        pytest.skip("LiteLLM 1.90 sends `tools: []`, which the emulator refuses of this model")
     call: dict[str, Any] = {"model": R1.replace("kluster/", "custom_openai/"), "input": "text", "api_key": "k"}
     with Emulator(strict=False) as lenient:  # LiteLLM sends stream_options
         call["api_base"] = lenient.base_url
