@@ -36,7 +36,7 @@ Status = Literal["ok", "warn", "fail", "skip"]
 SUPPORTED = {
     "httpx": ((0, 28), (1,)),
     "aiohttp": ((3, 11), (4,)),
-    "langchain-core": ((1, 7), (2,)),
+    "langchain-core": ((1, 2), (2,)),
     "openai": ((2, 30), (4,)),
     "litellm": _versions.SUPPORTED,
     "crewai": ((1, 15, 30), (2,)),
