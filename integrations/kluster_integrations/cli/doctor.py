@@ -179,6 +179,8 @@ def _key(config: KlusterConfig) -> Check:
 
     keys = env_values("api_key")
     source = next(iter(keys), None)
+    if config.api_key is None and not config.needs_key:
+        return Check("key", "ok", f"none, and none is needed at {config.base_url}")
     if config.api_key is None or source is None:
         instead = " (OPENAI_API_KEY is another company's, and not used)" if os.environ.get("OPENAI_API_KEY") else ""
         return Check("key", "fail", f"none{instead}", "export KLUSTER_API_KEY=…")
@@ -208,7 +210,7 @@ def _server(config: KlusterConfig, model: str | None) -> Iterator[Check]:
         yield Check("server", "fail", _said(err), shell_hint(err))
         return
     yield Check("server", "ok", f"GET /models lists {len(ids)} models, in {seconds:.2f} s")
-    if quick.api_key is None:
+    if quick.api_key is None and quick.needs_key:
         yield Check("one token", "skip", "not asked: no key")
         return
     yield _one_token(client, model or _choose(ids))
