@@ -28,7 +28,6 @@ __all__ = [
     "Prices",
     "add",
     "all_models",
-    "find",
     "get",
     "is_date",
     "known_spec",
@@ -243,11 +242,6 @@ def _unknown(model: str) -> ModelSpec:
             stacklevel=4,
         )
     return spec
-
-
-def find(model: str) -> ModelSpec | None:
-    """Return the catalog's own spec of an id, None where it has none."""
-    return _models.get(model)
 
 
 def suggest(model: str) -> str | None:
