@@ -21,7 +21,6 @@ from pydantic import (
     ValidationError,
     ValidationInfo,
     field_validator,
-    model_validator,
 )
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
@@ -213,6 +212,7 @@ class KlusterConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     api_key: SecretStr | None = None
+    insecure_http: bool = False  # before base_url, whose check reads both
     base_url: str = DEFAULT_BASE_URL
     plan: Plan | None = None
     timeout: float = 600.0
@@ -222,7 +222,6 @@ class KlusterConfig(BaseModel):
     default_headers: Headers = Field(default_factory=lambda: _Headers({}), repr=False, exclude=True)
     unsupported: Unsupported = "error"
     catalog: str | None = None
-    insecure_http: bool = False
     fallback: bool = False
 
     def __init__(self, **values: Any) -> None:
@@ -279,8 +278,16 @@ class KlusterConfig(BaseModel):
 
     @field_validator("base_url")
     @classmethod
-    def _check_base_url(cls, value: str) -> str:
-        return normalize_base_url(value)
+    def _check_base_url(cls, value: str, info: ValidationInfo) -> str:
+        address = normalize_base_url(value)
+        if info.data.get("api_key") is not None and not info.data.get("insecure_http") and is_exposed(address):
+            source = env_source("api_key") or "api_key"
+            raise ValueError(
+                f"base_url={address!r} would send the key unencrypted to another machine; use https://. "
+                f'A server that needs no key: api_key="", or unset {source}. A network that you trust: '
+                "insecure_http=True, or KLUSTER_INSECURE_HTTP=1."
+            )
+        return address
 
     @field_validator("catalog", mode="before")
     @classmethod
@@ -300,17 +307,6 @@ class KlusterConfig(BaseModel):
         if word in ("0", "false", "no", "off", False):
             return False
         raise ValueError(f"{info.field_name}={value!r} must be 1 or 0, true or false.")
-
-    @model_validator(mode="after")
-    def _check_encryption(self) -> Self:
-        if self.api_key is not None and not self.insecure_http and is_exposed(self.base_url):
-            source = env_source("api_key") or "api_key"
-            raise ValueError(
-                f"base_url={self.base_url!r} would send the key unencrypted to another machine; use https://. "
-                f'A server that needs no key: api_key="", or unset {source}. A network that you trust: '
-                "insecure_http=True, or KLUSTER_INSECURE_HTTP=1."
-            )
-        return self
 
     @property
     def needs_key(self) -> bool:
