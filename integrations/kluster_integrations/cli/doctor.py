@@ -179,10 +179,12 @@ def _key(config: KlusterConfig) -> Check:
 
     keys = env_values("api_key")
     source = next(iter(keys), None)
+    instead = " (OPENAI_API_KEY is another company's, and not used)" if os.environ.get("OPENAI_API_KEY") else ""
     if config.api_key is None and not config.needs_key:
-        return Check("key", "ok", f"none, and none is needed at {config.base_url}")
+        return Check(
+            "key", "skip", f"none{instead}; a server of your own may need none", "export KLUSTER_API_KEY=…, if it does"
+        )
     if config.api_key is None or source is None:
-        instead = " (OPENAI_API_KEY is another company's, and not used)" if os.environ.get("OPENAI_API_KEY") else ""
         return Check("key", "fail", f"none{instead}", "export KLUSTER_API_KEY=…")
     if config.api_key.get_secret_value() == os.environ.get("OPENAI_API_KEY", "").strip():
         return Check("key", "warn", f"found in {source}", "it is the same as OPENAI_API_KEY: is it kluster.ai's?")
