@@ -48,7 +48,10 @@ def llama() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def llama_vectors() -> Iterator[str]:
-    with _local_llm.serve(_local_llm.find_model(None), embedding=True) as url:
+    import xllamacpp
+
+    pooling = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN  # OpenAI's form wants one vector per text
+    with _local_llm.serve(_local_llm.find_model(None), embedding=True, pooling_type=pooling) as url:
         yield url
 
 

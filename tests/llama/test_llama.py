@@ -14,7 +14,7 @@ import pytest
 
 from kluster_integrations.config import KlusterConfig
 from kluster_integrations.core.client import Client
-from kluster_integrations.errors import BadRequestError, InternalServerError, KlusterError
+from kluster_integrations.errors import BadRequestError, InternalServerError
 
 from ..agreeing import WAYS, Question, Way
 
@@ -27,7 +27,7 @@ def repeating(text: str) -> dict[str, Any]:
     ask = f"Repeat this text exactly:\n{text}"
     return {
         "content": ask,
-        "history": ({"role": "user", "content": ask}, {"role": "assistant", "content": text}),
+        "history": ({"role": "user", "content": ask}, {"role": "assistant", "content": text}) * 2,
         "params": GREEDY,
     }
 
@@ -134,9 +134,3 @@ def test_refresh_reads_its_window(config: KlusterConfig, own_catalog: None) -> N
         False,
         True,
     )
-
-
-def test_an_address_without_a_server_is_said(catalog: Path) -> None:
-    client = Client(KlusterConfig(base_url="http://127.0.0.1:9/v1", catalog=catalog, max_retries=0))
-    with pytest.raises(KlusterError, match=r"127\.0\.0\.1:9"):
-        client.complete(client.build("native", [{"role": "user", "content": "hi"}], {}))
