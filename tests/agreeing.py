@@ -43,10 +43,11 @@ class Question:
     city: bool = False
     content: Any = "Tell me of Oslo."
     params: Mapping[str, Any] = field(default_factory=dict)
+    history: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def messages(self) -> list[dict[str, Any]]:
-        return [{"role": "user", "content": self.content}]
+        return [*map(dict, self.history), {"role": "user", "content": self.content}]
 
 
 @dataclass(frozen=True)

@@ -160,7 +160,8 @@ def make(
     before = copy.deepcopy(given)
     request = build(model, messages, params or {}, **options)
     assert given == before, "the input was changed"
-    extra = frozenset(options.get("extra_body") or {}) - DOCUMENTED - OPENAI
+    extra = frozenset(options.get("extra_body") or {})
+    extra -= (DOCUMENTED | OPENAI) - {"response_format"}
     check_body(request.body, request.spec, extra=extra)
     return request
 

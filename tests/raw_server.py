@@ -117,14 +117,14 @@ class RawServer:
         hung_up: Set when a client closes a connection whose reply hangs.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, host: str = "127.0.0.1") -> None:
         self.requests: list[RawRequest] = []
         self.connections = 0
         self.hung_up = threading.Event()
         self.answer: Callable[[RawRequest], Reply] = lambda _: whole({"content": "Hello"})
         self._queue: deque[Reply] = deque()
         self._open: set[socket.socket] = set()
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=512)
+        self._listener = socket.create_server((host, 0), backlog=512)
         self._thread = threading.Thread(target=self._accept, daemon=True)
 
     def __enter__(self) -> Self:

@@ -405,6 +405,29 @@ class TestRefresh:
         assert spec.sources["prices"]
         assert catalog.get(R1) is spec
 
+    def test_reads_the_window_of_a_server_of_ones_own(self, answering: Callable[..., Any]) -> None:
+        rows = [
+            _row(id="vllm", max_model_len=16_384),
+            _row(
+                id="llama.cpp", meta={"n_ctx": 4_096, "n_ctx_train": 8_192}, architecture={"input_modalities": ["text"]}
+            ),
+            _row(id="llama.cpp/eye", meta={"n_ctx": 9}, architecture={"input_modalities": ["text", "image"]}),
+            _row(id=LLAMA_8B, max_model_len=8_192),
+            _row(id="both", context_length=5, max_model_len=16_384),
+        ]
+        found = catalog.refresh(KlusterConfig(base_url=answering(_list(*rows)).base_url))
+        windows = [(spec.context_window, spec.max_output_tokens, spec.known) for spec in found]
+        assert windows[:4] == [(16_384, 16_384, False), (4_096, 4_096, True), (9, 9, True), (8_192, 8_192, True)]
+        assert windows[4][0] == 5
+        assert [spec.supports_vision for spec in found[1:3]] == [False, True]
+
+    @pytest.mark.parametrize(
+        "row", [{"max_model_len": "8k"}, {"meta": 3}, {"meta": {"n_ctx": "8k"}}, {"meta": {"n_ctx": True}}]
+    )
+    def test_a_window_that_is_no_number_is_refused(self, answering: Callable[..., Any], row: dict[str, Any]) -> None:
+        with pytest.raises(InternalServerError, match="must be"):
+            catalog.refresh(KlusterConfig(base_url=answering(_list(_row(**row))).base_url))
+
     def test_takes_each_field(self, answering: Callable[..., Any]) -> None:
         row = _row(
             name="New",

@@ -38,6 +38,9 @@ FIELDS = [
     ("max_response_bytes", 1_000, "2000", 2_000),
     ("max_retries", 4, "6", 6),
     ("unsupported", "error", "drop", "drop"),
+    ("catalog", "/argument.toml", "/environ.toml", "/environ.toml"),
+    ("insecure_http", False, "1", True),
+    ("fallback", False, "1", True),
 ]
 
 
@@ -64,6 +67,9 @@ VARIABLES: list[tuple[str, str, Callable[[], object], object]] = [
     ("KLUSTER_MAX_RESPONSE_BYTES", "2000", lambda: KlusterConfig().max_response_bytes, 2_000),
     ("KLUSTER_MAX_RETRIES", "6", lambda: KlusterConfig().max_retries, 6),
     ("KLUSTER_UNSUPPORTED", "Drop", lambda: KlusterConfig().unsupported, "drop"),
+    ("KLUSTER_CATALOG", "/models.toml", lambda: KlusterConfig().catalog, "/models.toml"),
+    ("KLUSTER_INSECURE_HTTP", "Yes", lambda: KlusterConfig().insecure_http, True),
+    ("KLUSTER_FALLBACK", "1", lambda: KlusterConfig().fallback, True),
     ("KLUSTER_MAX_WAIT", "2.5", lambda: Limits.of("core").max_wait, 2.5),
     ("KLUSTER_REDIS_URL", "redis://a.example", lambda: Limits.of("core").redis_url, "redis://a.example"),
     ("KLUSTER_BATCH_SETTLE", "1.5", lambda: seconds_from("batch_settle", 60), 1.5),
@@ -172,6 +178,9 @@ class TestPrecedence:
             "max_response_bytes": 2**28,
             "max_retries": 2,
             "unsupported": "error",
+            "catalog": None,
+            "insecure_http": False,
+            "fallback": False,
         }
         assert dict(config.default_headers) == {}
 
@@ -335,18 +344,65 @@ class TestBaseUrl:
             "example.com:127",
         ],
     )
-    def test_plain_http_is_for_loopback_only(self, host: str) -> None:
-        text = _refusal(base_url=f"http://{host}/v1")
+    def test_with_a_key_plain_http_is_for_loopback_only(self, host: str) -> None:
+        text = _refusal(base_url=f"http://{host}/v1", api_key=KEY)
+        assert KEY not in text
         assert "base_url" in text
         assert "https://" in text
 
     @pytest.mark.parametrize("host", ["example.com", "localhost.example.com"])
     def test_plain_http_in_capitals_is_plain_http(self, host: str) -> None:
-        assert "unencrypted" in _refusal(base_url=f"HTTP://{host}/v1")
+        assert "unencrypted" in _refusal(base_url=f"HTTP://{host}/v1", api_key=KEY)
 
     def test_plain_http_from_the_environment_is_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("KLUSTER_BASE_URL", "http://api.kluster.ai/v1")
-        assert "unencrypted" in _refusal()
+        monkeypatch.setenv("KLUSTERAI_API_KEY", KEY)
+        text = _refusal()
+        assert "unencrypted" in text
+        for way in ('api_key=""', "unset KLUSTERAI_API_KEY", "insecure_http=True", "KLUSTER_INSECURE_HTTP=1"):
+            assert way in text
+
+    OWN = (
+        *("http://host.docker.internal:8000/v1", "http://vllm:8000/v1", "http://192.168.1.20:8000/v1"),
+        *("http://my_vllm:8000/v1", "http://100.64.0.7:8000/v1", "http://[fd12::7]:8000/v1", "http://10.0.0.1/v1"),
+        *("http://169.254.1.1/v1", "http://gpu.tail1234.ts.net/v1", "http://8.8.8.8/v1", "http://0.0.0.0:8000/v1"),
+    )
+
+    @pytest.mark.parametrize("address", OWN)
+    def test_without_a_key_any_plain_address_is_fine(self, address: str) -> None:
+        for given in (address, f"{address}/", address.removesuffix("/v1")):
+            config = KlusterConfig(base_url=given)
+            assert (config.base_url, config.needs_key) == (address, False)
+
+    @pytest.mark.parametrize("address", OWN)
+    def test_with_a_key_only_if_told(self, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("KLUSTER_API_KEY", KEY)
+        assert "insecure_http=True" in _refusal(base_url=address)
+        assert KlusterConfig(base_url=address, api_key="").api_key is None
+        assert _key(KlusterConfig(base_url=address, insecure_http=True)) == KEY
+        monkeypatch.setenv("KLUSTER_INSECURE_HTTP", "1")
+        assert _key(KlusterConfig(base_url=address)) == KEY
+
+    @pytest.mark.parametrize(
+        ("address", "needed"),
+        [("https://api.kluster.ai/v1", True), ("https://localhost:8443/v1", False), ("http://localhost/v1", False)],
+    )
+    def test_a_loopback_server_needs_no_key(self, address: str, needed: bool) -> None:
+        assert KlusterConfig(base_url=address).needs_key is needed
+
+    def test_an_ipv4_address_in_ipv6_is_what_it_maps_to(self) -> None:
+        assert KlusterConfig(base_url="http://[::ffff:127.0.0.1]:8000/v1", api_key=KEY).api_key is not None
+        assert "unencrypted" in _refusal(base_url="http://[::ffff:8.8.8.8]/v1", api_key=KEY)
+
+    def test_a_changed_address_is_checked_again(self) -> None:
+        config = KlusterConfig(api_key=KEY)
+        with pytest.raises(ValidationError, match="unencrypted"):
+            KlusterConfig.merged(config, base_url="http://vllm:8000/v1")
+
+    @pytest.mark.parametrize("name", ["insecure_http", "fallback"])
+    @pytest.mark.parametrize("value", ["maybe", 2, None, [], ""])
+    def test_a_flag_is_yes_or_no(self, name: str, value: object) -> None:
+        assert f"{name}={value!r}" in _refusal(**{name: value})
 
     @pytest.mark.parametrize(
         "given",

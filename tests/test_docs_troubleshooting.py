@@ -8,8 +8,10 @@ import re
 import socket
 import subprocess
 import sys
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +19,7 @@ import pytest
 from kluster_integrations import catalog
 from kluster_integrations.catalog import ModelSpec
 from kluster_integrations.config import KlusterConfig
-from kluster_integrations.core import request, specs
+from kluster_integrations.core import own_models, request, specs
 from kluster_integrations.core.streaming import ChatStream
 from kluster_integrations.core.transport import CHAT_PATH, Transport
 from kluster_integrations.core.types import collect
@@ -67,7 +69,7 @@ def too_long_there(server: Emulator) -> None:
 
 
 def no_key(server: Emulator) -> None:
-    Transport(KlusterConfig(base_url=server.base_url)).post(CHAT_PATH, {})
+    Transport(KlusterConfig()).post(CHAT_PATH, {})  # refused before anything is sent
 
 
 def wrong_key(server: Emulator) -> None:
@@ -117,6 +119,18 @@ def dropped(server: Emulator) -> None:
     ask(server, service_tier="flex", unsupported="drop")
 
 
+def bad_catalog(server: Emulator) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "models.toml")
+        path.write_text('[[models]]\nid = "mine"\ncontext_window = "8k"\n', "utf-8")
+        catalog.read(path)
+
+
+def ended(server: Emulator) -> None:
+    own_models._warn_of_end.cache_clear()
+    request.build("deepseek-ai/DeepSeek-R1", HELLO, {}, config=KlusterConfig())
+
+
 def port_taken(server: Emulator) -> None:
     with Emulator(port=server.port):
         pass
@@ -157,7 +171,9 @@ RAISES: dict[str, Callable[[Emulator], Any]] = {
     "no finish reason": faulty(Fault("end"), stream=True),
     "redirect": redirected,
     "not what was asked for": hopeless,
-    "plain http": lambda server: KlusterConfig(base_url="http://example.com/v1"),
+    "plain http": lambda server: KlusterConfig(base_url="http://example.com/v1", api_key="some-key"),
+    "bad catalog": bad_catalog,
+    "ended": ended,
     "endpoint": lambda server: KlusterConfig(base_url="https://api.kluster.ai/v1/chat/completions"),
     "bad plan": lambda server: KlusterConfig(plan="gold"),  # type: ignore[arg-type]
     "port": port_taken,

@@ -381,9 +381,11 @@ class TestResponseFormat:
         assert "<tools>" in system["content"]
         assert "<schema>" in system["content"]
 
-    def test_in_extra_body(self) -> None:
+    def test_in_extra_body_it_is_the_callers_word(self) -> None:
         request = make(extra_body={"response_format": FORMAT})
         assert request.schema == SCHEMA
+        assert request.body["response_format"] == FORMAT
+        assert request.body["messages"] == HELLO
 
 
 class TestFuzz:

@@ -1,7 +1,7 @@
 """What each kluster.ai model can do, how much it takes and what it costs.
 
 Ids that are not in the catalog are legal (a fine-tuned model, a dedicated deployment) and get the conservative defaults
-of `ModelSpec`, until `add` or `refresh` says more.
+of `ModelSpec`, until a file of one's own (`KLUSTER_CATALOG`), `add` or `refresh` says more.
 """
 
 from __future__ import annotations
@@ -9,12 +9,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from kluster_integrations.core.plans import PLANS, Plan, PlanLimits
-from kluster_integrations.core.specs import ModelSpec, Prices, add, all_models, get, select, suggest
+from kluster_integrations.core.specs import NATIVE, ModelSpec, Prices, add, suggest
 
 if TYPE_CHECKING:
+    from kluster_integrations.core.own_models import all_models, get, read, select
     from kluster_integrations.core.refresh import load, refresh
 
 __all__ = [
+    "NATIVE",
     "PLANS",
     "ModelSpec",
     "Plan",
@@ -24,6 +26,7 @@ __all__ = [
     "all_models",
     "get",
     "load",
+    "read",
     "refresh",
     "select",
     "suggest",
@@ -31,8 +34,11 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in ("load", "refresh"):
+    # Both take long to import: the one brings pydantic, the other the HTTP client.
+    if name in ("all_models", "get", "read", "select"):
+        from kluster_integrations.core import own_models as home
+    elif name in ("load", "refresh"):
+        from kluster_integrations.core import refresh as home  # type: ignore[no-redef]
+    else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from kluster_integrations.core import refresh as home  # brings the HTTP client, which takes long to import
-
-    return getattr(home, name)
+    return globals().setdefault(name, getattr(home, name))

@@ -108,7 +108,7 @@ def test_a_pickled_model_takes_its_key_from_the_environment(
     data = pickle.dumps(secretive)
     with pytest.raises(AuthenticationError):
         pickle.loads(data).invoke("hi")
-    assert emulator.requests == []
+    assert "authorization" not in emulator.requests[-1].headers
     monkeypatch.setenv("KLUSTER_API_KEY", "kk-of-the-environment")
     restored = pickle.loads(data)
     assert restored._client.config.base_url == emulator.base_url, "a key must not go to another host than before"
@@ -167,11 +167,10 @@ def test_keys_of_another_company_never_leave(server: RawServer, monkeypatch: pyt
     monkeypatch.setenv("OPENAI_API_KEY", "sk-foreign")
     monkeypatch.setenv("OPENAI_ORG_ID", "org-foreign")
     monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", "X-Foreign: 1")
-    with pytest.raises(AuthenticationError):
-        ChatKluster(model=LLAMA, base_url=server.base_url).invoke("hi")
-    assert server.connections == 0
+    ChatKluster(model=LLAMA, base_url=server.base_url).invoke("hi")  # a server on loopback may need no key
     model_of(server).invoke("hi")
-    assert b"foreign" not in server.requests[0].raw.lower()
+    assert all(b"foreign" not in request.raw.lower() for request in server.requests)
+    assert b"authorization" not in server.requests[0].raw.lower()
 
 
 def test_nothing_is_left_open_at_exit(server: RawServer) -> None:

@@ -32,7 +32,7 @@ from kluster_integrations.batch.journal import Row, folder_of
 from kluster_integrations.batch.lines import dump
 from kluster_integrations.batch.steps import FILE_BYTES, TRANSIENT, Do, Steps, TimeOver, check_seconds
 from kluster_integrations.batch.types import BatchStatus, Window
-from kluster_integrations.core import deferral, specs
+from kluster_integrations.core import deferral
 from kluster_integrations.core.config import KlusterConfig, seconds_from
 from kluster_integrations.core.errors import BadRequestError, CostLimitError, JobLockedError, KlusterError
 from kluster_integrations.core.specs import ModelSpec, Prices
@@ -217,7 +217,7 @@ class _Rounds(BatchJob):
 
     def priced(self, spec: ModelSpec) -> ModelSpec:
         """Return a model's spec with the price of the window; before `auto` is known, with its cheapest."""
-        prices = specs.get(spec.id).batch_prices
+        prices = spec.batch_prices
         price = prices.get(self._journal.get("window"), min(prices.values(), default=None))
         return replace(spec, prices=None if price is None else Prices(price, price))
 

@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from kluster_integrations.core import repair, specs, tokens
+from kluster_integrations.core import own_models, repair, tokens
 from kluster_integrations.core.errors import BadRequestError, KlusterError
 from kluster_integrations.core.response import read
 from kluster_integrations.core.sse import loads
@@ -109,7 +109,7 @@ def dump(body: Mapping[str, Any]) -> str:
 def unpack(body: str, extra: str | None) -> ChatRequest:
     """Return the request that `pack` was given."""
     read_body = json.loads(body)
-    request = ChatRequest(read_body, specs.get(str(read_body.get("model"))))
+    request = ChatRequest(read_body, own_models.get(str(read_body.get("model"))))
     for name, value in json.loads(extra or "{}").items():
         default = getattr(request, name)
         setattr(request, name, type(default)(value) if isinstance(default, (tuple, frozenset)) else value)

@@ -43,7 +43,7 @@ from kluster_integrations.batch.types import (
     dollars,
     price,
 )
-from kluster_integrations.core import specs
+from kluster_integrations.core import own_models
 from kluster_integrations.core.config import KlusterConfig, seconds_from
 from kluster_integrations.core.errors import (
     APIConnectionError,
@@ -171,7 +171,7 @@ class JobSteps:
 
     def _add_foreign(self, number: int, custom_id: str, body: Mapping[str, Any]) -> None:
         """Add a line with an id of its own, whose answer is taken as it is."""
-        request = ChatRequest(dict(body), specs.get(str(body.get("model"))), max_repairs=-1)
+        request = ChatRequest(dict(body), own_models.get(str(body.get("model"))), max_repairs=-1)
         line = pack(number, request)
         size = line.size + len(custom_id) - len(line.custom_id)
         self._journal.add(number, line._replace(custom_id=custom_id, size=size))

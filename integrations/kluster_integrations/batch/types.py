@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final, Literal, NamedTuple
 
-from kluster_integrations.core import specs
+from kluster_integrations.core import own_models
 from kluster_integrations.core.errors import KlusterError
 from kluster_integrations.core.types import Completion, Usage
 
@@ -66,7 +66,7 @@ class ModelTokens(NamedTuple):
 
 def price(model: str, tokens: int, window: Window) -> float | None:
     """Return what tokens of a model cost in a batch job, in US$: one price for input and output; None if unknown."""
-    per_million = specs.get(model).batch_prices.get(window)
+    per_million = own_models.get(model).batch_prices.get(window)
     return None if per_million is None else tokens * per_million / 1_000_000
 
 
@@ -98,7 +98,7 @@ class CostEstimate:
     def of(cls, models: list[ModelTokens], *, lines: int, files: int, assumed: int) -> CostEstimate:
         """Add up the requests of some models."""
         prompt, completion = sum(m.prompt for m in models), sum(m.completion for m in models)
-        real_time = [specs.get(m.model).cost(m.prompt, m.completion) for m in models]
+        real_time = [own_models.get(m.model).cost(m.prompt, m.completion) for m in models]
         by_window = {window: _total([m.cost(window) for m in models]) for window in WINDOWS}
         unknown = tuple(
             m.model

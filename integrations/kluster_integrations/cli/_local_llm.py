@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from kluster_integrations.errors import KlusterError
 
@@ -41,8 +42,12 @@ def _packaged_model() -> Path | None:
 
 
 @contextmanager
-def serve(file: Path) -> Iterator[str]:
+def serve(file: Path, **settings: Any) -> Iterator[str]:
     """Serve a GGUF file on a free loopback port, and give the base URL.
+
+    Args:
+        file: The GGUF file.
+        settings: Further fields of xllamacpp's `CommonParams`, such as `chat_template` and `embedding`.
 
     Raises:
         KlusterError: If it cannot be loaded.
@@ -54,6 +59,8 @@ def serve(file: Path) -> Iterator[str]:
     # Its threads wait for each other by spinning: one that shares its core slows all of them down a hundredfold.
     params.cpuparams.n_threads = max(1, (os.cpu_count() or 1) // 2)
     params.use_jinja = True
+    for name, value in settings.items():
+        setattr(params, name, value)
     params.verbosity = -1
     params.hostnames, params.port = ["127.0.0.1"], 0
     try:

@@ -93,7 +93,7 @@ class Chat:
         """What the catalog knows of the model."""
         from kluster_integrations import catalog
 
-        return catalog.get(self.model, plan=self.config.plan)
+        return catalog.get(self.model, config=self.config)
 
     def add_question(self, text: str, images: Iterable[str] = ()) -> None:
         """Add a message of the user's."""

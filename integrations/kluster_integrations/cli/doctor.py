@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from kluster_integrations.config import KlusterConfig
     from kluster_integrations.core.client import Client
 
-__all__ = ["run"]
+__all__ = ["choose", "list_models", "run"]
 
 Status = Literal["ok", "warn", "fail", "skip"]
 
@@ -179,8 +179,12 @@ def _key(config: KlusterConfig) -> Check:
 
     keys = env_values("api_key")
     source = next(iter(keys), None)
+    instead = " (OPENAI_API_KEY is another company's, and not used)" if os.environ.get("OPENAI_API_KEY") else ""
+    if config.api_key is None and not config.needs_key:
+        return Check(
+            "key", "skip", f"none{instead}; a server of your own may need none", "export KLUSTER_API_KEY=…, if it does"
+        )
     if config.api_key is None or source is None:
-        instead = " (OPENAI_API_KEY is another company's, and not used)" if os.environ.get("OPENAI_API_KEY") else ""
         return Check("key", "fail", f"none{instead}", "export KLUSTER_API_KEY=…")
     if config.api_key.get_secret_value() == os.environ.get("OPENAI_API_KEY", "").strip():
         return Check("key", "warn", f"found in {source}", "it is the same as OPENAI_API_KEY: is it kluster.ai's?")
@@ -203,18 +207,19 @@ def _server(config: KlusterConfig, model: str | None) -> Iterator[Check]:
     quick = config.model_copy(update={"timeout": min(config.timeout, _SECONDS), "max_retries": 0})
     client = Client(quick, limits=Limits())  # a check waits for nobody's turn
     try:
-        ids, seconds = _models(client)
+        ids, seconds = list_models(client)
     except KlusterError as err:
         yield Check("server", "fail", _said(err), shell_hint(err))
         return
     yield Check("server", "ok", f"GET /models lists {len(ids)} models, in {seconds:.2f} s")
-    if quick.api_key is None:
+    if quick.api_key is None and quick.needs_key:
         yield Check("one token", "skip", "not asked: no key")
         return
-    yield _one_token(client, model or _choose(ids))
+    yield _one_token(client, model or choose(ids))
 
 
-def _models(client: Client) -> tuple[list[str], float]:
+def list_models(client: Client) -> tuple[list[str], float]:
+    """Return the ids that the server lists, and the seconds that it took."""
     from kluster_integrations.errors import InternalServerError
 
     began = time.perf_counter()
@@ -227,7 +232,7 @@ def _models(client: Client) -> tuple[list[str], float]:
     return [str(row["id"]) for row in rows if isinstance(row, dict) and "id" in row], time.perf_counter() - began
 
 
-def _choose(ids: list[str]) -> str:
+def choose(ids: list[str]) -> str:
     """Return a small model, or of a server that has other ones the first that chats."""
     from kluster_integrations import catalog
 

@@ -100,7 +100,7 @@ def _choice(target: Target, ids: list[str], plan: Plan | None, base_url: str | N
     config = connect(plan=plan, base_url=base_url)
     # An address that somebody chose may be a server that has what kluster.ai lacks.
     proxied = proxy or (target.needs_proxy and base_url is None and env_source("base_url") is None)
-    specs = catalog.select(ids or None, config.plan)
+    specs = catalog.select(ids or None, config.plan, config)
     chat = [spec for spec in specs if spec.purpose == "chat"]
     for what, text in (("--base-url", config.base_url), *(("--models", spec.id) for spec in specs)):
         if not text.isprintable() or " " in text or _UNFIT & set(text):

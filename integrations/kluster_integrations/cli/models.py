@@ -30,10 +30,10 @@ def run(
 ) -> None:
     """List the models. Prices are US$ per million tokens; what is unknown is '-'."""
     config = connect(plan=plan, base_url=base_url)
-    specs = catalog.refresh(config) if refresh else catalog.all_models()
+    specs = catalog.refresh(config) if refresh else catalog.all_models(config)
     specs = [spec.for_plan(config.plan) for spec in specs]
     if as_json:
-        print(json.dumps([dataclasses.asdict(spec) for spec in specs], ensure_ascii=False, indent=2))
+        print(json.dumps([dataclasses.asdict(spec) for spec in specs], default=sorted, ensure_ascii=False, indent=2))
         return
     out = console()
     if out.width >= _TABLE_WIDTH:

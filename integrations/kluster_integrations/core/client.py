@@ -16,7 +16,7 @@ from contextlib import aclosing, closing, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from kluster_integrations.core import budget, deferral, embeddings, prompting, repair, request, specs, tokens
+from kluster_integrations.core import budget, deferral, embeddings, own_models, prompting, repair, request, tokens
 from kluster_integrations.core.config import KlusterConfig
 from kluster_integrations.core.embeddings import DEFAULT_MODEL as DEFAULT_EMBEDDING_MODEL
 from kluster_integrations.core.embeddings import MAX_BATCH as MAX_EMBEDDING_BATCH
@@ -104,10 +104,15 @@ class Client:
         adapt: Mapping[type[KlusterError], type[KlusterError]] | None = None,
     ) -> None:
         self.config = config
+        own_models.check(config)
         self._transport = Transport(config, http_client=http_client, http_async_client=http_async_client, adapt=adapt)
         self.errors = self._transport.errors
         self.limits = limits or Limits.of(config.plan)
         self._known_limiter: tuple[int, Limiter | None] = (0, None)
+
+    def spec(self, model: str) -> ModelSpec:
+        """Return the spec of the model that is asked where a caller asks for `model`, under the account's plan."""
+        return own_models.for_request(model, self.config, warn=False)
 
     @property
     def limiter(self) -> Limiter | None:
@@ -355,7 +360,7 @@ class Client:
         used, estimated = 0, False
         headers: Mapping[str, str] = {}
         bodies = embeddings.build(model, texts, config=self.config, chunk_size=chunk_size, dimensions=dimensions)
-        spec = specs.get(model, plan=self.config.plan)
+        spec = self.spec(model)
         for body in bodies:
             answer, budgets = yield _Post(embeddings.EMBEDDINGS_PATH, body, options, spec)
             about = sum(map(tokens.estimate, body["input"]))

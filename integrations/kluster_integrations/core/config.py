@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import math
 import os
 import re
 from collections.abc import Container, Iterator, Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
 from kluster_integrations.core.errors import AuthenticationError
@@ -26,6 +37,7 @@ __all__ = [
     "env_value",
     "env_values",
     "environment",
+    "is_exposed",
     "known_plan",
     "normalize_base_url",
     "scrubbed",
@@ -46,6 +58,9 @@ ENVIRONMENT: Mapping[str, tuple[str, ...]] = {
     "max_response_bytes": ("KLUSTER_MAX_RESPONSE_BYTES",),
     "max_retries": ("KLUSTER_MAX_RETRIES",),
     "unsupported": ("KLUSTER_UNSUPPORTED",),
+    "catalog": ("KLUSTER_CATALOG",),
+    "insecure_http": ("KLUSTER_INSECURE_HTTP",),
+    "fallback": ("KLUSTER_FALLBACK",),
     "max_wait": ("KLUSTER_MAX_WAIT",),
     "redis_url": ("KLUSTER_REDIS_URL",),
     "batch_settle": ("KLUSTER_BATCH_SETTLE",),
@@ -168,9 +183,9 @@ class KlusterConfig(BaseModel):
 
     Args:
         api_key: Sent as bearer token. `KLUSTER_API_KEY`, `KLUSTERAI_API_KEY`, `KLUSTER_AI_API_KEY`.
-        base_url: Where the API is: `https://…`, or `http://…` on a loopback address (a key never travels unencrypted).
-            Trailing slashes are cut, and an address without a path gets `/v1`; any other path stays as it is.
-            `KLUSTER_BASE_URL`, `KLUSTER_AI_BASE_URL`; default `https://api.kluster.ai/v1`.
+        base_url: Where the API is: `https://…`, or `http://…` on a loopback address or without a key (no key
+            travels unencrypted). Trailing slashes are cut, and an address without a path gets `/v1`; any other path
+            stays as it is. `KLUSTER_BASE_URL`, `KLUSTER_AI_BASE_URL`; default `https://api.kluster.ai/v1`.
         plan: `trial`, `core`, `scale` or `enterprise`; decides windows and limits. Default None: unknown, no limits
             here. `KLUSTER_PLAN`.
         timeout: Seconds to wait for the server between bytes; default 600, as in the openai SDK. `KLUSTER_TIMEOUT`.
@@ -184,6 +199,11 @@ class KlusterConfig(BaseModel):
         default_headers: Sent with every request; they may hold credentials, and are shown nowhere.
         unsupported: What to do with a parameter that kluster.ai does not take and that cannot be done here: `error`
             (default) raises before any request, `drop` leaves it out with one warning. `KLUSTER_UNSUPPORTED`.
+        catalog: A file of your own models; see `catalog.read`. `KLUSTER_CATALOG`.
+        insecure_http: Whether the key may travel over plain http to another machine, where everybody on the way can
+            read it; default False. `KLUSTER_INSECURE_HTTP`.
+        fallback: Whether a model that has ended gives way to its successor; default False, which warns.
+            `KLUSTER_FALLBACK`.
 
     Raises:
         pydantic.ValidationError: A `ValueError`, if a value is not acceptable; it never shows the key.
@@ -192,6 +212,7 @@ class KlusterConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     api_key: SecretStr | None = None
+    insecure_http: bool = False  # before base_url, whose check reads both
     base_url: str = DEFAULT_BASE_URL
     plan: Plan | None = None
     timeout: float = 600.0
@@ -200,6 +221,8 @@ class KlusterConfig(BaseModel):
     max_retries: int = 2
     default_headers: Headers = Field(default_factory=lambda: _Headers({}), repr=False, exclude=True)
     unsupported: Unsupported = "error"
+    catalog: str | None = None
+    fallback: bool = False
 
     def __init__(self, **values: Any) -> None:
         refusal = None
@@ -255,8 +278,40 @@ class KlusterConfig(BaseModel):
 
     @field_validator("base_url")
     @classmethod
-    def _check_base_url(cls, value: str) -> str:
-        return normalize_base_url(value)
+    def _check_base_url(cls, value: str, info: ValidationInfo) -> str:
+        address = normalize_base_url(value)
+        if info.data.get("api_key") is not None and not info.data.get("insecure_http") and is_exposed(address):
+            source = env_source("api_key") or "api_key"
+            raise ValueError(
+                f"base_url={address!r} would send the key unencrypted to another machine; use https://. "
+                f'A server that needs no key: api_key="", or unset {source}. A network that you trust: '
+                "insecure_http=True, or KLUSTER_INSECURE_HTTP=1."
+            )
+        return address
+
+    @field_validator("catalog", mode="before")
+    @classmethod
+    def _check_catalog(cls, value: object) -> str | None:
+        if value is None or value == "":
+            return None
+        if not isinstance(value, (str, os.PathLike)):
+            raise ValueError(f"catalog={value!r} must be the path of a file.")
+        return str(Path(value).expanduser().absolute())
+
+    @field_validator("insecure_http", "fallback", mode="before")
+    @classmethod
+    def _check_flag(cls, value: object, info: ValidationInfo) -> bool:
+        word = value.strip().lower() if isinstance(value, str) else value
+        if word in ("1", "true", "yes", "on", True):
+            return True
+        if word in ("0", "false", "no", "off", False):
+            return False
+        raise ValueError(f"{info.field_name}={value!r} must be 1 or 0, true or false.")
+
+    @property
+    def needs_key(self) -> bool:
+        """Whether requests without a key are refused here: over https to another machine."""
+        return self.base_url.startswith("https:") and not _is_loopback(urlsplit(self.base_url).hostname or "")
 
     @field_validator("plan", mode="before")
     @classmethod
@@ -344,8 +399,7 @@ def normalize_base_url(value: str) -> str:
     """Return an address in the one form that is used: no trailing slash, `/v1` where there was no path.
 
     Raises:
-        ValueError: If it is not an http(s) URL, holds credentials, a query or an endpoint's path, or would send the key
-            unencrypted to another machine.
+        ValueError: If it is not an http(s) URL, or holds credentials, a query or an endpoint's path.
     """
     text = value.strip()
     try:
@@ -368,18 +422,24 @@ def normalize_base_url(value: str) -> str:
             raise ValueError(
                 f"base_url={text!r} names an endpoint; leave {endpoint!r} off, as in {DEFAULT_BASE_URL!r}."
             )
-    if url.scheme == "http" and not _is_loopback(host):
-        raise ValueError(
-            f"base_url={text!r} would send the key unencrypted; use https://, or http:// on a loopback address "
-            "(localhost, 127.0.0.1, [::1])."
-        )
     return f"{url.scheme}://{url.netloc}{path or '/v1'}"
+
+
+@functools.lru_cache(1_000)
+def is_exposed(base_url: str) -> bool:
+    """Whether what is sent to an address can be read on its way: plain http to another machine.
+
+    That a network is private does not help: whoever is in it reads along.
+    """
+    url = urlsplit(base_url)
+    return url.scheme == "http" and not _is_loopback(url.hostname or "")
 
 
 def _is_loopback(host: str) -> bool:
     if host.lower() == "localhost":
         return True
     try:
-        return ipaddress.ip_address(host).is_loopback
+        address = ipaddress.ip_address(host)
     except ValueError:
         return False
+    return (getattr(address, "ipv4_mapped", None) or address).is_loopback

@@ -106,7 +106,7 @@ class _Stream(httpcore.NetworkStream):
 def _proxy(url: httpx.URL) -> str | None:
     """Return the environment's proxy for an address.
 
-    None for plain http, which is loopback: a proxy would carry the key in clear text to another machine.
+    None for plain http, which is a server of one's own: a proxy would carry what is sent in clear text elsewhere.
     """
     if url.scheme != "https" or urllib.request.proxy_bypass(url.host):
         return None

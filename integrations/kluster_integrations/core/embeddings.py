@@ -8,7 +8,7 @@ from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from kluster_integrations.core import specs, tokens
+from kluster_integrations.core import own_models, tokens
 from kluster_integrations.core.config import KlusterConfig
 from kluster_integrations.core.errors import (
     BadRequestError,
@@ -37,16 +37,17 @@ def build(
         texts: What to embed.
         config: Its `plan` holds.
         chunk_size: Texts per request, 1 to 2048.
-        dimensions: The service does not take it: refused unless it is the model's own length. Leaving it out is no
-            way, for vectors of another length are not what was asked for.
+        dimensions: Sent where it is native to the model. The service does not take it: refused unless it is the model's
+            own length. Leaving it out is no way, for vectors of another length are not what was asked for.
 
     Raises:
         BadRequestError: If an input is empty or not a text; `ContextWindowExceededError` if it cannot fit.
     """
-    spec = specs.get(model, plan=config.plan)
+    spec = own_models.for_request(model, config)
     if spec.known and spec.purpose != "embeddings":
         raise BadRequestError(f"model={model!r} makes no embeddings.", hint=f"use {DEFAULT_MODEL!r}.")
-    if dimensions is not None and dimensions != spec.embedding_dimensions:
+    is_sent = dimensions is not None and "dimensions" in spec.native
+    if dimensions is not None and not is_sent and dimensions != spec.embedding_dimensions:
         raise UnsupportedParameterError(
             f"kluster.ai does not take dimensions={dimensions!r}: vectors of {model!r} have the model's own length"
             + (f", {spec.embedding_dimensions}." if spec.embedding_dimensions else "."),
@@ -64,8 +65,9 @@ def build(
                 f"input[{i}] is longer than the {spec.context_window} tokens that {model!r} takes.",
                 hint="split the text.",
             )
+    more = {"dimensions": dimensions} if is_sent else {}
     return (
-        {"model": model, "input": list(texts[at : at + chunk_size]), "encoding_format": "base64"}
+        {"model": spec.id, "input": list(texts[at : at + chunk_size]), "encoding_format": "base64", **more}
         for at in range(0, len(texts), chunk_size)
     )
 

@@ -19,6 +19,8 @@ __all__ = ["load", "refresh"]
 def refresh(config: KlusterConfig | None = None, *, cache: Path | str | None = None) -> list[ModelSpec]:
     """Read `GET /v1/models?extended=true`, and put its limits and capabilities into the catalog.
 
+    Of servers of one's own it reads the window: vLLM's and SGLang's `max_model_len`, llama.cpp's `meta.n_ctx`.
+
     Prices, and whatever else the endpoint does not tell, stay as they were. The endpoint needs no key.
 
     Args:
@@ -75,6 +77,9 @@ _KINDS: Mapping[str, tuple[type | tuple[type, ...], str]] = {
     "tools_supported": (bool, "true or false"),
     "tags": (list, "a list"),
     "limits": (dict, "an object"),
+    "max_model_len": (int, "a number of tokens"),
+    "meta": (dict, "an object"),
+    "architecture": (dict, "an object"),
 }
 
 
@@ -92,11 +97,12 @@ def _check_row(row: object, where: str) -> Mapping[str, Any]:
 def _merge(row_: object, where: str) -> ModelSpec:
     """Return the catalog's spec of a model with the values of one row of the extended model list."""
     row = _check_row(row_, where)
-    old = specs.find(row["id"]) or ModelSpec(id=row["id"], status="unknown")
+    old = specs.known_spec(row["id"]) or ModelSpec(id=row["id"], status="unknown")
     tags = row.get("tags") or []
     limits = row.get("limits") or {}
+    own = _own_window(row, where)
     said: dict[str, Any] = {
-        "context_window": row.get("context_length"),
+        "context_window": row.get("context_length") or own,
         "max_output_tokens": row.get("output_length"),
         "supports_tools": row.get("tools_supported"),
         "concurrent_requests": limits.get("concurrent_requests"),
@@ -106,8 +112,21 @@ def _merge(row_: object, where: str) -> ModelSpec:
         said["fine_tunable"] = "fine-tunable" in tags
     if row.get("model_purpose") == "embeddings":
         said["purpose"] = "embeddings"
+    elif modalities := (row.get("architecture") or {}).get("input_modalities"):  # llama.cpp's
+        said["supports_vision"] = "image" in modalities
+    if own and said["max_output_tokens"] is None:  # such a server has no other limit of an answer
+        said["max_output_tokens"] = own if old.status == "unknown" else min(own, old.max_output_tokens)
     changes = {k: v for k, v in said.items() if v is not None}
     # Without a window and a purpose from the server, keep status unknown: these are fallback values.
     known = old.status != "unknown" or {"context_window", "supports_vision"} <= changes.keys()
     status: Status = "current" if known else "unknown"
-    return replace(old, **changes, status=status, sources={**old.sources, "refreshed": "server"})
+    # What is listed has not ended, whatever the docs say.
+    return replace(old, **changes, status=status, until=None, sources={**old.sources, "refreshed": "server"})
+
+
+def _own_window(row: Mapping[str, Any], where: str) -> int | None:
+    """Return the window that a server of one's own says, None where it says none."""
+    window = row.get("max_model_len") or (row.get("meta") or {}).get("n_ctx")
+    if window is not None and (not isinstance(window, int) or isinstance(window, bool) or window < 0):
+        raise ValueError(f"{where}: meta.n_ctx={window!r} must be a number of tokens.")
+    return window

@@ -102,7 +102,7 @@ def _invalid_call(completion: Completion) -> str | None:
 
 
 def _failure(request: ChatRequest, completion: Completion, problem: str) -> OutputValidationError:
-    limit = request.body.get("max_completion_tokens")
+    limit = request.max_tokens
     if completion.is_cut:
         where = "while the model was reasoning, " if completion.reasoning and not completion.text else ""
         limit = f"max_completion_tokens={limit}" if limit else "the server's limit of tokens"

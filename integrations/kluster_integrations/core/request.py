@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from kluster_integrations.core import prompting, specs, tokens
+from kluster_integrations.core import own_models, prompting, specs, tokens
 from kluster_integrations.core.config import KlusterConfig
 from kluster_integrations.core.errors import (
     BadRequestError,
@@ -47,6 +47,7 @@ _INSTEAD: Mapping[str, str] = {
     "functions": "use tools",
     "function_call": "use tool_choice",
     "max_tokens": "use max_completion_tokens",
+    "logprobs": 'if the server gives them, add "logprobs" to the model\'s `native`',
 }
 _ROLES = ("system", "user", "assistant", "tool")
 _RENAMED_ROLES = {"developer": "system"}
@@ -73,7 +74,7 @@ def build(
         tool_calling: How `tools` are handled: `native` sends them, `prompted` describes them in the prompt, `auto`
             prefers native where the model has it.
         extra_body: Sent as it is, for fields that OpenAI's API does not know (a dedicated deployment's `top_k`, say);
-            OpenAI's own fields in it are treated like `params`.
+            and `response_format`, in place of the prompt. OpenAI's other fields in it are treated like `params`.
 
     Raises:
         UnsupportedParameterError: A parameter cannot be had here, and `config.unsupported` is `error`.
@@ -82,21 +83,22 @@ def build(
     """
     if not isinstance(model, str) or not model.strip():
         raise BadRequestError(f"model={model!r} must be a model id.", hint="`kluster models` lists them.")
-    spec = specs.get(model, plan=config.plan)
+    spec = own_models.for_request(model, config)
     if spec.purpose == "embeddings":
         raise BadRequestError(
             f"model={model!r} makes embeddings, not chat.",
             hint="use KlusterEmbeddings, or a chat model.",
         )
     sent, extra = _split_extra(params, extra_body)
-    values = _known_values(sent, config)
+    values = _known_values(sent, config, spec)
     stops = _stops(values.pop("stop", None))
     wire = _messages(messages, spec)
-    request = ChatRequest({"model": model, "messages": wire}, spec)
+    request = ChatRequest({"model": spec.id, "messages": wire}, spec)
     _add_tools(request, values, tool_calling)
     # Only the server knows an unknown model's template; that of one without native tools is likely a strict one.
     is_rendered = not spec.known and request.body["messages"] != wire
-    _add_schema(request, values.pop("response_format", None))
+    in_extra = extra_body is not None and extra_body.get("response_format") is not None
+    _add_schema(request, values.pop("response_format", None), is_sent=in_extra)
     body = request.body
     if spec.strict_roles or is_rendered:
         body["messages"] = prompting.alternate(body["messages"])
@@ -110,8 +112,12 @@ def build(
     if stops[:most_stops]:
         body["stop"] = list(stops[:most_stops])
     request.client_stops = stops[most_stops:]
+    if "max_tokens" in spec.native and most:
+        body["max_tokens"] = body.pop("max_completion_tokens")
     if stream:
         body["stream"] = True
+        if "stream_usage" in spec.native:
+            body["stream_options"] = {"include_usage": True}
     body.update(extra)
     _check_window(request)
     return request
@@ -131,7 +137,7 @@ def _split_extra(
     return {**params, **ours}, {k: v for k, v in extra_body.items() if k not in _OPENAI}
 
 
-def _known_values(params: Mapping[str, Any], config: KlusterConfig) -> dict[str, Any]:
+def _known_values(params: Mapping[str, Any], config: KlusterConfig, spec: ModelSpec) -> dict[str, Any]:
     """Return the parameters that are sent or handled here, checked and under their present names."""
     values: dict[str, Any] = {}
     refused: dict[str, Any] = {}
@@ -141,20 +147,24 @@ def _known_values(params: Mapping[str, Any], config: KlusterConfig) -> dict[str,
         if name == "max_tokens":
             if params.get("max_completion_tokens") is None:
                 values["max_completion_tokens"] = _check(name, value, "max_completion_tokens")
+        elif name == "logprobs" and value and name not in spec.native:
+            refused[name] = value
         elif name in _CHECKS:
             values[name] = _check(name, value, name)
-        elif name in _DONE_HERE:
+        elif name in _DONE_HERE or name in spec.native:
             values[name] = value
         elif not asks_nothing(name, value):
             refused[name] = value
     _refuse_async(values.get("metadata"))
-    if values.get("top_logprobs") is not None and not values.get("logprobs"):
+    if "logprobs" in refused:
+        values.pop("top_logprobs", None)
+    elif values.get("top_logprobs") is not None and not values.get("logprobs"):
         raise BadRequestError(
             f"top_logprobs={values['top_logprobs']!r} needs logprobs=True.",
             hint="set logprobs=True.",
         )
     if refused:
-        _refuse(refused, config)
+        _refuse(refused, config, spec)
     return values
 
 
@@ -173,17 +183,19 @@ def _refuse_async(metadata: Mapping[str, Any] | None) -> None:
         )
 
 
-def _refuse(refused: Mapping[str, Any], config: KlusterConfig) -> None:
+def _refuse(refused: Mapping[str, Any], config: KlusterConfig, spec: ModelSpec) -> None:
     names = ", ".join(f"{name}={_short(value)}" for name, value in refused.items())
     instead = "; ".join(_INSTEAD[name] for name in refused if name in _INSTEAD)
     if unknown := {name: value for name, value in refused.items() if name not in _OPENAI}:
         shown = _short(unknown)
         instead = f"{instead}; " * bool(instead) + f"a dedicated deployment takes it in extra_body={shown}"
+    who = f"The server of {spec.id!r}" if "file" in spec.sources else "kluster.ai"
     if config.unsupported == "drop":
-        warn(f"kluster.ai does not take {names}: left out.", stacklevel=5)
+        warn(f"{who} does not take {names}: left out.", stacklevel=5)
         return
+    allowed = {*_CHECKS, *_DONE_HERE, *(spec.native & _OPENAI)} - refused.keys()
     raise UnsupportedParameterError(
-        f"kluster.ai does not take {names}; allowed are {', '.join(sorted({*_CHECKS, *_DONE_HERE} - {'stream'}))}.",
+        f"{who} does not take {names}; allowed are {', '.join(sorted(allowed))}.",
         hint=(f"{instead}; or " if instead else "") + 'leave it out, or set unsupported="drop".',
     )
 
@@ -521,8 +533,11 @@ def _tool_choice(choice: object, tools: Sequence[Mapping[str, Any]]) -> str | di
     return {"type": "function", "function": {"name": name}}
 
 
-def _add_schema(request: ChatRequest, response_format: object) -> None:
-    """Ask for JSON in the prompt: the service has no `response_format`."""
+def _add_schema(request: ChatRequest, response_format: object, *, is_sent: bool) -> None:
+    """Ask for JSON: in the prompt, for the service has no `response_format`, or by the field where it is native.
+
+    Beside tools JSON is prompted everywhere: a grammar of the server's would leave no way to call one.
+    """
     if response_format is None:
         return
     kind = response_format.get("type") if isinstance(response_format, Mapping) else None
@@ -549,7 +564,13 @@ def _add_schema(request: ChatRequest, response_format: object) -> None:
         check_schema(found)  # not after the answer, which costs
         schema = found
     request.schema = schema
-    request.body["messages"] = prompting.ask_for_json(request.body["messages"], schema)
+    if is_sent:
+        request.body["response_format"] = response_format
+    elif "response_format" in request.spec.native and not request.tool_names:
+        named = {"json_schema": {"name": "answer", **response_format["json_schema"]}} if schema else {}
+        request.body["response_format"] = {**response_format, **named}  # vLLM wants a name
+    else:
+        request.body["messages"] = prompting.ask_for_json(request.body["messages"], schema)
 
 
 def _check_window(request: ChatRequest) -> None:

@@ -1,15 +1,18 @@
 """What each kluster.ai model can do, how much it takes and what it costs.
 
 The data is in `catalog.toml`, each figure with its source and date. Ids that are not in it are legal (a fine-tuned
-model, a dedicated deployment) and get the conservative defaults of `ModelSpec`, until `add` or `refresh` says more.
+model, a dedicated deployment) and get the conservative defaults of `ModelSpec`, until `add`, `refresh` or a file of the
+user's own (`own_models`) says more.
 """
 
 from __future__ import annotations
 
+import datetime
 import difflib
+import re
 import threading
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from importlib import resources
@@ -19,12 +22,39 @@ from kluster_integrations.core.forks import free_in_forks
 from kluster_integrations.core.notices import warn
 from kluster_integrations.core.plans import PLANS, Plan, parse_plan
 
-__all__ = ["ModelSpec", "Prices", "add", "all_models", "find", "get", "select", "suggest", "take"]
+__all__ = [
+    "NATIVE",
+    "ModelSpec",
+    "Prices",
+    "add",
+    "all_models",
+    "get",
+    "is_date",
+    "known_spec",
+    "spec_from",
+    "suggest",
+    "take",
+]
 
 Purpose = Literal["chat", "embeddings", "verification"]
 Status = Literal["current", "retired", "unknown"]
 
 _MILLION = 1_000_000
+_DATE = re.compile(r"\d{4}(-\d{2}(-\d{2})?)?")
+
+NATIVE: Mapping[str, str] = {
+    "response_format": "keeps to a JSON schema by its own grammar: the field is sent, not described in the prompt",
+    "stream_usage": "counts the tokens of a stream: stream_options is sent",
+    "tools": "takes tools and tool_choice; the same as supports_tools",
+    "logprobs": "gives logprobs; on by default, as kluster.ai documents them",
+    "max_tokens": "reads the limit of an answer as max_tokens, and not as max_completion_tokens",
+    "dimensions": "shortens embeddings: dimensions is sent",
+    **dict.fromkeys(
+        ("prompt_cache_key", "reasoning_effort", "safety_identifier", "service_tier", "store", "user", "verbosity"),
+        "takes OpenAI's field of this name: it is sent",
+    ),
+}
+"""What `ModelSpec.native` may name, each with what the server does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,14 +94,17 @@ class ModelSpec:
         prices: Real-time prices, None if unknown.
         batch_prices: US$ per million tokens (input and output alike) by completion window (`24h`, `48h`, `72h`).
         status: `current`, `retired` (the docs give an end), or `unknown` (not in the catalog).
+        native: What its server does itself, by the names of `NATIVE`: a field is sent then, not imitated or refused.
         since: When it appeared in the docs (`YYYY`, `YYYY-MM` or `YYYY-MM-DD`).
-        until: When it left.
+        until: When it left, or will leave. Who asks for it after that is warned.
+        successor: The id of the model that replaces it, for `KlusterConfig(fallback=True)`.
         note: Where sources disagree.
         concurrent_requests: The server's own limit for this model, known after `refresh`.
         sources: Where the figures are from, by group.
 
     Raises:
-        ValueError: If `id` is empty or a window is negative.
+        ValueError: If `id` is empty, a window is negative, `native` has a name that is not in `NATIVE`, or `until`
+            is not a date.
     """
 
     id: str
@@ -83,6 +116,7 @@ class ModelSpec:
     reasoning: bool = False
     opens_in_thought: bool = False
     strict_roles: bool = False
+    native: frozenset[str] = frozenset({"logprobs"})
     fine_tunable: bool = False
     embedding_dimensions: int | None = None
     prices: Prices | None = None
@@ -90,6 +124,7 @@ class ModelSpec:
     status: Status = "current"
     since: str | None = None
     until: str | None = None
+    successor: str | None = None
     note: str | None = None
     concurrent_requests: int | None = None
     sources: Mapping[str, str] = field(default_factory=dict, hash=False)
@@ -101,11 +136,24 @@ class ModelSpec:
             value = getattr(self, name)
             if not isinstance(value, int) or value < 0:
                 raise ValueError(f"ModelSpec: {name}={value!r} must be a number of tokens, 0 or more.")
+        if isinstance(self.native, str) or not NATIVE.keys() >= set(self.native):
+            raise ValueError(f"ModelSpec: native={self.native!r} must be a set of {', '.join(NATIVE)}.")
+        if self.until is not None and not is_date(self.until):
+            raise ValueError(f"ModelSpec: until={self.until!r} must be a date: YYYY, YYYY-MM or YYYY-MM-DD.")
+        native = frozenset(self.native) - {"tools"}
+        takes_tools = self.supports_tools or "tools" in self.native
+        object.__setattr__(self, "supports_tools", takes_tools)
+        object.__setattr__(self, "native", native | {"tools"} if takes_tools else native)
 
     @property
     def known(self) -> bool:
         """True if the limits come from the docs, the server or the user, not from the defaults for unknown ids."""
         return self.status != "unknown"
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether `until` is over; a month or a year is with its last day."""
+        return self.until is not None and datetime.date.today().isoformat()[: len(self.until)] > self.until
 
     def for_plan(self, plan: Plan | None) -> ModelSpec:
         """Return this spec with the windows that the plan allows (Trial: 32k and 4k tokens); None changes nothing."""
@@ -125,21 +173,32 @@ class ModelSpec:
         return self.prices.cost(prompt_tokens, completion_tokens) if self.prices else None
 
 
+def is_date(text: str) -> bool:
+    """Whether a text is `YYYY`, `YYYY-MM` or `YYYY-MM-DD`."""
+    return _DATE.fullmatch(text) is not None
+
+
 def _read_data() -> dict[str, Any]:
     text = resources.files(__package__).joinpath("catalog.toml").read_text("utf-8")
     return tomllib.loads(text)
 
 
-def _spec_from(row: Mapping[str, Any]) -> ModelSpec:
+def spec_from(row: Mapping[str, Any], base: ModelSpec | None = None) -> ModelSpec:
+    """Return the spec of a row of a catalog file, which has the fields of `ModelSpec`.
+
+    Args:
+        row: The row, with the right types.
+        base: What the row does not say is as it is here; default: `ModelSpec`'s own defaults.
+    """
     values = dict(row)
     if prices := values.get("prices"):
         values["prices"] = Prices(**prices)
-    return ModelSpec(**values)
+    return ModelSpec(**values) if base is None else replace(base, **values)
 
 
 _DATA = _read_data()
 _lock = free_in_forks(threading.Lock())
-_models: dict[str, ModelSpec] = {row["id"]: _spec_from(row) for row in _DATA["models"]}
+_models: dict[str, ModelSpec] = {row["id"]: spec_from(row) for row in _DATA["models"]}
 del _DATA
 
 
@@ -149,24 +208,27 @@ def all_models() -> list[ModelSpec]:
 
 
 def get(model: str, *, plan: Plan | None = None) -> ModelSpec:
-    """Return the spec of a model id.
-
-    An id that is not in the catalog is legal and gets the defaults of `ModelSpec` with `status="unknown"`; if it is
-    close to a known id, a warning asks "did you mean".
-
-    Args:
-        model: The id, as it is sent.
-        plan: The account's plan, which may cap the windows; None is no cap.
-
-    Raises:
-        ValueError: If `model` is not a non-empty string.
-    """
+    """Return the catalog's spec of a model id, under a plan; see `own_models.get`."""
     if not isinstance(model, str):
         raise ValueError(f"id={model!r} must be a model id, as text; see `kluster models`.")
-    spec = _models.get(model)
-    if spec is None:
-        spec = _unknown(model)
+    spec = known_spec(model) or _unknown(model)
     return spec if plan is None else spec.for_plan(plan)
+
+
+def known_spec(model: str) -> ModelSpec | None:
+    """Return the catalog's spec of an id, or of the base model of a fine-tuned one; None where it has neither."""
+    return _models.get(model) or (_fine_tuned(model) if model.startswith("ft:") else None)
+
+
+@lru_cache(maxsize=1_000)
+def _fine_tuned(model: str) -> ModelSpec | None:
+    """Return the spec of `ft:vendor:name:account:id`; what the service asks for it is not documented."""
+    name = [*model.lower().split(":"), "", ""][2]
+    bases = [spec for spec in all_models() if spec.fine_tunable and name and name in spec.id.lower()]
+    if len(bases) != 1:
+        return None
+    changes: dict[str, Any] = {"prices": None, "batch_prices": {}, "fine_tunable": False, "since": None}
+    return replace(bases[0], id=model, **changes, sources={"capabilities": f"as {bases[0].id}"})
 
 
 @lru_cache(maxsize=1_000)
@@ -176,32 +238,10 @@ def _unknown(model: str) -> ModelSpec:
     if near := suggest(model):
         warn(
             f"model={model!r} is not in the catalog; did you mean {near!r}? It is sent as it is, with the defaults "
-            "for unknown ids; in Python, catalog.add(ModelSpec(...)) says what it can do.",
-            stacklevel=3,
+            "for unknown ids; a file named by KLUSTER_CATALOG, or catalog.add(ModelSpec(...)), says what it can do.",
+            stacklevel=4,
         )
     return spec
-
-
-def select(models: Iterable[str] | None = None, plan: Plan | None = None) -> list[ModelSpec]:
-    """Return the specs of several models.
-
-    Args:
-        models: Ids, with or without LiteLLM's prefix `kluster/`; default: all chat and embedding models in service.
-        plan: The account's plan, which may cap the windows; None is no cap.
-
-    Raises:
-        TypeError: If `models` is one text.
-    """
-    if isinstance(models, str):
-        raise TypeError(f"models={models!r} must be a list of model ids.")
-    if models is not None:
-        return [get(model.removeprefix("kluster/"), plan=plan) for model in models]
-    return [spec.for_plan(plan) for spec in all_models() if spec.status == "current" and spec.purpose != "verification"]
-
-
-def find(model: str) -> ModelSpec | None:
-    """Return the catalog's own spec of an id, None where it has none."""
-    return _models.get(model)
 
 
 def suggest(model: str) -> str | None:
@@ -221,6 +261,7 @@ def add(spec: ModelSpec) -> None:
     with _lock:
         _models[spec.id] = spec
         _unknown.cache_clear()
+        _fine_tuned.cache_clear()
 
 
 def take(specs: list[ModelSpec]) -> list[ModelSpec]:
@@ -228,4 +269,5 @@ def take(specs: list[ModelSpec]) -> list[ModelSpec]:
     with _lock:
         _models.update({spec.id: spec for spec in specs})
         _unknown.cache_clear()
+        _fine_tuned.cache_clear()
     return specs

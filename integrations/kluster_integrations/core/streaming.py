@@ -341,7 +341,7 @@ class ChatStream:
         if usage is None:
             prompt = tokens.estimate_prompt(request.body["messages"], request.body.get("tools") or ())
             completion = thought + rest
-            if isinstance(most := request.body.get("max_completion_tokens"), int):
+            if isinstance(most := request.max_tokens, int):
                 completion = min(completion, most)
             usage = Usage(prompt, completion, prompt + completion, estimated=True)
         if thought and usage.reasoning_tokens is None and usage.completion_tokens:

@@ -66,4 +66,5 @@ def estimate_request(body: Mapping[str, Any], most: int) -> tuple[int, int]:
         most: The most that the model writes; where the request sets no limit, 500 are assumed if that is less.
     """
     prompt = estimate_prompt(body["messages"], body.get("tools", ()))
-    return prompt, body.get("max_completion_tokens") or min(_ASSUMED_COMPLETION, most)
+    limit = body.get("max_completion_tokens") or body.get("max_tokens")  # the latter is native to some servers
+    return prompt, limit or min(_ASSUMED_COMPLETION, most)

@@ -23,7 +23,7 @@ import httpx
 
 from kluster_integrations._version import __version__
 from kluster_integrations.core import limits
-from kluster_integrations.core.config import KlusterConfig
+from kluster_integrations.core.config import KlusterConfig, is_exposed
 from kluster_integrations.core.connections import Connections, Form
 from kluster_integrations.core.errors import (
     APIConnectionError,
@@ -46,6 +46,7 @@ _LAST_SECONDS = 2.0  # for usage and `[DONE]` behind a finish reason: some serve
 _LONGEST_WAIT = 60.0  # seconds; who is told to come back later than that gets the error, which says when
 # RFC 9110, 5.1 and 5.5. httpx would quote the value, which may be a credential.
 _HEADER = re.compile(r"[-!#$%&'*+.^_`|~0-9A-Za-z]+:[^\x00-\x08\x0a-\x1f\x7f]*")
+_CREDENTIAL = re.compile(r"authorization|api-?key|token|secret|cookie|password")
 
 _dumps = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 _url = functools.lru_cache(64)(httpx.URL)
@@ -97,7 +98,7 @@ class _Call:
     ) -> None:
         config = sender.config
         is_get = body is None and content is None
-        if not is_get:
+        if not is_get and config.needs_key:
             config.require_key()
         self.method = "GET" if is_get else "POST"
         self._path = path
@@ -121,6 +122,8 @@ class _Call:
         once = {} if is_get else {"idempotency-key": ("Idempotency-Key", str(uuid.uuid4()))}
         kind = {"content-type": ("Content-Type", content.content_type)} if content else {}
         self._headers = _with_headers({**once, **sender.headers, **kind}, headers or {})
+        if not config.insecure_http and is_exposed(config.base_url):
+            _refuse_credentials(self._headers, config.base_url)
 
     @property
     def timeouts(self) -> tuple[float | None, ...]:
@@ -235,6 +238,15 @@ def _credentials(headers: Mapping[str, Any]) -> frozenset[str]:
             text = (value.decode("latin-1") if isinstance(value, bytes) else str(value)).strip()
             found |= {text, text.rpartition(" ")[2]}  # behind "Bearer"
     return frozenset(found)
+
+
+def _refuse_credentials(headers: _Headers, base_url: str) -> None:
+    """Refuse headers that hold a secret, which plain http would show to whoever is on the way."""
+    if secret := next((name for name in headers if _CREDENTIAL.search(name)), None):
+        raise BadRequestError(
+            f"The header {headers[secret][0]!r} (its value is not shown) would go to {base_url} unencrypted.",
+            hint="use https://, or insecure_http=True (KLUSTER_INSECURE_HTTP=1) in a network that you trust.",
+        )
 
 
 class Transport:

@@ -181,6 +181,11 @@ class ChatRequest:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
+    def max_tokens(self) -> Any:
+        """The limit of the answer's tokens, under either name; None where there is none."""
+        return self.body.get("max_completion_tokens") or self.body.get("max_tokens")
+
+    @property
     def is_checked(self) -> bool:
         """Whether the text of the answer is checked before anybody may see it."""
         return self.max_repairs >= 0 and (self.schema is not None or bool(self.must_call) or self.check is not None)

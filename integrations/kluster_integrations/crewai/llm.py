@@ -95,6 +95,9 @@ class KlusterLLM(BaseLLM):
         max_response_bytes: int | None = None,
         max_retries: int | None = None,
         unsupported: Unsupported | None = None,
+        catalog: str | None = None,
+        insecure_http: bool | None = None,
+        fallback: bool | None = None,
         config: KlusterConfig | None = None,
         limits: Limits | None = None,
         default_headers: Mapping[str, str] | None = None,
@@ -107,6 +110,7 @@ class KlusterLLM(BaseLLM):
         options: dict[str, Any] = {"plan": plan, "timeout": timeout, "max_retries": max_retries}
         options |= {"total_timeout": total_timeout, "max_response_bytes": max_response_bytes}
         options |= {"unsupported": unsupported, "tool_calling": tool_calling, "max_repairs": max_repairs}
+        options |= {"catalog": catalog, "insecure_http": insecure_http, "fallback": fallback}
         options = {name: value for name, value in options.items() if value is not None}
         most = params.pop("max_completion_tokens", None)
         if params.get("max_tokens") is None and most is not None:  # of the two, CrewAI lets the old name win
@@ -154,7 +158,7 @@ class KlusterLLM(BaseLLM):
     @property
     def spec(self) -> catalog.ModelSpec:
         """What the catalog knows of the model, under the account's plan."""
-        return catalog.get(self.model, plan=self.client.config.plan)
+        return self.client.spec(self.model)
 
     @property
     def tool_calling(self) -> ToolUse:

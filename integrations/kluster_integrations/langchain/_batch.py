@@ -10,7 +10,6 @@ from langchain_core.language_models import LanguageModelInput
 from langchain_core.messages import AIMessage
 from langchain_core.runnables import RunnableBinding
 
-from kluster_integrations import catalog
 from kluster_integrations.batch import BatchJob, BatchResult, Window
 from kluster_integrations.batch.types import Unset
 from kluster_integrations.langchain._compat import to_messages
@@ -70,7 +69,7 @@ def to_output(model: Any, result: BatchResult) -> AIMessage:
         if result.completion is None:
             raise result.error or ValueError(f"The result of input {result.index} is empty.")
     completion = result.completion
-    spec = catalog.get(completion.model or model.model_name, plan=model._client.config.plan)
+    spec = model._client.spec(completion.model or model.model_name)
     message = to_result(completion, spec, with_headers=False).generations[0].message
     message.response_metadata.pop("cost", None)  # in real time
     if result.cost is not None:

@@ -74,6 +74,15 @@ class Connected(BaseModel):
     unsupported: Unsupported | None = None
     """`error` or `drop` for parameters that kluster.ai does not take. Default: `KLUSTER_UNSUPPORTED`, else `error`."""
 
+    catalog: str | None = None
+    """A file of your own models; see `catalog.read`. Default: `KLUSTER_CATALOG`."""
+
+    insecure_http: bool | None = None
+    """Whether the key may go over plain http to another machine. Default: `KLUSTER_INSECURE_HTTP`, else False."""
+
+    fallback: bool | None = None
+    """Whether a model that has ended gives way to its successor. Default: `KLUSTER_FALLBACK`, else False."""
+
     config: KlusterConfig | None = Field(default=None, repr=False, exclude=True)
     """All of the connection at once; arguments given beside it win."""
 

@@ -18,10 +18,10 @@ from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import Field, model_validator
 
-from kluster_integrations import catalog
 from kluster_integrations._version import __version__
 from kluster_integrations.batch import BatchJob, BatchResult, Window
 from kluster_integrations.batch.types import UNSET, Unset
+from kluster_integrations.catalog import ModelSpec
 from kluster_integrations.core.client import asks_nothing, estimate
 from kluster_integrations.core.types import ChatRequest, ToolCalling
 from kluster_integrations.langchain._batch import BoundKluster, create_job, to_output
@@ -171,9 +171,9 @@ class ChatKluster(Connected, BaseChatModel):
         return self.model_name
 
     @property
-    def spec(self) -> catalog.ModelSpec:
+    def spec(self) -> ModelSpec:
         """What the catalog knows of the model, under the account's plan."""
-        return catalog.get(self.model_name, plan=self._client.config.plan)
+        return self._client.spec(self.model_name)
 
     @property
     def _llm_type(self) -> str:

@@ -10,7 +10,6 @@ from typing import Any, Self
 import litellm
 from pydantic import ValidationError
 
-from kluster_integrations import catalog
 from kluster_integrations.catalog import ModelSpec
 from kluster_integrations.config import KlusterConfig, environment
 from kluster_integrations.core.client import Client
@@ -159,7 +158,7 @@ class Call:
 
     def embedding(self, texts: Any) -> dict[str, Any]:
         """Return the arguments of `Client.embed` for texts, or for one, after LiteLLM's log has been told."""
-        _add_missing(catalog.get(self.model))
+        _add_missing(self.client.spec(self.model))
         self._announce({"model": self.model, "input": texts})
         texts = [texts] if isinstance(texts, str) else texts
         return {"model": self.model, "texts": texts, "dimensions": self._embedding.get("dimensions"), **self._options}

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from kluster_integrations import catalog
-from kluster_integrations.catalog import ModelSpec, Plan
+from kluster_integrations.catalog import ModelSpec
+from kluster_integrations.config import KlusterConfig
 
 __all__ = ["PROVIDER", "info", "table"]
 
@@ -44,6 +45,6 @@ def info(spec: ModelSpec) -> dict[str, Any]:
     return entry
 
 
-def table(plan: Plan | None) -> dict[str, dict[str, Any]]:
+def table(config: KlusterConfig) -> dict[str, dict[str, Any]]:
     """Return the descriptions of all models of the catalog, under the account's plan, by LiteLLM's names."""
-    return {f"{PROVIDER}/{spec.id}": info(spec.for_plan(plan)) for spec in catalog.all_models()}
+    return {f"{PROVIDER}/{spec.id}": info(spec.for_plan(config.plan)) for spec in catalog.all_models(config)}

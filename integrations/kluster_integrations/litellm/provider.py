@@ -139,12 +139,12 @@ def register(config: KlusterConfig | None = None, *, limits: Limits | None = Non
         ValueError: If the value of an environment variable is not acceptable.
     """
     _warn_about(_versions.installed() or "")
-    plan = (config or KlusterConfig()).plan
-    Limits.of(plan)  # refuses a wrong environment here, and not at the first call
+    known = config or KlusterConfig()
+    Limits.of(known.plan)  # refuses a wrong environment here, and not at the first call
     handler = KlusterLLM(config, limits=limits)
     with _lock:
         install(handler)
-        litellm.register_model(_models.table(plan))
+        litellm.register_model(_models.table(known))
         # Counting the tokens of a Llama would fetch a tokenizer, for half a minute where there is no network.
         litellm.disable_hf_tokenizer_download = True
         # LiteLLM looks for the provider of an answer by its bare model id, and prints a red line if it finds none.
