@@ -12,14 +12,12 @@ import pytest
 pytest.importorskip("crewai")
 
 from crewai.events.types.llm_events import LLMCallCompletedEvent, LLMCallFailedEvent, LLMCallStartedEvent
-from crewai.hooks.dispatch import HookAborted
 from crewai.hooks.llm_hooks import register_before_llm_call_hook, unregister_before_llm_call_hook
-from crewai.llms.base_llm import LLMCallBlockedError
-from crewai.llms.retry import _retry_after_seconds, _ThrottlingErrorClassifier
 from crewai.utilities.exceptions.context_window_exceeding_exception import LLMContextLengthExceededError
 
 from kluster_integrations import errors
 from kluster_integrations.crewai import KlusterContextWindowError, KlusterLLM, KlusterRateLimitError
+from kluster_integrations.crewai._compat import LLMCallBlockedError
 from kluster_integrations.emulator import Emulator, Fault
 
 from .crews import KEY, R1, hello, weather
@@ -84,9 +82,8 @@ def test_what_cannot_succeed_is_not_tried_again_by_the_agent(
 ) -> None:
     emulator.add_fault(Fault("status", status=status, times=None, headers={"retry-after-ms": "1"}))
 
-    with pytest.raises(kind) as caught:
+    with pytest.raises(kind):
         weather(llm(max_retries=1)).kickoff()
-    assert isinstance(caught.value, HookAborted)
     assert len(emulator.requests) == tries
     assert terminal(events) == [LLMCallFailedEvent]
     assert len({e.call_id for e in events}) == 1
@@ -100,12 +97,13 @@ def test_a_stream_that_breaks_is_tried_again_by_the_agent(llm: Make, emulator: E
 
 
 def test_crewai_understands_a_rate_limit(llm: Make, emulator: Emulator) -> None:
+    retry = pytest.importorskip("crewai.llms.retry", reason="CrewAI before 1.15.18 does not retry calls")
     emulator.add_fault(Fault("status", status=429, retry_after=7, times=None))
 
     with pytest.raises(errors.RateLimitError) as caught:
         llm(max_retries=0).call("hi")
-    assert _ThrottlingErrorClassifier.is_throttling_error(caught.value)
-    assert _retry_after_seconds(caught.value) == 7
+    assert retry._ThrottlingErrorClassifier.is_throttling_error(caught.value)
+    assert retry._retry_after_seconds(caught.value) == 7
 
 
 def test_overflow_is_crewais_own_exception(llm: Make, emulator: Emulator) -> None:

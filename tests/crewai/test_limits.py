@@ -10,7 +10,6 @@ import pytest
 
 pytest.importorskip("crewai")
 
-from crewai.hooks.dispatch import HookAborted
 from crewai.rag.embeddings.factory import build_embedder
 
 from kluster_integrations import budget
@@ -55,9 +54,8 @@ def test_the_plans_limits_hold(make: Any, emulator: Emulator, monkeypatch: pytes
 def test_a_crew_that_may_not_wait_ends_at_once(stream: bool, make: Any, emulator: Emulator) -> None:
     one = make(limits=Limits(requests=1, max_wait=0), stream=stream)
 
-    with pytest.raises(KlusterRateLimitError, match="1 requests") as caught:
+    with pytest.raises(KlusterRateLimitError, match="1 requests"):
         weather(one).kickoff()
-    assert isinstance(caught.value, HookAborted)
     assert len(emulator.requests) == 1
 
 
@@ -68,7 +66,6 @@ def test_a_spent_budget_ends_a_crew(stream: bool, make: Any, emulator: Emulator)
     with budget(usd=1e-9) as spent, pytest.raises(KlusterBudgetExceededError, match="is spent") as caught:
         weather(one).kickoff()
     usage = one.get_token_usage_summary()
-    assert isinstance(caught.value, HookAborted)
     assert caught.value.spent_usd == spent.usd == one.spec.cost(usage.prompt_tokens, usage.completion_tokens)
     assert (len(emulator.requests), spent.requests) == (1, 1)
 

@@ -1,22 +1,26 @@
 """This package's errors as CrewAI understands them.
 
     ContextWindowExceededError -> also `LLMContextLengthExceededError`: the executor shortens the conversation
-    whatever was retried often enough, or cannot succeed -> also `HookAborted`, while an agent is at work
+    whatever was retried often enough, or cannot succeed -> a class that CrewAI takes for LiteLLM's
 
-CrewAI runs a whole task again, `Agent.max_retry_limit` (2) times, after any error but its own deliberate stops, of
-which `HookAborted` is the public one. The transport has already retried by then, so without that mark one rate limit
-costs three times the configured requests, and a wrong key three. Calls that no agent makes (memory analysis, a plain
-`llm.call`) raise the same errors without the mark: there CrewAI goes on without what it could not get.
+CrewAI runs a whole task again, `Agent.max_retry_limit` (2) times, after any error but its own deliberate stops and
+those of LiteLLM, which has retried by then. So has our transport: without that mark one rate limit costs three times
+the configured requests, and a wrong key three. What CrewAI can do without (a plan, an observation, memory) it goes on
+without, as after any error.
+
+Steps of a plan are the work itself: after an error CrewAI would go on with the next one, and answer "(no result)" in
+the end. There the errors are its `HookAborted`, too, which ends the task (with CrewAI 1.15.30; older versions go on).
 """
 
 from __future__ import annotations
 
-from typing import Self
+import sys
+from typing import Any, Self
 
-from crewai.hooks.dispatch import HookAborted
 from crewai.utilities.exceptions.context_window_exceeding_exception import LLMContextLengthExceededError
 
 from kluster_integrations import errors
+from kluster_integrations.crewai._compat import LITELLM_MODULE, HookAborted
 
 __all__ = [
     "KlusterAPIConnectionError",
@@ -46,29 +50,31 @@ class KlusterContextWindowError(errors.ContextWindowExceededError, LLMContextLen
         return error
 
 
-class _Stops(errors.KlusterError, HookAborted):
+class _EndsTask(errors.KlusterError):
     """Ends the task: the agent does not run it again."""
 
-    @classmethod
-    def like(cls, other: errors.KlusterError) -> Self:
-        error = super().like(other)
-        error.reason, error.source = str(other), "kluster.ai"
-        return error
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls.__module__ = LITELLM_MODULE
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # By name, for pickle would look for the class in the module that it is said to be of.
+        return (_restored, (type(self).__name__, self.message, self.__dict__.copy()))
 
 
-class KlusterAuthenticationError(_Stops, errors.AuthenticationError):
+class KlusterAuthenticationError(_EndsTask, errors.AuthenticationError):
     """No key, or one that the server does not accept."""
 
 
-class KlusterPermissionDeniedError(_Stops, errors.PermissionDeniedError):
+class KlusterPermissionDeniedError(_EndsTask, errors.PermissionDeniedError):
     """The key may not do this."""
 
 
-class KlusterNotFoundError(_Stops, errors.NotFoundError):
+class KlusterNotFoundError(_EndsTask, errors.NotFoundError):
     """No such model or path."""
 
 
-class KlusterBadRequestError(_Stops, errors.BadRequestError):
+class KlusterBadRequestError(_EndsTask, errors.BadRequestError):
     """The request is not acceptable."""
 
 
@@ -76,15 +82,15 @@ class KlusterUnsupportedParameterError(errors.UnsupportedParameterError, Kluster
     """A parameter that kluster.ai does not take."""
 
 
-class KlusterRateLimitError(_Stops, errors.RateLimitError):
+class KlusterRateLimitError(_EndsTask, errors.RateLimitError):
     """Too many requests, after all configured retries."""
 
 
-class KlusterInternalServerError(_Stops, errors.InternalServerError):
+class KlusterInternalServerError(_EndsTask, errors.InternalServerError):
     """The server failed, after all configured retries."""
 
 
-class KlusterAPIConnectionError(_Stops, errors.APIConnectionError):
+class KlusterAPIConnectionError(_EndsTask, errors.APIConnectionError):
     """No connection, after all configured retries."""
 
 
@@ -92,12 +98,12 @@ class KlusterAPITimeoutError(errors.APITimeoutError, KlusterAPIConnectionError):
     """Nothing came in time, after all configured retries."""
 
 
-class KlusterBudgetExceededError(_Stops, errors.BudgetExceededError):
+class KlusterBudgetExceededError(_EndsTask, errors.BudgetExceededError):
     """A budget is spent, or cannot count the model."""
 
 
-def for_crewai(error: errors.KlusterError, *, by_agent: bool) -> errors.KlusterError:
-    """Return the error that CrewAI is to see; `by_agent` says that an agent made the call.
+def for_crewai(error: errors.KlusterError, *, is_step: bool) -> errors.KlusterError:
+    """Return the error that CrewAI is to see; `is_step` says that the call is part of a step of an agent's plan.
 
     Two errors have no class here that ends the task: nothing has retried after a `TruncatedStreamError` yet, and after
     an `OutputValidationError` another run of the task may well bring a better answer.
@@ -107,5 +113,22 @@ def for_crewai(error: errors.KlusterError, *, by_agent: bool) -> errors.KlusterE
     may_pass = isinstance(error, errors.InternalServerError | errors.RateLimitError)
     # Nothing has retried after an error inside a 200, which has no headers of its own.
     is_untried = may_pass and (error.status_code == 200 or not error.headers)
-    stops: type[_Stops] | None = globals().get(f"Kluster{type(error).__name__}")
-    return stops.like(error) if stops and by_agent and not is_untried else error
+    ends: type[_EndsTask] | None = globals().get(f"Kluster{type(error).__name__}")
+    if ends is None or is_untried:
+        return error
+    return _ending_plan(ends, error) if is_step else ends.like(error)
+
+
+def _ending_plan(ends: type[_EndsTask], error: errors.KlusterError) -> errors.KlusterError:
+    """Return an error that is CrewAI's deliberate stop, too."""
+    both: Any = type(ends.__name__, (ends, HookAborted), {"__doc__": ends.__doc__})
+    stop = both.like(error)
+    stop.reason, stop.source = str(error), "kluster.ai"
+    return stop  # type: ignore[no-any-return]
+
+
+def _restored(name: str, message: str, state: dict[str, Any]) -> errors.KlusterError:
+    kind: type[errors.KlusterError] = getattr(sys.modules[__name__], name)
+    error = kind(message)
+    error.__dict__.update(state)
+    return error

@@ -14,16 +14,17 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from crewai.utilities.i18n import I18N_DEFAULT
-
 from kluster_integrations.core.client import find_json
+from kluster_integrations.crewai import _compat
 
-__all__ = ["FUNCTION", "READY", "is_ready", "plan_accepted", "read_plan", "renumber_steps", "wanted_as_text"]
+__all__ = ["FUNCTION", "READY", "is_ready", "is_step", "plan_accepted", "read_plan", "renumber_steps", "wanted_as_text"]
 
 FUNCTION = "create_reasoning_plan"
 READY = "READY: I am ready to execute the task."
 """What CrewAI looks for in a plan that is a text."""
 
+# What does not change in the system prompt of a step.
+_STEP = _compat.prompt("planning", "step_executor_system_prompt").partition("{goal}")[2].partition("{")[0].strip()
 _MAX_ATTEMPTS = 3  # at a plan, where CrewAI has no bound of its own
 _MAX_STEPS = 20  # CrewAI's default
 _DONE = re.compile(r"^\s*- Step (\d+):", re.MULTILINE)
@@ -35,7 +36,14 @@ def wanted_as_text(messages: Sequence[Mapping[str, Any]], agent: object) -> bool
     if not getattr(agent, "planning_enabled", False) or not messages or messages[0].get("role") != "system":
         return False
     prompt = getattr(getattr(agent, "planning_config", None), "system_prompt", None)
-    return bool(messages[0].get("content") == (prompt or I18N_DEFAULT.retrieve("planning", "system_prompt")))
+    return bool(messages[0].get("content") == (prompt or _compat.prompt("planning", "system_prompt")))
+
+
+def is_step(messages: Sequence[Mapping[str, Any]], agent: object) -> bool:
+    """Return whether an agent carries out a step of its plan."""
+    if not _STEP or not getattr(agent, "planning_enabled", False) or not messages:
+        return False
+    return _STEP in str(messages[0].get("content"))
 
 
 def is_ready(text: str) -> bool:

@@ -12,21 +12,19 @@ from functools import partial
 from typing import Any, Self
 
 from crewai.events.types.llm_events import LLMCallType
-from crewai.hooks.dispatch import HookAborted
-from crewai.llms.base_llm import BaseLLM, LLMCallBlockedError, llm_call_context
-from crewai.utilities.i18n import I18N_DEFAULT
+from crewai.llms.base_llm import BaseLLM, llm_call_context
 from pydantic import BaseModel, ValidationError
 
 from kluster_integrations.core.client import find_calls, find_json
 from kluster_integrations.core.types import ChatRequest, Completion, Delta, ToolCall, ToolCallDelta, Usage
-from kluster_integrations.crewai import _plans, _react
+from kluster_integrations.crewai import _compat, _plans, _react
 from kluster_integrations.crewai._errors import for_crewai
 from kluster_integrations.errors import KlusterError, OutputValidationError
 
 __all__ = ["Turn"]
 
 # What CrewAI asks an agent that is out of iterations, without tools.
-_FORCED = I18N_DEFAULT.errors("force_final_answer")
+_FORCED = _compat.prompt("errors", "force_final_answer")
 _NO_MORE_CALLS = "No tool can be called any more: give the answer itself."
 
 
@@ -36,19 +34,21 @@ class Turn:
     Args:
         llm: The model that is called.
         build: Makes a request of messages, parameters and `stream`.
+        count: Takes the tokens of the call.
         plans: How many plans were not ready so far, for `plan_accepted`.
         model: The pydantic class that the answer is to become.
         messages: CrewAI's messages.
         tools: OpenAI's tool objects.
         functions: What to run a tool call with here; None hands calls to the caller.
         task: For whom, in events.
-        agent: For whom, in events; decides which errors end the task.
+        agent: For whom, in events.
     """
 
     def __init__(
         self,
         llm: BaseLLM,
         build: Callable[..., ChatRequest],
+        count: Callable[[Usage], None],
         plans: dict[str, int],
         model: type[BaseModel] | None,
         messages: str | Sequence[Mapping[str, Any]],
@@ -59,11 +59,12 @@ class Turn:
     ) -> None:
         self._llm = llm
         self._build = build
+        self._count = count
         self._messages: Any = messages
         self._tools: Any = tools
         self._functions = dict(functions or {})
         self._is_plan = _plans.FUNCTION in self._functions
-        self._is_plan_in_text = self._reacts = self._is_forced = False
+        self._is_plan_in_text = self._is_step = self._reacts = self._is_forced = False
         self._accepts_plan = partial(_plans.plan_accepted, plans, task, agent)
         self._agent = agent
         self._whom: dict[str, Any] = {"from_task": task, "from_agent": agent}
@@ -74,7 +75,7 @@ class Turn:
             self._checked = getattr(task, "output_pydantic", None) or getattr(task, "output_json", None)
         self._instance: BaseModel | None = None
         self._whose = dict(self._whom)  # with the answer's id, for the events of its deltas
-        self.stream = bool(llm._effective_stream())
+        self.stream = _compat.streams(llm)
 
     @contextmanager
     def reported(self) -> Iterator[Self]:
@@ -82,29 +83,29 @@ class Turn:
         with llm_call_context():
             try:
                 yield self
-            except (HookAborted, LLMCallBlockedError) as err:
-                self._llm._emit_call_denied_event(err, **self._whom)
+            except (_compat.HookAborted, _compat.LLMCallBlockedError) as err:
+                _compat.emit_denied(self._llm, err, **self._whom)
                 raise
             except BaseException as err:  # a cancelled call ends, too
-                self._llm._emit_call_failed_event(f"kluster.ai: {str(err) or type(err).__name__}", **self._whom)
+                _compat.emit_failed(self._llm, f"kluster.ai: {str(err) or type(err).__name__}", **self._whom)
                 if isinstance(err, KlusterError):
-                    raise for_crewai(err, by_agent=self._agent is not None) from None
+                    raise for_crewai(err, is_step=self._is_step) from None
                 raise
 
     def begin(self) -> ChatRequest:
         """Emit the first event, let CrewAI's hooks change the messages, and return the request."""
         llm = self._llm
-        llm._emit_call_started_event(
-            messages=self._messages, tools=self._tools, available_functions=self._functions or None, **self._whom
-        )
-        self._messages = llm._format_messages(self._messages)
+        given = {"messages": self._messages, "tools": self._tools, "available_functions": self._functions or None}
+        _compat.emit_started(llm, **given, **self._whom)
+        self._messages = _compat.format_messages(llm, self._messages)
+        self._is_step = _plans.is_step(self._messages, self._agent)
         if not self._tools:
             self._is_plan_in_text = _plans.wanted_as_text(self._messages, self._agent)
             self._reacts = _react.is_asked_for(self._messages)
         if self._reacts:  # a `LiteAgent` wants an object behind its tools, and asks for it in that prompt
             self._model = self._checked = None
-        self._is_forced = bool(self._messages) and self._messages[-1].get("content") == _FORCED
-        llm._invoke_before_llm_call_hooks(self._messages, self._agent)
+        self._is_forced = bool(_FORCED and self._messages) and self._messages[-1].get("content") == _FORCED
+        _compat.run_before_hooks(llm, self._messages, self._agent)
         params: dict[str, Any] = {"tools": self._tools or None}
         if self._is_plan:
             params["tool_choice"] = _plans.FUNCTION
@@ -146,12 +147,13 @@ class Turn:
         if delta.meta and "id" in delta.meta:
             self._whose["response_id"] = delta.meta["id"]
         if delta.reasoning:
-            self._llm._emit_thinking_chunk_event(delta.reasoning, **self._whose)
+            _compat.emit_thinking(self._llm, delta.reasoning, **self._whose)
         if delta.content:
-            self._llm._emit_stream_chunk_event(delta.content, **self._whose)
+            _compat.emit_chunk(self._llm, delta.content, **self._whose)
         for call in delta.tool_calls:  # each comes whole, once it is right
-            self._llm._emit_stream_chunk_event(
-                call.arguments, tool_call=_as_dict(call, call.index), call_type=LLMCallType.TOOL_CALL, **self._whose
+            made = _as_dict(call, call.index)
+            _compat.emit_chunk(
+                self._llm, call.arguments, tool_call=made, call_type=LLMCallType.TOOL_CALL, **self._whose
             )
         return delta
 
@@ -167,7 +169,7 @@ class Turn:
         """Count the tokens of an answer, emit the last event, and return what CrewAI wants of it."""
         self._count(completion.usage)
         if completion.reasoning and not self.stream:
-            self._llm._emit_thinking_chunk_event(completion.reasoning, response_id=completion.id, **self._whom)
+            _compat.emit_thinking(self._llm, completion.reasoning, response_id=completion.id, **self._whom)
         calls = completion.tool_calls if self._tools else []
         if self._is_plan:
             return self._run(_plans.FUNCTION, self._plan(completion))
@@ -180,16 +182,17 @@ class Turn:
         if self._model is not None and self._instance is not None:
             self._complete(completion, completion.text)
             return self._instance
-        text = self._llm._apply_stop_words(completion.text)  # a server may not know them
+        text = _compat.cut_at_stops(self._llm, completion.text)  # a server may not know them
         if calls and not text:
             text = f"There is no function {calls[0].name!r}."
         self._complete(completion, text)
         if self._is_plan_in_text and self._accepts_plan(ready=_plans.is_ready(text)):
             text = f"{text}\n\n{_plans.READY}".lstrip()
-        return self._llm._invoke_after_llm_call_hooks(self._messages, text, self._agent)
+        return _compat.run_after_hooks(self._llm, self._messages, text, self._agent)
 
     def _complete(self, completion: Completion, response: Any, kind: LLMCallType = LLMCallType.LLM_CALL) -> None:
-        self._llm._emit_call_completed_event(
+        _compat.emit_completed(
+            self._llm,
             response=response,
             call_type=kind,
             messages=self._messages,
@@ -201,7 +204,7 @@ class Turn:
 
     def _run(self, name: str, arguments: dict[str, Any]) -> Any:
         """Run a function, as CrewAI's own classes do; its events are CrewAI's."""
-        result = self._llm._handle_tool_execution(name, arguments, available_functions=self._functions, **self._whom)
+        result = _compat.run_function(self._llm, name, arguments, available_functions=self._functions, **self._whom)
         return "" if result is None else result
 
     def _plan(self, completion: Completion) -> dict[str, Any]:
@@ -213,10 +216,6 @@ class Turn:
             plan = _plans.read_plan(completion.text or "".join(call.arguments for call in calls))
         plan = _plans.renumber_steps(plan, self._messages, self._agent)
         return {**plan, "ready": self._accepts_plan(ready=plan["ready"])}
-
-    def _count(self, usage: Usage) -> None:
-        self._llm._track_token_usage_internal(_usage(usage))
-        self._llm._token_usage["successful_requests"] += usage.requests - 1  # CrewAI has counted one
 
 
 def _as_dict(call: ToolCall | ToolCallDelta, index: int) -> dict[str, Any]:

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import copy
-import sys
-import threading
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, ClassVar, Literal, Self, get_args
 from weakref import WeakValueDictionary
 
-from crewai.agents.agent_builder import base_agent
-from crewai.llms.base_llm import BaseLLM
-from crewai.llms.context_window import CONTEXT_WINDOW_USAGE_RATIO
 from crewai.types.usage_metrics import UsageMetrics
 from pydantic import BaseModel, PrivateAttr, SecretStr
 
@@ -22,7 +17,9 @@ from kluster_integrations.catalog import Plan
 from kluster_integrations.config import KlusterConfig, Unsupported
 from kluster_integrations.core.client import Client
 from kluster_integrations.core.types import ChatRequest, ToolCalling, collect
+from kluster_integrations.crewai import _compat
 from kluster_integrations.crewai._turn import Turn
+from kluster_integrations.crewai._usage import Tally
 from kluster_integrations.errors import OutputValidationError
 from kluster_integrations.limits import Limits
 
@@ -32,10 +29,9 @@ ToolUse = Literal[ToolCalling, "react"]
 _FIELDS = ("temperature", "top_p", "max_tokens", "seed", "frequency_penalty", "presence_penalty", "n")
 _CONNECTION = frozenset(KlusterConfig.model_fields) - {"api_key", "base_url", "default_headers"}  # what a dump may hold
 _NOT_BODY = frozenset({*_CONNECTION, "connection", "tool_calling", "max_repairs", "extra_body"})
-_sums = threading.local()  # the sum that a `Crew` is adding up in this thread, and the LLMs that it holds so far
 
 
-class KlusterLLM(BaseLLM):
+class KlusterLLM(_compat.PortableLLM):
     """A kluster.ai model as a CrewAI LLM: `Agent(llm=kluster_llm("<model id>"))`.
 
     Tools, `output_pydantic`, `output_json`, `response_model` and planning work on every model. The reasoning of a model
@@ -79,6 +75,7 @@ class KlusterLLM(BaseLLM):
 
     _client: Client | None = PrivateAttr(default=None)
     _plans: dict[str, int] = PrivateAttr(default_factory=dict)
+    _tally: Tally = PrivateAttr(default_factory=Tally)
 
     # CrewAI rebuilds some LLMs of a crew (planning, chat) from their dumps, which have no key: they find it here.
     _connections: ClassVar[WeakValueDictionary[str, Client]] = WeakValueDictionary()
@@ -209,11 +206,8 @@ class KlusterLLM(BaseLLM):
         return request
 
     def _turn(self, model: type[BaseModel] | None, *given: Any) -> AbstractContextManager[Turn]:
-        return Turn(self, self._build, self._plans, model or self._response_model(), *given).reported()
-
-    @classmethod
-    def _wrap_call_method(cls, method_name: str) -> None:
-        """Keep CrewAI from wrapping its own retries around those of the transport."""
+        count = self._tally.add
+        return Turn(self, self._build, count, self._plans, model or self._response_model(), *given).reported()
 
     def call(
         self,
@@ -283,12 +277,9 @@ class KlusterLLM(BaseLLM):
         """Whether the model takes images; of a model that the catalog does not know, only the server can say."""
         return self.spec.supports_vision or not self.spec.known
 
-    def _multimodal_formatter_name(self) -> str:
-        return "openai"
-
     def get_context_window_size(self) -> int:
         """Return the tokens of the model's window under the account's plan, less the part that CrewAI reserves."""
-        return int(self.spec.context_window * CONTEXT_WINDOW_USAGE_RATIO)
+        return int(self.spec.context_window * _compat.CONTEXT_WINDOW_USAGE_RATIO)
 
     def get_input_tokens_count(
         self,
@@ -302,20 +293,12 @@ class KlusterLLM(BaseLLM):
         return self.client.estimate_prompt(given, [*(tools or ()), *schemas])
 
     def get_token_usage_summary(self) -> UsageMetrics:
-        """Return the tokens of all calls of this object.
+        """Return the tokens of all calls of this object, and what CrewAI's memory has used of it.
 
         `Crew` adds up the LLMs of its agents, one that several share once for each of them (crewAI issue 7259). In that
         sum it counts once here.
         """
-        caller = sys._getframe(1)
-        if caller.f_code.co_name == "calculate_usage_metrics":
-            total = caller.f_locals.get("total_usage_metrics")
-            if total is None or total is not getattr(_sums, "total", None):
-                _sums.total, _sums.counted = total, set()
-            if id(self) in _sums.counted:
-                return UsageMetrics()
-            _sums.counted.add(id(self))
-        return super().get_token_usage_summary()
+        return UsageMetrics() if _compat.is_counted_already(self) else self._tally.summary()
 
     def to_config_dict(self) -> dict[str, Any]:
         """Return what `crewai.LLM(**config)` makes an LLM of the same model and address of.
@@ -331,7 +314,7 @@ class KlusterLLM(BaseLLM):
         """Return a copy with the same connection and its own usage, as `kickoff_for_each` needs."""
         twin = super().__copy__()
         twin.stop, twin.additional_params = list(self.stop), dict(self.additional_params)
-        twin._token_usage, twin._plans = dict.fromkeys(self._token_usage, 0), {}
+        twin._tally, twin._plans = Tally(self._tally, is_memorys=_compat.is_copy_for_memory()), {}
         return twin
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
@@ -363,6 +346,5 @@ def kluster_llm(model: str, **options: Any) -> KlusterLLM:
     return KlusterLLM(model, **options)
 
 
-# So that CrewAI finds the class for dumps that say llm_type="kluster": its table has no public door.
-if isinstance(_types := getattr(base_agent, "_LLM_TYPE_REGISTRY", None), dict):
-    _types["kluster"] = f"{__name__}.KlusterLLM"
+_compat.register_type("kluster", f"{__name__}.KlusterLLM")
+_compat.register_images("kluster")
