@@ -11,6 +11,7 @@ import pytest
 
 pytest.importorskip("crewai")
 
+from crewai import Agent
 from crewai.agent.planning_config import PlanningConfig
 from crewai.events.event_bus import crewai_event_bus
 from crewai.events.types.agent_events import AgentExecutionErrorEvent
@@ -35,6 +36,7 @@ PARTS = {
     "step": "executing ONE specific step",
     "synthesis": "Synthesize the results",
 }
+HAS_STEPS = Agent.model_fields["executor_class"].default.__name__ == "AgentExecutor"
 
 
 def part(request: RawRequest) -> str:
@@ -71,6 +73,8 @@ def failing(*parts: str, status: int) -> Callable[[RawRequest], Reply]:
 def test_the_crew_ends_with_its_answer(
     fails: str, answer: str, status: int, server: RawServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    if fails != "plan" and not HAS_STEPS:
+        pytest.skip("the agents of crews carry out plans in steps from CrewAI 1.14.2 on")
     server.answer = failing(fails, status=status)
     llm = kluster_llm(LLAMA, base_url=server.base_url, api_key=KEY, max_retries=1)
     planning = PlanningConfig(reasoning_effort="medium", max_attempts=1)

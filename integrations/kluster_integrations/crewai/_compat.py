@@ -135,7 +135,16 @@ _sums = threading.local()  # the sum that a `Crew` is adding up in this thread, 
 
 
 class PortableLLM(BaseLLM):
-    """A `BaseLLM` that CrewAI neither retries nor takes for an LLM without images, in any version."""
+    """A `BaseLLM` with the fields of the newest, that CrewAI does not retry, in any version."""
+
+    # 1.14.1 has none of these.
+    top_p: float | None = None
+    max_tokens: int | float | None = None
+    stream: bool | None = None
+    seed: int | None = None
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
+    n: int | None = None
 
     @classmethod
     def _wrap_call_method(cls, method_name: str) -> None:
