@@ -12,9 +12,12 @@ from collections.abc import Mapping, Sequence
 from types import FrameType
 from typing import Any, Final, NamedTuple
 
+import httpx
 from crewai.agents.agent_builder import base_agent
 from crewai.events.types.llm_events import LLMCallCompletedEvent, LLMCallType
 from crewai.llms.base_llm import BaseLLM
+from crewai.llms.hooks.base import BaseInterceptor
+from crewai.llms.hooks.transport import AsyncHTTPTransport, HTTPTransport
 from crewai.utilities.i18n import get_i18n
 
 try:
@@ -54,6 +57,7 @@ __all__ = [
     "emit_started",
     "emit_thinking",
     "format_messages",
+    "intercepted",
     "is_copy_for_memory",
     "is_counted_already",
     "prompt",
@@ -174,6 +178,16 @@ def register_images(provider: str) -> None:
         images = constraints.ImageConstraints(max_size_bytes=20_971_520)
         known = constraints.ProviderConstraints(name=provider, image=images, supports_url_references=True)
         constraints._PROVIDER_CONSTRAINTS_MAP[provider] = known
+
+
+def intercepted(interceptor: Any) -> dict[str, Any]:
+    """Return clients whose requests and answers a `BaseInterceptor` sees, as CrewAI's own classes make them."""
+    if not isinstance(interceptor, BaseInterceptor):
+        raise ValueError(f"interceptor={interceptor!r} must be a BaseInterceptor of crewai.llms.hooks.")
+    return {
+        "http_client": httpx.Client(transport=HTTPTransport(interceptor)),
+        "http_async_client": httpx.AsyncClient(transport=AsyncHTTPTransport(interceptor)),
+    }
 
 
 def streams(llm: BaseLLM) -> bool:

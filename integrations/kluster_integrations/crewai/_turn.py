@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from functools import partial
 from typing import Any, Self
 
@@ -15,6 +17,7 @@ from crewai.events.types.llm_events import LLMCallType
 from crewai.llms.base_llm import BaseLLM, llm_call_context
 from pydantic import BaseModel, ValidationError
 
+from kluster_integrations.catalog import ModelSpec
 from kluster_integrations.core.client import find_calls, find_json
 from kluster_integrations.core.types import ChatRequest, Completion, Delta, ToolCall, ToolCallDelta, Usage
 from kluster_integrations.crewai import _compat, _plans, _react
@@ -22,6 +25,8 @@ from kluster_integrations.crewai._errors import for_crewai
 from kluster_integrations.errors import KlusterError, OutputValidationError
 
 __all__ = ["Turn"]
+
+_logger = logging.getLogger(__name__)
 
 # What CrewAI asks an agent that is out of iterations, without tools.
 _FORCED = _compat.prompt("errors", "force_final_answer")
@@ -35,6 +40,7 @@ class Turn:
         llm: The model that is called.
         build: Makes a request of messages, parameters and `stream`.
         count: Takes the tokens of the call.
+        callbacks: The user's, as `KlusterLLM` has them.
         plans: How many plans were not ready so far, for `plan_accepted`.
         model: The pydantic class that the answer is to become.
         messages: CrewAI's messages.
@@ -49,6 +55,7 @@ class Turn:
         llm: BaseLLM,
         build: Callable[..., ChatRequest],
         count: Callable[[Usage], None],
+        callbacks: Sequence[Any],
         plans: dict[str, int],
         model: type[BaseModel] | None,
         messages: str | Sequence[Mapping[str, Any]],
@@ -59,7 +66,10 @@ class Turn:
     ) -> None:
         self._llm = llm
         self._build = build
-        self._count = count
+        self._add = count
+        self._callbacks = callbacks
+        self._begun = datetime.now()
+        self._spec: ModelSpec | None = None
         self._messages: Any = messages
         self._tools: Any = tools
         self._functions = dict(functions or {})
@@ -88,6 +98,7 @@ class Turn:
                 raise
             except BaseException as err:  # a cancelled call ends, too
                 _compat.emit_failed(self._llm, f"kluster.ai: {str(err) or type(err).__name__}", **self._whom)
+                self._tell("log_failure_event", {"exception": err}, None)
                 if isinstance(err, KlusterError):
                     raise for_crewai(err, is_step=self._is_step) from None
                 raise
@@ -106,13 +117,14 @@ class Turn:
             self._model = self._checked = None
         self._is_forced = bool(_FORCED and self._messages) and self._messages[-1].get("content") == _FORCED
         _compat.run_before_hooks(llm, self._messages, self._agent)
-        params: dict[str, Any] = {"tools": self._tools or None}
+        params: dict[str, Any] = {"tools": [_openai_tool(tool) for tool in self._tools or ()] or None}
         if self._is_plan:
             params["tool_choice"] = _plans.FUNCTION
         if self._model is not None:
             schema = {"name": self._model.__name__, "schema": self._model.model_json_schema()}
             params["response_format"] = {"type": "json_schema", "json_schema": schema}
         request = self._build(self._messages, params, stream=self.stream)
+        self._spec = request.spec
         if self._checked is not None:
             # Any JSON, for the class itself checks it: it takes "21" for a number, which its schema does not.
             request.schema = {"title": self._checked.__name__}
@@ -196,7 +208,7 @@ class Turn:
             response=response,
             call_type=kind,
             messages=self._messages,
-            usage=_usage(completion.usage),
+            usage=self._usage(completion),
             finish_reason=completion.finish_reason,
             response_id=completion.id,
             **self._whom,
@@ -217,13 +229,45 @@ class Turn:
         plan = _plans.renumber_steps(plan, self._messages, self._agent)
         return {**plan, "ready": self._accepts_plan(ready=plan["ready"])}
 
+    def _count(self, usage: Usage) -> None:
+        self._add(usage)
+        self._tell("log_success_event", {}, {"usage": _tokens(usage)})
+
+    def _tell(self, event: str, more: Mapping[str, Any], response: Any) -> None:
+        """Call the user's callbacks; one that fails is logged, and ends nothing."""
+        for one in self._callbacks:
+            try:
+                if (log := getattr(one, event, None)) is not None:
+                    log(
+                        {"model": self._llm.model, "messages": self._messages, **more},
+                        response,
+                        self._begun,
+                        datetime.now(),
+                    )
+            except Exception:
+                _logger.exception("The callback %r of an LLM has failed.", type(one).__name__)
+
+    def _usage(self, completion: Completion) -> dict[str, Any]:
+        """Return what the last event says of tokens, price and probabilities."""
+        usage = completion.usage
+        cost = self._spec.cost(usage.prompt_tokens, usage.completion_tokens) if self._spec else None
+        more = {"cost": cost, "logprobs": completion.logprobs}
+        return _tokens(usage) | {name: value for name, value in more.items() if value is not None}
+
+
+def _openai_tool(tool: Any) -> Any:
+    """Return a tool in OpenAI's form; CrewAI documents one of `name`, `description` and `parameters` alone, too."""
+    if isinstance(tool, Mapping) and "name" in tool and "function" not in tool:
+        return {"type": "function", "function": {name: value for name, value in tool.items() if name != "type"}}
+    return tool
+
 
 def _as_dict(call: ToolCall | ToolCallDelta, index: int) -> dict[str, Any]:
     function = {"name": call.name, "arguments": call.arguments}
     return {"id": call.id, "type": "function", "function": function, "index": index}
 
 
-def _usage(usage: Usage) -> dict[str, Any]:
+def _tokens(usage: Usage) -> dict[str, Any]:
     """Return the tokens as CrewAI names them, without what the server does not say."""
     numbers = {
         "prompt_tokens": usage.prompt_tokens,

@@ -6,8 +6,8 @@ import copy
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, ClassVar, Literal, Self, get_args
-from weakref import WeakValueDictionary
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from crewai.types.usage_metrics import UsageMetrics
 from pydantic import BaseModel, PrivateAttr, SecretStr
@@ -27,8 +27,11 @@ __all__ = ["KlusterLLM", "ToolUse", "kluster_llm"]
 
 ToolUse = Literal[ToolCalling, "react"]
 _FIELDS = ("temperature", "top_p", "max_tokens", "seed", "frequency_penalty", "presence_penalty", "n")
-_CONNECTION = frozenset(KlusterConfig.model_fields) - {"api_key", "base_url", "default_headers"}  # what a dump may hold
-_NOT_BODY = frozenset({*_CONNECTION, "connection", "tool_calling", "max_repairs", "extra_body"})
+_CONNECTION = frozenset(KlusterConfig.model_fields)
+_DUMPED = _CONNECTION - {"api_key", "base_url", "default_headers"}  # what of the connection a dump may hold
+_NOT_BODY = frozenset({*_DUMPED, "connection", "tool_calling", "max_repairs", "extra_body"})
+_OPENAI = frozenset({"logprobs", "top_logprobs", "logit_bias", "metadata", "parallel_tool_calls", "extra_body"})
+_WAYS = frozenset({"limits", "http_client", "http_async_client", "interceptor"})
 
 
 class KlusterLLM(_compat.PortableLLM):
@@ -54,6 +57,12 @@ class KlusterLLM(_compat.PortableLLM):
         default_headers: Sent with every request; in no dump.
         http_client: An `httpx.Client` to use in place of the shared one.
         http_async_client: The same for async calls.
+        interceptor: CrewAI's `BaseInterceptor`, which sees and changes requests and answers; in no dump. It takes the
+            place of the clients.
+        callbacks: Objects with `log_success_event(kwargs, response_obj, start_time, end_time)`, as CrewAI's
+            `TokenCalcHandler` and LiteLLM's `CustomLogger` have: called after each call, with its tokens as
+            `response_obj["usage"]`; where there is `log_failure_event`, that is called after a call that fails.
+        api: `completions`, CrewAI's default and the one that kluster.ai has.
         tool_calling: How agents use tools. `auto`: native where the model has them, else prompted tool calls.
             `native`, `prompted`: one of the two. `react`: CrewAI's own text format, as for models without tools.
         max_repairs: How often a wrong answer (invalid arguments, wrong JSON, nothing at all) is asked for again, with
@@ -61,6 +70,8 @@ class KlusterLLM(_compat.PortableLLM):
         params: CrewAI's (`temperature`, `top_p`, `max_tokens` or `max_completion_tokens`, `seed`, `stop`, `stream`,
             `frequency_penalty`, `presence_penalty`, `response_format`) and further ones of OpenAI's API: `logprobs`,
             `top_logprobs`, `logit_bias`, `metadata`, `parallel_tool_calls`, and `extra_body` for fields beyond it.
+
+    All of these can be read and set on the LLM; what is set holds from the next call on. The key alone cannot be read.
 
     Raises:
         ValueError: At construction, if an argument is not acceptable; also the core's `BadRequestError`.
@@ -76,9 +87,12 @@ class KlusterLLM(_compat.PortableLLM):
     _client: Client | None = PrivateAttr(default=None)
     _plans: dict[str, int] = PrivateAttr(default_factory=dict)
     _tally: Tally = PrivateAttr(default_factory=Tally)
+    _callbacks: list[Any] = PrivateAttr(default_factory=list)
 
     # CrewAI rebuilds some LLMs of a crew (planning, chat) from their dumps, which have no key: they find it here.
     _connections: ClassVar[WeakValueDictionary[str, Client]] = WeakValueDictionary()
+    # What else than its configuration each client was made of.
+    _ways: ClassVar[WeakKeyDictionary[Client, Mapping[str, Any]]] = WeakKeyDictionary()
 
     def __init__(
         self,
@@ -100,10 +114,14 @@ class KlusterLLM(_compat.PortableLLM):
         default_headers: Mapping[str, str] | None = None,
         http_client: Any = None,
         http_async_client: Any = None,
+        interceptor: Any = None,
+        callbacks: Sequence[Any] | None = None,
+        api: Literal["completions"] | None = None,
         tool_calling: ToolUse | None = None,
         max_repairs: int | None = None,
         **params: Any,
     ) -> None:
+        _check_api(api)
         options: dict[str, Any] = {"plan": plan, "timeout": timeout, "max_retries": max_retries}
         options |= {"total_timeout": total_timeout, "max_response_bytes": max_response_bytes}
         options |= {"unsupported": unsupported, "tool_calling": tool_calling, "max_repairs": max_repairs}
@@ -125,17 +143,69 @@ class KlusterLLM(_compat.PortableLLM):
         if known is not None and api_key is None and config is None:
             self._client = known
         else:
+            own: Any = {name: self.additional_params.get(name) for name in _DUMPED}
+            own |= {"api_key": api_key, "base_url": base_url, "default_headers": default_headers}
             ways = {"limits": limits, "http_client": http_client, "http_async_client": http_async_client}
-            self._connect(config, ways, api_key=api_key, base_url=base_url, default_headers=default_headers)
-        self.base_url = self.client.config.base_url
+            self._connect(KlusterConfig.merged(config, **own), {**ways, "interceptor": interceptor})
+        self.callbacks = callbacks
         self._check()
 
-    def _connect(self, config: KlusterConfig | None, ways: Mapping[str, Any], **own: Any) -> Client:
-        own |= {name: self.additional_params.get(name) for name in _CONNECTION}
-        client = self._client = Client(KlusterConfig.merged(config, **own), **ways)
+    def _connect(self, config: KlusterConfig, ways: Mapping[str, Any]) -> Client:
+        clients: dict[str, Any] = {name: way for name, way in ways.items() if name != "interceptor"}
+        if (interceptor := ways.get("interceptor")) is not None:
+            if ways.get("http_client") or ways.get("http_async_client"):
+                raise ValueError("interceptor=… and http_client=… exclude each other: pass one of them.")
+            clients |= _compat.intercepted(interceptor)
+        client = self._client = Client(config, **clients)
         self.additional_params["connection"] = name = uuid.uuid4().hex
-        self._connections[name] = client
+        self._connections[name], self._ways[client] = client, ways
+        super().__setattr__("base_url", config.base_url)
         return client
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an option, which holds from the next call on.
+
+        Raises:
+            ValueError: If the value is not acceptable; also the core's `BadRequestError`. Nothing is changed then.
+        """
+        if name in _CONNECTION:
+            config = self.client.config
+            values = {field: getattr(config, field) for field in _CONNECTION - {name}}
+            ways = self._ways[self.client]
+            self._connect(KlusterConfig(**values, **({} if value is None else {name: value})), ways)
+            if name in _DUMPED:
+                self.additional_params[name] = getattr(self.client.config, name)
+        elif name in _WAYS:
+            self._connect(self.client.config, {**self._ways[self.client], name: value})
+        elif name in _OPENAI or name in ("tool_calling", "max_repairs"):
+            before = self.additional_params
+            kept = {option: old for option, old in before.items() if option != name}
+            self.additional_params = kept if value is None else {**kept, name: value}
+            try:
+                self._check()
+            except Exception:
+                self.additional_params = before
+                raise
+        elif name == "callbacks":
+            self._callbacks = _checked_callbacks(value)
+        elif name == "api":
+            _check_api(value)
+        else:
+            super().__setattr__("max_tokens" if name == "max_completion_tokens" else name, value)
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """Return an option that is no field."""
+            if name in _CONNECTION:
+                return getattr(self.client.config, name)
+            if name in _WAYS:
+                return self._ways[self.client].get(name)
+            if name in _OPENAI:
+                return self.additional_params.get(name)
+            if name == "callbacks":
+                return list(self._callbacks)
+            return "completions" if name == "api" else super().__getattr__(name)
 
     def _check(self) -> None:
         """Refuse at once what no call could send."""
@@ -149,7 +219,8 @@ class KlusterLLM(_compat.PortableLLM):
     def client(self) -> Client:
         """The core's client, which sends the requests."""
         if self._client is None:  # restored from a pickle
-            return self._connect(None, {}, base_url=self.base_url)
+            own: Any = {name: self.additional_params.get(name) for name in _DUMPED}
+            return self._connect(KlusterConfig.merged(None, base_url=self.base_url, **own), {})
         return self._client
 
     @property
@@ -206,8 +277,8 @@ class KlusterLLM(_compat.PortableLLM):
         return request
 
     def _turn(self, model: type[BaseModel] | None, *given: Any) -> AbstractContextManager[Turn]:
-        count = self._tally.add
-        return Turn(self, self._build, count, self._plans, model or self._response_model(), *given).reported()
+        ways = (self._build, self._tally.add, self._callbacks, self._plans)
+        return Turn(self, *ways, model or self._response_model(), *given).reported()
 
     def call(
         self,
@@ -326,7 +397,24 @@ class KlusterLLM(_compat.PortableLLM):
     def __getstate__(self) -> dict[Any, Any]:
         """Return the state for a pickle: without the key, which a restored object takes from the environment."""
         state = super().__getstate__()
-        return {**state, "__pydantic_private__": {**(state["__pydantic_private__"] or {}), "_client": None}}
+        return {
+            **state,
+            "__pydantic_private__": {**(state["__pydantic_private__"] or {}), "_client": None, "_callbacks": []},
+        }
+
+
+def _check_api(api: object) -> None:
+    if api not in (None, "completions"):
+        raise ValueError(f'api={api!r} must be "completions": kluster.ai has no other. Hint: leave it out.')
+
+
+def _checked_callbacks(callbacks: Any) -> list[Any]:
+    if not isinstance(callbacks, Sequence | None) or isinstance(callbacks, str):
+        raise ValueError(f"callbacks={callbacks!r} must be a list.")
+    for one in callbacks or ():
+        if not callable(getattr(one, "log_success_event", None)):
+            raise ValueError(f"callbacks={callbacks!r}: {one!r} has no method log_success_event.")
+    return list(callbacks or ())
 
 
 def kluster_llm(model: str, **options: Any) -> KlusterLLM:
