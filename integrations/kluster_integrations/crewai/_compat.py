@@ -1,4 +1,4 @@
-"""What differs between the versions of CrewAI from 1.14 on, and the private names of CrewAI that this package uses.
+"""What differs between the versions of CrewAI from 1.14.7 on, and the private names of CrewAI that this package uses.
 
 All of both is here. Each of `PRIVATE_NAMES` is used in this module alone; tests/crewai/test_compat.py looks for each in
 the CrewAI that is installed, so that a new version that has lost one fails with its name and what it is for.
@@ -14,10 +14,10 @@ from typing import Any, Final, NamedTuple
 
 import httpx
 from crewai.agents.agent_builder import base_agent
-from crewai.events.types.llm_events import LLMCallCompletedEvent, LLMCallType
 from crewai.llms.base_llm import BaseLLM
 from crewai.llms.hooks.base import BaseInterceptor
 from crewai.llms.hooks.transport import AsyncHTTPTransport, HTTPTransport
+from crewai.rag.embeddings.factory import PROVIDER_PATHS
 from crewai.utilities.i18n import get_i18n
 
 try:
@@ -42,6 +42,7 @@ except ImportError:  # until 1.15.17
 
 __all__ = [
     "CONTEXT_WINDOW_USAGE_RATIO",
+    "EMBEDDER_PROVIDER",
     "LITELLM_MODULE",
     "PRIVATE_NAMES",
     "PROMPTS",
@@ -60,7 +61,9 @@ __all__ = [
     "intercepted",
     "is_copy_for_memory",
     "is_counted_already",
+    "own_embedder_provider",
     "prompt",
+    "register_embedder",
     "register_images",
     "register_type",
     "run_after_hooks",
@@ -76,7 +79,7 @@ class PrivateName(NamedTuple):
     module: str
     name: str
     purpose: str
-    since: tuple[int, ...] = (1, 14)
+    since: tuple[int, ...] = (1, 14, 7)
 
 
 _LLM = "crewai.llms.base_llm"
@@ -105,6 +108,7 @@ PRIVATE_NAMES: Final = (
         "_LLM_TYPE_REGISTRY",
         "the class of an LLM that is made again of its dump",
     ),
+    PrivateName("crewai.rag.embeddings.factory", "PROVIDER_PATHS", "the embedder: see register_embedder"),
     PrivateName("crewai.agent.core", "Agent._check_execution_error", "which errors end a task: see LITELLM_MODULE"),
     PrivateName("crewai.crew", "Crew.calculate_usage_metrics", "who asks for tokens: see is_counted_already"),
     PrivateName(
@@ -122,33 +126,25 @@ PROMPTS: Final = (
 )
 """CrewAI's prompts by which it is seen what a call is for."""
 
+EMBEDDER_PROVIDER: Final = "text2vec"  # see register_embedder
+
 LITELLM_MODULE: Final = "litellm (retried already)"
 """The module that an error is said to be of which has been retried already.
 
 CrewAI runs a whole task again, `Agent.max_retry_limit` times, after any error but its own deliberate stops and those of
 LiteLLM, which retries itself: it looks whether the module of the error's class begins so
-(`Agent._check_execution_error`, in all versions from 1.14 to 1.15.30). A deliberate stop (`HookAborted`) would also end
-tasks whose optional calls fail, and leave the events of the agent open.
+(`Agent._check_execution_error`, in all versions from 1.14.7 to 1.15.30). A deliberate stop (`HookAborted`) would also
+end tasks whose optional calls fail, and leave the events of the agent open.
 """
 
 _FILE_FORMAT: Final = (
     "azure"  # OpenAI's form; under "openai" crewai_files sends images above 5 MB to OpenAI's file store
 )
-_HAS_ANSWER_IDS: Final = "response_id" in LLMCallCompletedEvent.model_fields  # not in 1.14.1
 _sums = threading.local()  # the sum that a `Crew` is adding up in this thread, and the LLMs that it holds so far
 
 
 class PortableLLM(BaseLLM):
-    """A `BaseLLM` with the fields of the newest, that CrewAI does not retry, in any version."""
-
-    # 1.14.1 has none of these.
-    top_p: float | None = None
-    max_tokens: int | float | None = None
-    stream: bool | None = None
-    seed: int | None = None
-    frequency_penalty: float | None = None
-    presence_penalty: float | None = None
-    n: int | None = None
+    """A `BaseLLM` that CrewAI does not retry, in any version."""
 
     @classmethod
     def _wrap_call_method(cls, method_name: str) -> None:
@@ -170,6 +166,22 @@ def register_type(llm_type: str, path: str) -> None:
     """Have CrewAI find the class for dumps that name an `llm_type`: its table has no public door."""
     if isinstance(types := getattr(base_agent, "_LLM_TYPE_REGISTRY", None), dict):
         types[llm_type] = path
+
+
+def register_embedder(path: str) -> None:
+    """Have CrewAI make embedders by the function that `path` names.
+
+    A spec of CrewAI's must name one of its own providers. Only that of `custom` could hold ours, with a class in it,
+    which no checkpoint can hold; so ours has the name of one whose settings are a text.
+    """
+    PROVIDER_PATHS[EMBEDDER_PROVIDER] = path
+
+
+def own_embedder_provider(**config: Any) -> Any:
+    """Return CrewAI's own provider of the name that is used for ours."""
+    from crewai.rag.embeddings.providers.text2vec.text2vec_provider import Text2VecProvider
+
+    return Text2VecProvider(**config)
 
 
 def register_images(provider: str) -> None:
@@ -201,12 +213,9 @@ def emit_started(llm: BaseLLM, **fields: Any) -> None:
     llm._emit_call_started_event(**fields)
 
 
-def emit_completed(
-    llm: BaseLLM, *, finish_reason: str | None, response_id: str | None, call_type: LLMCallType, **fields: Any
-) -> None:
+def emit_completed(llm: BaseLLM, **fields: Any) -> None:
     """Emit the last event of a call."""
-    ids: Any = {"finish_reason": finish_reason, "response_id": response_id} if _HAS_ANSWER_IDS else {}
-    llm._emit_call_completed_event(call_type=call_type, **fields, **ids)
+    llm._emit_call_completed_event(**fields)
 
 
 def emit_failed(llm: BaseLLM, error: str, **whom: Any) -> None:
@@ -234,7 +243,7 @@ def emit_thinking(llm: BaseLLM, text: str, **fields: Any) -> None:
 
 
 def format_messages(llm: BaseLLM, messages: str | Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return OpenAI's messages of CrewAI's; these stay as they are, which 1.14.1 does not see to."""
+    """Return OpenAI's messages of CrewAI's; these stay as they are."""
     given: Any = messages
     if not isinstance(messages, str):
         given = [dict(message) if isinstance(message, Mapping) else message for message in messages]

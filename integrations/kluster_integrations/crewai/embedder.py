@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import json
+import uuid
 from typing import Any, ClassVar
 
 from chromadb.api.types import EmbeddingFunction, Space
+from crewai.rag.embeddings.providers.custom.custom_provider import CustomProvider
 from crewai.rag.embeddings.providers.custom.embedding_callable import CustomEmbeddingFunction
 
 from kluster_integrations.config import KlusterConfig
 from kluster_integrations.core.client import DEFAULT_EMBEDDING_MODEL, MAX_EMBEDDING_BATCH, Client
+from kluster_integrations.crewai import _compat
 from kluster_integrations.limits import Limits
 
-__all__ = ["KlusterEmbedder", "kluster_embedder"]
+__all__ = ["KlusterEmbedder", "embedder_provider", "kluster_embedder"]
+
+_MARK = "kluster:"
 
 
 class KlusterEmbedder(CustomEmbeddingFunction, EmbeddingFunction[Any]):  # CrewAI checks for the one and for the other
-    """Makes vectors of texts. CrewAI wants a class to make it of, without arguments: `kluster_embedder` gives one."""
+    """Makes vectors of texts; `kluster_embedder` says of what."""
 
     model: ClassVar[str] = DEFAULT_EMBEDDING_MODEL
     chunk_size: ClassVar[int] = 256
@@ -89,5 +95,28 @@ def kluster_embedder(
         raise ValueError(f"{', '.join(unknown)}: allowed are {', '.join(KlusterConfig.model_fields)}.")
     client = Client(KlusterConfig.merged(config, **connection), limits=limits, http_client=http_client)
     values = {"model": model, "chunk_size": chunk_size, "client": client, "__module__": __name__}
-    made = type("KlusterEmbedder", (KlusterEmbedder,), values)
-    return {"provider": "custom", "config": {"embedding_callable": made}}
+    kept = {"model": model, "chunk_size": chunk_size, "base_url": client.config.base_url}
+    name = _MARK + json.dumps({**kept, "id": uuid.uuid4().hex})
+    _made[name] = type("KlusterEmbedder", (KlusterEmbedder,), values)
+    return {"provider": _compat.EMBEDDER_PROVIDER, "config": {"model_name": name}}
+
+
+def embedder_provider(**config: Any) -> Any:
+    """Return what CrewAI makes an embedder of: for `kluster_embedder`'s settings that, for others what it would be.
+
+    Of settings from a checkpoint of another process the key, and all but the model and the address, is taken from the
+    environment.
+    """
+    name = str(config.get("model_name"))
+    if not name.startswith(_MARK):
+        return _compat.own_embedder_provider(**config)
+    if (made := _made.get(name)) is None:
+        kept = json.loads(name.removeprefix(_MARK))
+        client = Client(KlusterConfig(base_url=kept["base_url"]))
+        values = {"model": kept["model"], "chunk_size": kept["chunk_size"], "client": client, "__module__": __name__}
+        made = _made[name] = type("KlusterEmbedder", (KlusterEmbedder,), values)
+    return CustomProvider(embedding_callable=made)
+
+
+_made: dict[str, type[KlusterEmbedder]] = {}
+_compat.register_embedder(f"{__name__}.{embedder_provider.__name__}")
