@@ -8,14 +8,21 @@ import pytest
 
 pytest.importorskip("crewai")
 
+import crewai
 from crewai import Agent, Crew, Task
 from crewai.tools import tool
+from packaging.version import Version
 from pydantic import BaseModel
 
 LLAMA = "klusterai/Meta-Llama-3.3-70B-Instruct-Turbo"
 R1 = "deepseek-ai/DeepSeek-R1"
 GEMMA = "google/gemma-3-27b-it"
 KEY = "kk-secret-key"
+
+VERSIONS = [(1, 15, 17), (1, 15, 18), (1, 15, 30)]
+INSTALLED = Version(crewai.__version__).release
+since = {version: pytest.mark.skipif(version > INSTALLED, reason=f"new in CrewAI {version}") for version in VERSIONS}
+"""Marks of tests of what older versions of CrewAI do not do."""
 
 ran: list[str] = []
 """The cities that `get_weather` was called with."""

@@ -13,13 +13,13 @@ pytest.importorskip("crewai")
 
 import crewai
 from crewai import Agent
-from packaging.version import Version
 
 from kluster_integrations.crewai import _compat
 from kluster_integrations.crewai._compat import PRIVATE_NAMES, PROMPTS, PrivateName
 
+from .crews import INSTALLED
+
 ADAPTER = Path(_compat.__file__).parent
-INSTALLED = Version(crewai.__version__).release
 
 
 @pytest.mark.parametrize("private", PRIVATE_NAMES, ids=lambda p: p.name)

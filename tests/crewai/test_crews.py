@@ -14,7 +14,7 @@ from crewai import Crew, Process, Task
 from kluster_integrations.crewai import KlusterLLM
 from kluster_integrations.emulator import Emulator
 
-from .crews import LLAMA, R1, Report, get_weather, hello, make_agent, ran, report, weather
+from .crews import LLAMA, R1, Report, get_weather, hello, make_agent, ran, report, since, weather
 
 Make = Callable[..., KlusterLLM]
 
@@ -159,6 +159,7 @@ def test_agent_kickoff_with_a_response_format(model: str, llm: Make, emulator: E
     assert sent(emulator) == 1
 
 
+@since[1, 15, 30]
 def test_forty_tool_results_that_fit_are_neither_summarized_nor_deferred(llm: Make) -> None:
     model = llm()
     messages: list[Any] = [{"role": "user", "content": "Find all"}]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import pickle
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +14,7 @@ pytest.importorskip("crewai")
 
 from crewai.events.types.llm_events import LLMCallCompletedEvent, LLMCallFailedEvent, LLMCallStartedEvent
 from crewai.hooks.llm_hooks import register_before_llm_call_hook, unregister_before_llm_call_hook
+from crewai.utilities.agent_utils import is_context_length_exceeded
 from crewai.utilities.exceptions.context_window_exceeding_exception import LLMContextLengthExceededError
 
 from kluster_integrations import errors
@@ -20,7 +22,7 @@ from kluster_integrations.crewai import KlusterContextWindowError, KlusterLLM, K
 from kluster_integrations.crewai._compat import LLMCallBlockedError
 from kluster_integrations.emulator import Emulator, Fault
 
-from .crews import KEY, R1, hello, weather
+from .crews import KEY, R1, hello, since, weather
 
 Make = Callable[..., KlusterLLM]
 
@@ -96,8 +98,9 @@ def test_a_stream_that_breaks_is_tried_again_by_the_agent(llm: Make, emulator: E
     assert len(emulator.requests) == 2
 
 
+@since[1, 15, 18]
 def test_crewai_understands_a_rate_limit(llm: Make, emulator: Emulator) -> None:
-    retry = pytest.importorskip("crewai.llms.retry", reason="CrewAI before 1.15.18 does not retry calls")
+    retry: Any = importlib.import_module("crewai.llms.retry")
     emulator.add_fault(Fault("status", status=429, retry_after=7, times=None))
 
     with pytest.raises(errors.RateLimitError) as caught:
@@ -110,7 +113,7 @@ def test_overflow_is_crewais_own_exception(llm: Make, emulator: Emulator) -> Non
     with pytest.raises(LLMContextLengthExceededError) as caught:
         llm(plan="trial").call("word " * 40_000)
     assert isinstance(caught.value, errors.ContextWindowExceededError)
-    assert LLMContextLengthExceededError._is_context_length_exceeded_error(caught.value)
+    assert is_context_length_exceeded(caught.value)
     assert emulator.requests == []
     assert type(pickle.loads(pickle.dumps(caught.value))) is KlusterContextWindowError
 

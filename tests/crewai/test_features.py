@@ -25,7 +25,7 @@ from pydantic import BaseModel
 from kluster_integrations.crewai import KlusterLLM, kluster_embedder
 from kluster_integrations.emulator import Emulator
 
-from .crews import GEMMA, KEY, LLAMA, R1, Report, crew, get_weather, hello, make_agent, ran, weather
+from .crews import GEMMA, KEY, LLAMA, R1, Report, crew, get_weather, hello, make_agent, ran, since, weather
 
 Make = Callable[..., KlusterLLM]
 BOTH = pytest.mark.parametrize("model", [LLAMA, R1])
@@ -446,6 +446,7 @@ server.run()
 """
 
 
+@since[1, 15, 30]
 @pytest.mark.parametrize(
     ("model", "tool_calling"), [(LLAMA, "native"), (R1, "prompted"), (R1, "react"), (GEMMA, "prompted")]
 )

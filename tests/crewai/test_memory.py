@@ -17,7 +17,7 @@ from kluster_integrations import errors
 from kluster_integrations.crewai import KlusterConverter, kluster_embedder, kluster_llm
 from kluster_integrations.emulator import Emulator
 
-from .crews import KEY, LLAMA, R1, Report, make_agent
+from .crews import KEY, LLAMA, R1, Report, make_agent, since
 
 
 @pytest.fixture
@@ -27,6 +27,7 @@ def only_kluster(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> Emulato
     return emulator
 
 
+@since[1, 15, 17]
 @pytest.mark.parametrize("model", [LLAMA, R1])
 def test_a_crew_with_memory_knowledge_and_planning(model: str, only_kluster: Emulator) -> None:
     llm = kluster_llm(model)

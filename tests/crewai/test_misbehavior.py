@@ -15,7 +15,7 @@ from kluster_integrations.crewai import KlusterRateLimitError, kluster_llm
 from kluster_integrations.errors import InternalServerError, OutputValidationError
 
 from ..raw_server import RawRequest, RawServer, Reply, chunk, event, sse, whole
-from .crews import KEY, LLAMA, R1, Report, ran, weather
+from .crews import KEY, LLAMA, R1, Report, ran, since, weather
 
 NATIVE, PROMPTED, REACT = "native", "prompted", "react"
 EVERY = pytest.mark.parametrize("kind", [NATIVE, PROMPTED, REACT])
@@ -269,6 +269,7 @@ def test_a_page_in_place_of_an_answer(stream: bool, kind: str, stage: Stage) -> 
         stage.run(kind, page, stream=stream, agent={"max_retry_limit": 0})
 
 
+@since[1, 15, 30]
 @EVERY
 def test_the_same_call_for_ever(kind: str, stage: Stage) -> None:
     with pytest.raises(Exception, match="get_weather"):

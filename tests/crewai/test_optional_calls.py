@@ -11,7 +11,6 @@ import pytest
 
 pytest.importorskip("crewai")
 
-from crewai import Agent
 from crewai.agent.planning_config import PlanningConfig
 from crewai.events.event_bus import crewai_event_bus
 from crewai.events.types.agent_events import AgentExecutionErrorEvent
@@ -20,7 +19,7 @@ from kluster_integrations import errors
 from kluster_integrations.crewai import KlusterInternalServerError, kluster_llm
 
 from ..raw_server import RawRequest, RawServer, Reply, whole
-from .crews import KEY, LLAMA, hello, make_agent
+from .crews import KEY, LLAMA, hello, make_agent, since
 
 STEPS = [{"step_number": 1, "description": "look up"}, {"step_number": 2, "description": "report"}]
 PLAN = {"name": "create_reasoning_plan", "arguments": json.dumps({"plan": "p", "ready": True, "steps": STEPS})}
@@ -36,7 +35,6 @@ PARTS = {
     "step": "executing ONE specific step",
     "synthesis": "Synthesize the results",
 }
-HAS_STEPS = Agent.model_fields["executor_class"].default.__name__ == "AgentExecutor"
 
 
 def part(request: RawRequest) -> str:
@@ -73,8 +71,6 @@ def failing(*parts: str, status: int) -> Callable[[RawRequest], Reply]:
 def test_the_crew_ends_with_its_answer(
     fails: str, answer: str, status: int, server: RawServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    if fails != "plan" and not HAS_STEPS:
-        pytest.skip("the agents of crews carry out plans in steps from CrewAI 1.14.2 on")
     server.answer = failing(fails, status=status)
     llm = kluster_llm(LLAMA, base_url=server.base_url, api_key=KEY, max_retries=1)
     planning = PlanningConfig(reasoning_effort="medium", max_attempts=1)
@@ -105,8 +101,8 @@ def test_what_a_task_cannot_do_without_ends_it(
     assert "mismatch" not in "".join(capsys.readouterr())
 
 
+@since[1, 15, 30]  # older versions go on with the next step
 def test_a_step_that_fails_ends_the_task(server: RawServer) -> None:
-    pytest.importorskip("crewai.llms.retry", reason="older versions of CrewAI go on with the next step")
     server.answer = failing("step", status=500)
     llm = kluster_llm(LLAMA, base_url=server.base_url, api_key=KEY, max_retries=0)
 

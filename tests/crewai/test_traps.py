@@ -30,7 +30,7 @@ from kluster_integrations.emulator import Emulator, Fault
 from kluster_integrations.errors import UnsupportedParameterError
 
 from ..raw_server import RawRequest, RawServer, Reply, sse, whole
-from .crews import GEMMA, KEY, LLAMA, R1, Report, hello, make_agent, report, weather
+from .crews import GEMMA, KEY, LLAMA, R1, Report, hello, make_agent, report, since, weather
 
 Make = Callable[..., KlusterLLM]
 
@@ -337,6 +337,7 @@ def test_it_cannot_be_copied(
     assert duplicate(ours(server)).call("hi") == "Hello"
 
 
+@since[1, 15, 30]
 def test_tokens_are_counted_with_a_warning(server: RawServer, caplog: pytest.LogCaptureFixture) -> None:
     # llms/base_llm.py:368: the default of a custom LLM, before every call of an agent
     class Minimal(BaseLLM):

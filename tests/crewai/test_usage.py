@@ -20,7 +20,7 @@ from kluster_integrations.crewai import KlusterLLM, kluster_embedder, kluster_ll
 from kluster_integrations.crewai._usage import Tally
 from kluster_integrations.emulator import Emulator
 
-from .crews import KEY, LLAMA, hello, make_agent
+from .crews import KEY, LLAMA, hello, make_agent, since
 
 Make = Callable[..., KlusterLLM]
 
@@ -39,6 +39,7 @@ def used(crew: Any) -> Any:
     return crew.calculate_usage_metrics()
 
 
+@since[1, 15, 17]
 def test_what_memory_uses_is_the_crews(llm: Make, emulator: Emulator) -> None:
     crew = remembering(llm(), emulator)
     crew.kickoff()
