@@ -71,7 +71,7 @@ $(VENV)/.demo: $(WHAT) constraints.txt
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.demo
-	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[all]" --group test
+	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[all]" --group test --group crewai
 	@touch $@
 
 # mypy reads the frameworks' types, so lint needs them all.
@@ -172,7 +172,7 @@ test-openai3: $(VENV3)/.test
 OF_ADAPTERS := tests/features tests/langchain tests/crewai tests/test_adapters_agree.py tests/test_import.py
 $(VENVF)/.test: $(WHAT) constraints-oldest.txt
 	$(call venv,$(VENVF),$(call python,3.11))
-	$(VENVF)/bin/python -m pip install --quiet --constraint constraints-oldest.txt --editable ".[all]" --group test
+	$(VENVF)/bin/python -m pip install --quiet --constraint constraints-oldest.txt --editable ".[all]" --group test --group crewai
 	@touch $@
 
 test-oldest: $(VENVF)/.test
@@ -182,7 +182,7 @@ test-oldest: $(VENVF)/.test
 .PHONY: $(VENVN)/.test
 $(VENVN)/.test:
 	$(call venv,$(VENVN),$(call python,3.13 3.12))
-	$(VENVN)/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager --editable ".[all]" --group test
+	$(VENVN)/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager --editable ".[all]" --group test --group crewai
 
 test-newest: $(VENVN)/.test
 	$(VENVN)/bin/python $(PYTEST) $(OF_ADAPTERS) $(PYTEST_ARGS)

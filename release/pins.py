@@ -28,10 +28,13 @@ _LITELLM = ("litellm", "emulator", "redis")
 
 FILES = {
     "constraints.txt": Pins(
-        "the world with CrewAI: openai 2.x on httpx", ("all",), ("test", "lint", "bench", "record")
+        "the world with CrewAI: openai 2.x on httpx", ("all",), ("test", "crewai", "lint", "bench", "record")
     ),
     "constraints-oldest.txt": Pins(
-        "the oldest of each framework that is supported", ("all",), ("test",), options=("--resolution=lowest-direct",)
+        "the oldest of each framework that is supported",
+        ("all",),
+        ("test", "crewai"),
+        options=("--resolution=lowest-direct",),
     ),
     # The oldest langchain-tests on pytest 9 is 1.1.5, which wants langchain-core 1.2.7; langgraph-prebuilt 1.0.9 and
     # later import names of langgraph 1.1.
