@@ -257,10 +257,9 @@ def test_an_llm_made_of_the_config_dict(llm: Make, emulator: Emulator, monkeypat
     assert keys == ["kk-for-resuming"]
 
 
-def test_no_key_is_said_before_any_request(emulator: Emulator) -> None:
+def test_no_key_is_said_before_any_request() -> None:
     with pytest.raises(Exception, match="KLUSTER_API_KEY"):
-        kluster_llm(LLAMA, base_url=emulator.base_url).call("hi")
-    assert emulator.requests == []
+        kluster_llm(LLAMA).call("hi")
 
 
 def test_it_is_made_of_the_environment(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:

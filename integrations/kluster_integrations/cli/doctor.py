@@ -39,7 +39,7 @@ SUPPORTED = {
     "langchain-core": ((1, 2), (2,)),
     "openai": ((2, 30), (4,)),
     "litellm": _versions.SUPPORTED,
-    "crewai": ((1, 15, 30), (2,)),
+    "crewai": ((1, 14, 7), (2,)),
 }
 _EXTRAS = {"langchain-core": "langchain", "openai": "langchain", "litellm": "litellm", "crewai": "crewai"}
 _SMALL_MODEL = "klusterai/Meta-Llama-3.1-8B-Instruct-Turbo"
