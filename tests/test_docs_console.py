@@ -80,7 +80,7 @@ ELSEWHERE: list[tuple[str, Callable[[str], None]]] = [
 
 @pytest.fixture
 def shell(emulator: Emulator, tmp_path: Path) -> Iterator[Callable[[str], None]]:
-    """Run a command as a shell does, `kluster` being this one; `kluster emulator` stays in the background."""
+    """Run a command as a shell does, `kluster` being this one; `kluster emulator` and `gateway` stay in the background."""
     bin_ = tmp_path / "bin"
     bin_.mkdir()
     shim = bin_ / "kluster"
@@ -113,6 +113,13 @@ def shell(emulator: Emulator, tmp_path: Path) -> Iterator[Callable[[str], None]]
             assert server.stdout
             lines = [server.stdout.readline() for _ in range(3)]
             assert lines[-1].startswith(_ANNOUNCED), f"{command}: {lines}"
+        elif command.startswith("kluster gateway"):
+            server = subprocess.Popen(
+                [*_words(command), "--port", "0"], env=env, cwd=home, stderr=subprocess.PIPE, encoding="utf-8"
+            )
+            running.append(server)
+            assert server.stderr
+            assert server.stderr.readline().startswith("The gateway to ")
         else:
             done = subprocess.run(
                 ["bash", "-o", "pipefail", "-c", command],

@@ -1,4 +1,4 @@
-"""The command line: `kluster demo`, `chat`, `batch`, `verify`, `models`, `emulator`, `doctor`, `probe`, `export`.
+"""The command line, `kluster`: `demo`, `chat`, `batch`, `verify`, `models`, `emulator`, `gateway`, `doctor`, `probe`, …
 
 One module a command. Each imports what is heavy inside its function, so that `kluster --help` costs little more than
 typer, and works on the bare install; what needs an extra says which.
@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from kluster_integrations._version import __version__
-from kluster_integrations.cli import batch, chat, demo, doctor, emulator, export, models, probe, verify
+from kluster_integrations.cli import batch, chat, demo, doctor, emulator, export, gateway, models, probe, verify
 from kluster_integrations.cli._errors import Group
 
 __all__ = ["app", "main"]
@@ -51,6 +51,7 @@ app.add_typer(batch.app, name="batch")
 app.command("verify")(verify.run)
 app.command("models")(models.run)
 app.command("emulator")(emulator.run)
+app.command("gateway")(gateway.run)
 app.command("doctor")(doctor.run)
 app.command("probe")(probe.run)
 app.command("export")(export.run)

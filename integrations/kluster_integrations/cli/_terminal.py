@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["AnswerPrinter", "console", "is_interactive", "money", "need"]
 
-_EXTRAS = {"langchain": ("langchain_core",), "emulator": ("starlette", "uvicorn")}
+_EXTRAS = {"langchain": ("langchain_core",), "emulator": ("starlette", "uvicorn"), "gateway": ("starlette", "uvicorn")}
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _DIM, _RESET = "\x1b[2m", "\x1b[0m"
 _PIPE_WIDTH = 160

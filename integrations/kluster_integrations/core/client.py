@@ -277,6 +277,10 @@ class Client:
         """
         return self._transport.get(path, query=query)
 
+    async def aget(self, path: str, *, query: Mapping[str, object] | None = None) -> Answer:
+        """As `get`."""
+        return await self._transport.aget(path, query=query)
+
     def close(self) -> None:
         """Close the connections of this base URL, in this process; a later request opens new ones."""
         self._transport.close()

@@ -67,12 +67,13 @@ ENVIRONMENT: Mapping[str, tuple[str, ...]] = {
     "batch_poll": ("KLUSTER_BATCH_POLL",),
     "batch_quiet": ("KLUSTER_BATCH_QUIET",),
     "batch_patience": ("KLUSTER_BATCH_PATIENCE",),
+    "gateway_key": ("KLUSTER_GATEWAY_KEY",),
     "debug": ("KLUSTER_DEBUG",),
 }
 """Every variable that this package reads, by what it sets; of several the first that is set wins.
 
-The last six are not fields of `KlusterConfig`: `Limits.of` reads the first two, batch jobs the next, the command line
-the last. The aliases are those of the vendor's own forks.
+The last eight are not fields of `KlusterConfig`: `Limits.of` reads the first two, batch jobs the next four, the
+command line the last two. The aliases are those of the vendor's own forks.
 """
 
 

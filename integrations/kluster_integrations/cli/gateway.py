@@ -1,0 +1,141 @@
+"""`kluster gateway`: an OpenAI-compatible server in front of kluster.ai, in the foreground."""
+
+from __future__ import annotations
+
+import json
+import logging
+import signal
+import sys
+import threading
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from kluster_integrations.catalog import Plan
+from kluster_integrations.cli._errors import UsageError, connect
+from kluster_integrations.cli._terminal import need
+from kluster_integrations.errors import KlusterError
+
+if TYPE_CHECKING:
+    from kluster_integrations.gateway import Gateway
+
+__all__ = ["run"]
+
+
+def run(
+    host: Annotated[str, typer.Option(help="The address to listen on; elsewhere than here it wants a key.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="The port; 0 is any free one.")] = 8091,
+    key: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KEY",
+            help="What clients must send; better KLUSTER_GATEWAY_KEY, which `ps` does not show. "
+            "Default: anything on a loopback address, elsewhere a random one.",
+        ),
+    ] = None,
+    plan: Annotated[Plan | None, typer.Option(help="The account's plan, whose limits are kept.")] = None,
+    max_wait: Annotated[
+        float | None, typer.Option(min=0, help="Seconds a request waits for the limits before 429. Default: no end.")
+    ] = None,
+    redis: Annotated[
+        str | None, typer.Option(metavar="URL", help="The Redis that instances share, redis://host:6379/0.")
+    ] = None,
+    budget: Annotated[
+        float | None, typer.Option(metavar="USD", min=0, help="Refuse requests once this many US$ are spent.")
+    ] = None,
+    unsupported: Annotated[
+        str | None, typer.Option(metavar="error|drop", help="What to do with what kluster.ai does not take.")
+    ] = None,
+    alias: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=ID", help="A name for a model, such as 'claude-*=ID'; may be repeated."),
+    ] = None,
+    allow_origin: Annotated[
+        list[str] | None, typer.Option(metavar="URL", help="Let pages of this site ask; may be repeated.")
+    ] = None,
+    max_body: Annotated[int, typer.Option(min=1, metavar="MB", help="The largest body of a request.")] = 64,
+    grace: Annotated[float, typer.Option(min=0, help="Seconds that requests get to end when it stops.")] = 10.0,
+    log: Annotated[bool, typer.Option(help="Print a JSON object per request, without what it says.")] = True,
+) -> None:
+    """Serve an OpenAI-compatible API until Ctrl-C, for programs that send what kluster.ai does not take.
+
+    The log is on standard output, all else on standard error.
+    """
+    need("kluster gateway", "gateway")
+    from kluster_integrations import Budget
+    from kluster_integrations.config import env_value
+    from kluster_integrations.gateway import Gateway
+    from kluster_integrations.limits import Limits
+
+    config = connect(plan=plan, unsupported=unsupported)
+    try:
+        server = Gateway(
+            config,
+            host=host,
+            port=port,
+            key=key or env_value("gateway_key"),
+            limits=Limits.of(config.plan, max_wait=max_wait, redis_url=redis),
+            budget=None if budget is None else Budget(budget),
+            origins=allow_origin or (),
+            aliases=_aliases(alias or []),
+            max_body=max_body * 2**20,
+            grace=grace,
+        )
+    except ValueError as err:
+        raise UsageError(str(err)) from None
+    try:
+        server.start()
+    except OSError as err:
+        raise KlusterError(f"{err.strerror or err}.", hint="--port 0 takes any free port.") from None
+    stopping = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stopping.set())
+    try:
+        if log:
+            _log()
+        _announce(server, config.base_url, is_given=bool(key or env_value("gateway_key")), has_key=bool(config.api_key))
+        stopping.wait()
+    finally:
+        server.stop()
+
+
+def _aliases(given: list[str]) -> dict[str, str]:
+    pairs = [pair.partition("=") for pair in given]
+    for name, _, id_ in pairs:
+        if not name.strip() or not id_.strip():
+            raise UsageError(f"--alias {name!r} must be NAME=ID, such as gpt-4o=klusterai/….")
+    return {name.strip(): id_.strip() for name, _, id_ in pairs}
+
+
+class _Lines(logging.Handler):
+    """Prints a JSON object per request."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        row = record.__dict__.get("request") or {"level": record.levelname, "message": record.getMessage()}
+        print(json.dumps(row), flush=True)
+
+
+def _log() -> None:
+    from kluster_integrations.gateway import LOGGER
+
+    logger = logging.getLogger(LOGGER)
+    logger.setLevel(logging.INFO)
+    logger.addHandler(_Lines())
+    logger.propagate = False
+
+
+def _announce(server: Gateway, upstream: str, *, is_given: bool, has_key: bool) -> None:
+    """Say where it is. A key that was made here is said once, for nobody else knows it."""
+    address = server.base_url
+    lines = [
+        f"The gateway to {upstream} is at {address} (OpenAI's API), {address.removesuffix('/v1')} (Anthropic's).",
+        "Any key will do."
+        if server.key is None
+        else "The key is the one that it was given."
+        if is_given
+        else f"Its key, shown only here: {server.key}",
+    ]
+    if not has_key:
+        lines.append("Warning: there is no KLUSTER_API_KEY; only a server that needs none will answer.")
+    print("\n".join(lines), file=sys.stderr, flush=True)

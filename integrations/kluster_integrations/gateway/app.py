@@ -1,0 +1,100 @@
+"""The Starlette application. An API is one module with a list `ROUTES`, and its line in `_GROUPS`."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Mount, Route, Router
+
+from kluster_integrations import Budget
+from kluster_integrations._version import __version__
+from kluster_integrations.config import KlusterConfig
+from kluster_integrations.core.client import Client
+from kluster_integrations.files import Files
+from kluster_integrations.gateway import chat, embeddings, files, messages, models, responses
+from kluster_integrations.gateway.errors import refusal
+from kluster_integrations.gateway.gate import Gate
+from kluster_integrations.gateway.service import Json, Service
+from kluster_integrations.limits import Limits
+
+__all__ = ["create_app"]
+
+_GROUPS = (chat.ROUTES, responses.ROUTES, messages.ROUTES, embeddings.ROUTES, models.ROUTES, files.ROUTES)
+
+
+def create_app(
+    config: KlusterConfig | None = None,
+    *,
+    limits: Limits | None = None,
+    budget: Budget | None = None,
+    key: str | None = None,
+    origins: Sequence[str] = (),
+    aliases: Mapping[str, str] | None = None,
+    max_body: int = 64 * 2**20,
+) -> Starlette:
+    """Return the gateway as an ASGI application, for those who host it themselves. It serves one event loop.
+
+    Args:
+        config: The connection to kluster.ai; default: from the environment.
+        limits: The account's limits; default: those of the plan.
+        budget: Counts and limits what all requests cost.
+        key: What clients must send, as OpenAI's or Anthropic's clients send theirs. None lets all in that ask this
+            machine under a name that means it, from no web page but its own.
+        origins: Origins of web pages that may ask without a key, such as `https://www.typingmind.com`; `*` is any.
+        aliases: Model ids by the names that clients know; a name may have a `*`, as in `claude-*`.
+        max_body: The largest body, in bytes.
+
+    Raises:
+        ValueError: If an argument or an environment variable is not acceptable.
+    """
+    if key is not None and (len(key) < _SHORTEST_KEY or not key.isascii() or not key.isprintable() or " " in key):
+        raise ValueError(f"key (not shown) must have {_SHORTEST_KEY} or more characters of ASCII, and no white space.")
+    config = config or KlusterConfig()
+    service = Service(
+        Client(config, limits=limits),
+        Files(config),
+        key=key,
+        origins=tuple(origins),
+        aliases=dict(aliases or {}),
+        budget=budget,
+        max_body=max_body,
+    )
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        yield
+        await service.client.aclose()
+
+    # A redirect for a trailing slash would hide a client's wrong URL.
+    router = Router([route for group in _GROUPS for route in group], redirect_slashes=False)
+    app = Starlette(
+        routes=[Route("/", _health), Route("/health", _health), Mount("/v1", router)],
+        middleware=[Middleware(Gate, service=service)],
+        exception_handlers={HTTPException: _http_error},
+        lifespan=lifespan,
+    )
+    app.router.redirect_slashes = False
+    app.state.service = service
+    return app
+
+
+_SHORTEST_KEY = 8
+
+
+async def _health(_: Request) -> Response:
+    return Json({"status": "ok", "service": "kluster gateway", "version": __version__})
+
+
+async def _http_error(request: Request, exc: Exception) -> Response:
+    """Raise what Starlette refuses in the API's own form, which the gate gives it."""
+    assert isinstance(exc, HTTPException)
+    what = f"{request.method} {request.url.path}"
+    raise refusal(
+        exc.status_code, f"The gateway has no {what}." if exc.status_code == 404 else f"{exc.detail}: {what}."
+    )

@@ -1,0 +1,59 @@
+"""`/v1/files` and `/v1/batches`, passed through in OpenAI's form. What stands in a file goes out as it is."""
+
+from __future__ import annotations
+
+from starlette.datastructures import UploadFile
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from kluster_integrations.errors import BadRequestError
+from kluster_integrations.gateway.service import Json, body_of, service_of
+
+__all__ = ["ROUTES"]
+
+
+async def _upload(request: Request) -> Response:
+    form = await request.form()
+    file = form.get("file")
+    if not isinstance(file, UploadFile):
+        raise BadRequestError("The form has no file in its field 'file'.", hint="send it as multipart/form-data.")
+    purpose = str(form.get("purpose") or "batch")
+    name = (file.filename or "batch.jsonl").replace('"', "_").replace("\r", "_").replace("\n", "_")
+    return Json(await service_of(request).files.aupload(file.file, name, purpose=purpose))
+
+
+async def _content(request: Request) -> Response:
+    content = await service_of(request).files.acontent(request.path_params["id"])
+    return Response(content, media_type="application/octet-stream")
+
+
+async def _create(request: Request) -> Response:
+    return Json(await service_of(request).files.acreate_batch(await body_of(request)))
+
+
+async def _batch(request: Request) -> Response:
+    return Json(await service_of(request).files.abatch(request.path_params["id"]))
+
+
+async def _cancel(request: Request) -> Response:
+    return Json(await service_of(request).files.acancel_batch(request.path_params["id"]))
+
+
+async def _batches(request: Request) -> Response:
+    limit = request.query_params.get("limit")
+    if limit is not None and not (limit.isdigit() and 1 <= int(limit) <= 100):
+        raise BadRequestError(f"limit={limit!r} must be a whole number from 1 to 100.", hint="correct limit.")
+    found = await service_of(request).files.abatches(request.query_params.get("after"), int(limit) if limit else None)
+    return Json(found)
+
+
+# kluster.ai documents no list, no retrieve and no delete of files.
+ROUTES = [
+    Route("/files", _upload, methods=["POST"]),
+    Route("/files/{id}/content", _content),
+    Route("/batches", _create, methods=["POST"]),
+    Route("/batches", _batches),
+    Route("/batches/{id}", _batch),
+    Route("/batches/{id}/cancel", _cancel, methods=["POST"]),
+]

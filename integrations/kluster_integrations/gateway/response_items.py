@@ -1,0 +1,134 @@
+"""The input items and tools of OpenAI's `/v1/responses`, as chat messages and tools."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from kluster_integrations.errors import BadRequestError
+from kluster_integrations.gateway.errors import refusal
+from kluster_integrations.gateway.memory import Memory
+
+__all__ = ["INPUT", "custom_tools", "messages_of", "text_format", "tool_choice_of", "tools_of"]
+
+INPUT = "input"
+"""The one parameter of a tool that takes text and not JSON."""
+# Of the service itself, which has none, or records of their calls, which mean nothing to another one.
+_NOT_OURS = frozenset({"reasoning", "compaction", "web_search_call", "file_search_call", "image_generation_call"})
+_CALLS = frozenset({"function_call", "custom_tool_call"})
+_OUTPUTS = frozenset({"function_call_output", "custom_tool_call_output"})
+
+
+def messages_of(items: Sequence[object], instructions: object, memory: Memory) -> list[dict[str, Any]]:
+    """Return input items as chat messages. Calls go into the assistant message before them.
+
+    Raises:
+        BadRequestError: If an item is of a kind that cannot be said in a chat.
+        NotFoundError: If it refers to an item that is not remembered.
+    """
+    messages: list[dict[str, Any]] = []
+    if instructions:
+        messages.append({"role": "system", "content": instructions})
+    for i, item in enumerate(items):
+        for made in _messages(item, f"input[{i}]", memory):
+            last = messages[-1] if messages else {}
+            if (
+                made["role"] == "assistant" == last.get("role")
+                and not last.get("tool_calls", ())
+                and "tool_calls" in made
+            ):
+                last["tool_calls"] = made["tool_calls"]
+            elif made.get("tool_calls") and last.get("tool_calls"):
+                last["tool_calls"] += made["tool_calls"]
+            else:
+                messages.append(made)
+    return messages
+
+
+def _messages(item: object, where: str, memory: Memory) -> Iterator[dict[str, Any]]:
+    if not isinstance(item, Mapping):
+        raise BadRequestError(f"{where} must be an input item, not a {type(item).__name__}.", hint="correct input.")
+    kind = item.get("type") or "message"
+    if kind == "item_reference":
+        found = memory.item(str(item.get("id")))
+        if found is None:
+            raise refusal(404, f"{where}: the item {item.get('id')!r} is not remembered. Send the item itself.")
+        yield from _messages(found, where, memory)
+    elif kind == "message":
+        yield {"role": item.get("role"), "content": item.get("content")}
+    elif kind in _CALLS:
+        text = item.get("arguments") if kind == "function_call" else json.dumps({INPUT: item.get(INPUT)})
+        function = {"name": item.get("name"), "arguments": text}
+        call = {"id": item.get("call_id"), "type": "function", "function": function}
+        yield {"role": "assistant", "content": "", "tool_calls": [call]}
+    elif kind in _OUTPUTS:
+        yield {"role": "tool", "tool_call_id": item.get("call_id"), "content": item.get("output")}
+    elif kind not in _NOT_OURS:
+        raise BadRequestError(
+            f"{where}.type={kind!r} cannot be said in a chat.",
+            hint="use messages, function_call and function_call_output.",
+        )
+
+
+def custom_tools(tools: object) -> frozenset[str]:
+    """Return the names of the tools that take text and not JSON."""
+    given = tools if isinstance(tools, list) else []
+    return frozenset(str(t.get("name")) for t in given if isinstance(t, Mapping) and t.get("type") == "custom")
+
+
+def tools_of(tools: object) -> list[dict[str, Any]]:
+    """Return tools as those of a chat. What OpenAI runs itself (web_search, …) is left out.
+
+    Raises:
+        BadRequestError: If nothing is left: then the request is for what is not there.
+    """
+    if tools is None:
+        return []
+    if not isinstance(tools, list) or not all(isinstance(tool, Mapping) for tool in tools):
+        raise BadRequestError("tools must be a list of tools.", hint="correct tools.")
+    made = [found for tool in tools if (found := _tool(tool)) is not None]
+    if tools and not made:
+        kinds = ", ".join(sorted({str(tool.get("type")) for tool in tools}))
+        raise BadRequestError(
+            f"tools has only what OpenAI runs itself ({kinds}); kluster.ai has no tools of its own.",
+            hint="offer tools of type function.",
+        )
+    return made
+
+
+def _tool(tool: Mapping[str, Any]) -> dict[str, Any] | None:
+    kind = tool.get("type")
+    if kind == "function":
+        function = {name: tool.get(name) for name in ("name", "description", "parameters")}
+        return {"type": "function", "function": function}
+    if kind != "custom":
+        return None
+    form = tool.get("format")
+    grammar = form.get("definition") if isinstance(form, Mapping) else None
+    texts = (tool.get("description"), f"The input follows this grammar:\n{grammar}" if grammar else None)
+    text = {"type": "string", "description": "The whole input, as plain text."}
+    function = {
+        "name": tool.get("name"),
+        "description": "\n\n".join(filter(None, texts)),
+        "parameters": {"type": "object", "properties": {INPUT: text}, "required": [INPUT]},
+    }
+    return {"type": "function", "function": function}
+
+
+def tool_choice_of(choice: object, tools: list[dict[str, Any]]) -> tuple[object, list[dict[str, Any]]]:
+    """Return a chat's `tool_choice`, and the tools that it allows."""
+    if not isinstance(choice, Mapping):
+        return (choice if tools else None), tools
+    if choice.get("type") == "allowed_tools":
+        allowed = {t.get("name") for t in choice.get("tools") or [] if isinstance(t, Mapping)}
+        return choice.get("mode"), [tool for tool in tools if tool["function"]["name"] in allowed]
+    return {"type": "function", "function": {"name": choice.get("name")}}, tools
+
+
+def text_format(text: object) -> dict[str, Any] | None:
+    """Return the `response_format` of a chat that `text.format` asks for."""
+    form = text.get("format") if isinstance(text, Mapping) else None
+    if not isinstance(form, Mapping) or form.get("type") != "json_schema":
+        return dict(form) if isinstance(form, Mapping) else None
+    return {"type": "json_schema", "json_schema": {k: form.get(k) for k in ("name", "schema", "strict")}}

@@ -1,0 +1,132 @@
+"""What the routes share: the client, the key, the memory of responses; JSON in and out."""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from kluster_integrations import Budget
+from kluster_integrations.core.client import Client
+from kluster_integrations.core.types import ChatRequest
+from kluster_integrations.errors import BadRequestError
+from kluster_integrations.files import Files
+from kluster_integrations.gateway.memory import Memory
+
+__all__ = ["Json", "Log", "Service", "body_of", "dump", "log_of", "service_of"]
+
+
+@dataclass(slots=True)
+class Log:
+    """What is logged of one request; never what it says."""
+
+    model: str | None = None
+    stream: bool = False
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    first_ms: float | None = None
+    error: str | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Service:
+    """The state of one gateway.
+
+    Attributes:
+        client: Asks kluster.ai.
+        files: Asks for files and batch jobs.
+        key: What clients must send; None lets any in.
+        origins: The origins of web pages that may ask; `*` is any.
+        aliases: Model ids by the names that clients know; a name may have a `*`.
+        budget: Counts and limits what all requests cost.
+        max_body: The largest body in bytes; of files 100 MB and a little are always taken.
+        memory: The answers of `/v1/responses`.
+    """
+
+    client: Client
+    files: Files
+    key: str | None = None
+    origins: Sequence[str] = ()
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    budget: Budget | None = None
+    max_body: int = 64 * 2**20
+    memory: Memory = field(default_factory=Memory)
+
+    def model(self, name: object) -> str:
+        """Return the id that a client's name for a model stands for.
+
+        Raises:
+            BadRequestError: If it is not a name.
+        """
+        if not isinstance(name, str) or not name.strip():
+            raise BadRequestError(f"model={name!r} must be a model id.", hint="GET /v1/models lists them.")
+        return next((id_ for alias, id_ in self.aliases.items() if fnmatch.fnmatchcase(name, alias)), name)
+
+    def build(
+        self, model: str, messages: Sequence[Mapping[str, Any]], params: Mapping[str, Any], *, stream: bool
+    ) -> ChatRequest:
+        """Build a request; what OpenAI's API does not know goes to the server as it is.
+
+        With `unsupported="drop"` that is left out, too.
+        """
+        if self.client.config.unsupported == "drop":
+            return self.client.build(model, messages, params, stream=stream)
+        return self.client.build(model, messages, {}, stream=stream, extra_body=params)
+
+    def counted(self) -> AbstractContextManager[object]:
+        """Return the context in which requests count for the budget."""
+        return self.budget or nullcontext()
+
+
+def service_of(request: Request) -> Service:
+    """Return the service that a request is for."""
+    service: Service = request.app.state.service
+    return service
+
+
+def log_of(request: Request) -> Log:
+    """Return what is noted of a request."""
+    log: Log = request.scope["kluster.log"]
+    return log
+
+
+async def body_of(request: Request) -> dict[str, Any]:
+    """Return the decoded body of a request.
+
+    Raises:
+        BadRequestError: If it is not one JSON object.
+    """
+    try:
+        body = json.loads(await request.body())
+    except (ValueError, RecursionError):
+        raise BadRequestError("The body is not JSON.", hint="send one JSON object.") from None
+    if not isinstance(body, dict):
+        raise BadRequestError(f"The body is a {type(body).__name__}.", hint="send one JSON object.")
+    log = log_of(request)
+    log.model = str(body.get("model"))[:200]
+    log.stream = body.get("stream") is True
+    return body
+
+
+_dumps = json.JSONEncoder(separators=(",", ":")).encode  # ASCII, so that half a surrogate pair passes, too
+
+
+def dump(value: object) -> bytes:
+    """Return compact JSON."""
+    return _dumps(value).encode()
+
+
+class Json(Response):
+    """A JSON answer."""
+
+    media_type = "application/json"
+
+    def render(self, content: object) -> bytes:
+        """Return the body."""
+        return dump(content)
