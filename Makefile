@@ -23,7 +23,7 @@ UPGRADE ?=
 PYTEST = -m pytest -n auto --dist loadfile --benchmark-disable
 
 .PHONY: help demo test test-openai3 test-oldest test-newest test-litellm test-litellm-oldest test-clients test-ray test-llama evidence lint format pins bench bench-crewai \
-	bench-litellm bench-emulator docs \
+	bench-litellm bench-gateway bench-emulator docs \
 	docs-serve soak dist release-check record record-check record-live clean
 
 help:
@@ -42,6 +42,7 @@ help:
 	@echo "make bench         overhead against the SDK and ChatOpenAI"
 	@echo "make bench-crewai  overhead against CrewAI's own class"
 	@echo "make bench-litellm overhead of kluster/ against openai/ in LiteLLM"
+	@echo "make bench-gateway overhead of kluster gateway against LiteLLM's proxy"
 	@echo "make bench-emulator  how long the emulator takes to answer large requests"
 	@echo "make soak          calls, streams, faults and closes for ten minutes, or KLUSTER_SOAK_SECONDS"
 	@echo "make docs          the documentation, in site/; make docs-serve shows it on port 8000"
@@ -205,6 +206,9 @@ format: $(VENV)/.lint
 
 bench: $(VENV)/.bench
 	$(VENV)/bin/python -m benchmarks
+
+bench-gateway: $(VENV)/.test $(VENVL)/.test
+	$(VENV)/bin/python -m benchmarks.gateway --litellm $(VENVL)/bin/python
 
 bench-emulator: $(VENV)/.demo
 	$(VENV)/bin/python -m benchmarks.emulator_load

@@ -38,7 +38,7 @@ class _Connection(asyncio.Protocol):
         head, blank, rest = self._received.partition(b"\r\n\r\n")
         if not blank:
             return
-        length = int(head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0])
+        length = int(head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0] or 0)  # none: a GET
         if len(rest) < length:
             return
         self._received = rest[length:]

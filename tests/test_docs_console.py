@@ -80,7 +80,7 @@ ELSEWHERE: list[tuple[str, Callable[[str], None]]] = [
 
 @pytest.fixture
 def shell(emulator: Emulator, tmp_path: Path) -> Iterator[Callable[[str], None]]:
-    """Run a command as a shell does, `kluster` being this one; `kluster emulator` and `gateway` stay in the background."""
+    """Run a command as a shell does, with this `kluster`; `kluster emulator` and `gateway` stay in the background."""
     bin_ = tmp_path / "bin"
     bin_.mkdir()
     shim = bin_ / "kluster"

@@ -6,13 +6,15 @@ import ast
 import json
 import re
 import stat
+import subprocess
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from kluster_integrations import catalog
-from kluster_integrations.cli.clients import PROXY_URL, TARGETS
+from kluster_integrations.cli.clients import GATEWAY_URL, PROXY_URL, TARGETS
 
 from .conftest import GEMMA, KEY, LLAMA, Run
 
@@ -20,6 +22,9 @@ ROOT = Path(__file__).parents[2]
 URL = "https://api.example.com/v1"
 CHAT = [spec.id for spec in catalog.all_models() if spec.purpose == "chat" and spec.status == "current"]
 OUTSIDE_OF_COMMENTS = {"eliza": "#", "llm": "#", "aider": "#", "continue": "#", "opencode": "//", "ai-sdk": "//"}
+# They begin with one model, or list what the server has.
+ONE_MODEL = {"eliza", "aider", "codex", "claude-code"}
+NEED_THE_GATEWAY = {name for name, target in TARGETS.items() if target.needs_gateway}
 
 
 def dotenv(text: str) -> dict[str, str]:
@@ -46,7 +51,7 @@ def test_list_is_a_line_a_program(kluster: Run) -> None:
     assert [line.split()[0] for line in lines] == ["litellm", *TARGETS]
     for line, target in zip(lines[1:], TARGETS.values(), strict=True):
         assert target.file in line
-        assert f"tried with {target.tried}" in line
+        assert f"tried with {target.tried}" in line or not target.tried
         assert line.endswith(f"; not tried: {target.untried}" if target.untried else target.tried)
 
 
@@ -54,7 +59,7 @@ def test_what_is_said_to_be_tried_is_what_the_tests_run(kluster: Run) -> None:
     pins = json.loads((ROOT / "tests" / "clients" / "package.json").read_text("utf-8"))["dependencies"]
     for path in (ROOT / "constraints-clients.txt", ROOT / "constraints-llama-index.txt", ROOT / "Makefile"):
         pins |= dict(re.findall(r"(?<![\w-])([\w.-]+)==([\w.]+)", path.read_text("utf-8")))
-    for target in TARGETS.values():
+    for target in filter(lambda one: one.tried, TARGETS.values()):
         for said in target.tried.split(" and "):
             package, version = said.split()
             assert pins[package] == version
@@ -64,37 +69,66 @@ def test_what_is_said_to_be_tried_is_what_the_tests_run(kluster: Run) -> None:
 def test_each_names_address_and_models_and_no_key(kluster: Run, name: str) -> None:
     text = export(kluster, name, "--models", f"{LLAMA},{GEMMA}", "--base-url", URL)
     assert KEY not in text
-    assert all(word in text for word in (URL, LLAMA))
+    assert all(word in text for word in (URL.removesuffix("/v1") if name == "claude-code" else URL, LLAMA))
     assert not [model for model in CHAT if model in text and model not in (LLAMA, GEMMA)]
     assert f"kluster export {name}" in text
 
 
-@pytest.mark.parametrize("name", sorted(set(TARGETS) - {"eliza", "aider"}))
+@pytest.mark.parametrize("name", sorted(set(TARGETS) - ONE_MODEL))
 def test_all_chat_models_in_service_are_there(kluster: Run, name: str) -> None:
     text = export(kluster, name)
     assert all(model in text for model in CHAT)
     assert "klusterai/verify-reliability" not in text
-    assert "https://api.kluster.ai/v1" in text
+    assert (GATEWAY_URL if name in NEED_THE_GATEWAY else "https://api.kluster.ai/v1") in text
 
 
 @pytest.mark.parametrize("name", TARGETS)
-def test_the_proxy(kluster: Run, name: str) -> None:
-    text = export(kluster, name, "--proxy", KLUSTER_BASE_URL=URL)
-    assert PROXY_URL in text
+@pytest.mark.parametrize(
+    ("option", "url", "command", "key"),
+    [
+        ("--proxy", PROXY_URL, "litellm --config config.yaml", "LITELLM_MASTER_KEY"),
+        ("--gateway", GATEWAY_URL, "kluster gateway", "KLUSTER_GATEWAY_KEY"),
+    ],
+)
+def test_what_stands_in_between(kluster: Run, name: str, option: str, url: str, command: str, key: str) -> None:
+    text = export(kluster, name, option, KLUSTER_BASE_URL=URL)
+    assert url.removesuffix("/v1") in text
     assert URL not in text
-    assert "litellm --config config.yaml" in text
-    assert "LITELLM_MASTER_KEY" in text
-    assert "http://127.0.0.1:4999/v1" in export(kluster, name, "--proxy", "--base-url", "http://127.0.0.1:4999")
+    assert command in text
+    assert key in text
+    assert "http://127.0.0.1:4999" in export(kluster, name, option, "--base-url", "http://127.0.0.1:4999")
+
+
+@pytest.mark.parametrize("name", sorted(NEED_THE_GATEWAY))
+def test_without_an_address_these_get_the_gateways(kluster: Run, name: str) -> None:
+    assert GATEWAY_URL.removesuffix("/v1") in export(kluster, name)
+    assert GATEWAY_URL.removesuffix("/v1") not in export(kluster, name, "--base-url", URL)
+
+
+@pytest.mark.parametrize("name", [name for name, target in TARGETS.items() if target.steps])
+def test_steps(kluster: Run, name: str) -> None:
+    text = export(kluster, name, "--steps", "--plan", "trial", "--models", GEMMA)
+    assert "1. " in text
+    assert GEMMA in text
+    if name != "sillytavern":
+        assert "30 requests per minute" in text
+        assert "requests per minute" not in export(kluster, name, "--steps")
+        assert text == export(kluster, name, "--plan", "trial", "--models", GEMMA)
+
+
+def test_the_rate_of_immersive_translate(kluster: Run) -> None:
+    for plan, rate in (("trial", 1), ("core", 10), ("enterprise", 5)):
+        assert f"requests per second: {rate}." in export(kluster, "immersive-translate", "--steps", "--plan", plan)
 
 
 def test_the_address_of_the_environment(kluster: Run) -> None:
     for name in TARGETS:
-        assert URL in export(kluster, name, KLUSTER_BASE_URL=URL)
+        assert URL.removesuffix("/v1") in export(kluster, name, KLUSTER_BASE_URL=URL)
 
 
 def test_eliza(kluster: Run) -> None:
     made = dotenv(export(kluster, "eliza"))
-    assert made["OPENAI_BASE_URL"] == PROXY_URL  # its requests are none that kluster.ai knows
+    assert made["OPENAI_BASE_URL"] == GATEWAY_URL  # its requests are none that kluster.ai knows
     assert made["OPENAI_SMALL_MODEL"] == LLAMA
     assert made["OPENAI_LARGE_MODEL"] == "klusterai/Meta-Llama-3.3-70B-Instruct-Turbo"
     assert made["OPENAI_IMAGE_DESCRIPTION_MODEL"] == GEMMA
@@ -113,6 +147,52 @@ def test_sillytavern(kluster: Run) -> None:
     steps = "\n".join(preset["_steps"])
     assert "Custom (OpenAI-compatible)" in steps
     assert "Connect." in steps
+    assert "Connect again" in steps
+    assert preset["custom_prompt_post_processing"] == "strict"  # Gemma's template refuses what does not alternate
+    every = data("sillytavern", export(kluster, "sillytavern"))
+    assert (every["custom_prompt_post_processing"], every["media_inlining"]) == ("strict_tools", True)
+    between = data("sillytavern", export(kluster, "sillytavern", "--gateway"))
+    assert between["custom_prompt_post_processing"] == "merge_tools"
+
+
+def test_eliza_says_how_an_agent_is_started(kluster: Run) -> None:
+    text = export(kluster, "eliza")
+    assert all(word in text for word in ("npm install --global bun", "--ignore-scripts @elizaos/cli", "--character"))
+
+
+def test_codex(kluster: Run) -> None:
+    made = tomllib.loads(export(kluster, "codex", "--plan", "trial"))
+    provider = made["model_providers"][made["model_provider"]]
+    assert (provider["base_url"], provider["wire_api"]) == (GATEWAY_URL, "responses")
+    assert (made["model"], made["model_context_window"]) == ("klusterai/Meta-Llama-3.3-70B-Instruct-Turbo", 32_768)
+
+
+def test_claude_code(kluster: Run, tmp_path: Path) -> None:
+    script = tmp_path / "kluster-claude.sh"
+    script.write_text(export(kluster, "claude-code"))
+    command = f". {script}; echo $ANTHROPIC_BASE_URL $ANTHROPIC_MODEL $ANTHROPIC_AUTH_TOKEN"
+    for env, key in (({}, "any-key"), ({"KLUSTER_GATEWAY_KEY": "kg-1"}, "kg-1")):
+        said = subprocess.check_output(["sh", "-c", command], env=env, encoding="utf-8").split()
+        assert said == ["http://127.0.0.1:8091", "klusterai/Meta-Llama-3.3-70B-Instruct-Turbo", key]
+
+
+def test_open_webui(kluster: Run) -> None:
+    made = dotenv(export(kluster, "open-webui"))
+    assert made["OPENAI_API_BASE_URLS"] == made["RAG_OPENAI_API_BASE_URL"] == GATEWAY_URL
+    assert made["RAG_EMBEDDING_MODEL"] == "BAAI/bge-m3"
+
+
+def test_n8n_and_dify_are_graphs_that_hold_together(kluster: Run) -> None:
+    flow = json.loads(export(kluster, "n8n", "--models", GEMMA))
+    names = {node["name"] for node in flow["nodes"]}
+    ends = {one["node"] for kinds in flow["connections"].values() for [[one]] in kinds.values()}
+    assert ends | set(flow["connections"]) <= names
+    model = next(node for node in flow["nodes"] if node["name"] == "kluster.ai")["parameters"]
+    assert (model["model"]["value"], model["options"]["baseURL"]) == (GEMMA, GATEWAY_URL)
+    app = data("dify", export(kluster, "dify", "--models", GEMMA))
+    nodes = {node["id"]: node["data"] for node in app["workflow"]["graph"]["nodes"]}
+    assert {end for edge in app["workflow"]["graph"]["edges"] for end in (edge["source"], edge["target"])} == set(nodes)
+    assert (app["kind"], nodes["llm"]["model"]["name"]) == ("app", GEMMA)
 
 
 @pytest.mark.parametrize("name", ["pydantic-ai", "llama-index"])
@@ -204,6 +284,9 @@ def test_a_file_that_cannot_be_written(kluster: Run, tmp_path: Path) -> None:
         (["eliza", "--models", "BAAI/bge-m3"], "--models must name a chat model"),
         (["eliza", "--redis", "redis://x"], "for litellm alone"),
         (["litellm", "--proxy"], "not for litellm"),
+        (["litellm", "--gateway"], "not for litellm"),
+        (["llm", "--proxy", "--gateway"], "exclude each other"),
+        (["llm", "--steps"], "--steps is for sillytavern, msty"),
         (["llm", "--base-url", "http://example.com"], "unencrypted"),
         (["pydantic-ai", "--models", 'x": 1}; import os #'], "--models="),
         (["eliza", "--models", "a\nOPENAI_BASE_URL=http://127.0.0.1"], "--models="),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["run"]
 
+Between = Literal["gateway", "proxy"] | None
 _LITELLM = "litellm"
 # Every file says who has written it.
 _MARK = "written by `kluster export"
@@ -44,6 +45,12 @@ def run(
     proxy: Annotated[
         bool, typer.Option("--proxy", help="Let the program ask LiteLLM's proxy, on port 4000 or at --base-url.")
     ] = False,
+    gateway: Annotated[
+        bool, typer.Option("--gateway", help="Let the program ask `kluster gateway`, on port 8091 or at --base-url.")
+    ] = False,
+    steps: Annotated[
+        bool, typer.Option("--steps", help="Show what to do by hand, with the plan's rate, and no configuration.")
+    ] = False,
     force: Annotated[
         bool, typer.Option("--force", help="Overwrite a file that is not of this command, or may hold your keys.")
     ] = False,
@@ -61,16 +68,26 @@ def run(
         return
     ids = [id_.strip() for given in models or [] for id_ in given.split(",") if id_.strip()]
     if target == _LITELLM:
-        if base_url is not None or proxy:
+        if base_url is not None or proxy or gateway or steps:
             raise UsageError(
-                "--base-url and --proxy are not for litellm: the proxy reads KLUSTER_BASE_URL when it starts."
+                "--base-url, --proxy, --gateway and --steps are not for litellm: the proxy reads KLUSTER_BASE_URL when "
+                "it starts."
             )
         _write_litellm(output, ids, plan, redis, max_wait, force=force)
         return
     if redis is not None or max_wait is not None:
         raise UsageError("--redis and --max-wait are for litellm alone.")
+    from kluster_integrations.cli.clients import TARGETS
+
     found = _find(target)
-    text = found.render(_choice(found, ids, plan, base_url, proxy))
+    if proxy and gateway:
+        raise UsageError("--proxy and --gateway exclude each other.")
+    between: Between = "proxy" if proxy else "gateway" if gateway else None
+    choice = _choice(found, ids, plan, base_url, between)
+    if steps and found.steps is None:
+        able = ", ".join(name for name, target in TARGETS.items() if target.steps)
+        raise UsageError(f"--steps is for {able}; the file for {found.name} says it itself.")
+    text = "\n".join(found.steps(choice)) + "\n" if steps and found.steps else found.render(choice)
     _write(text, output, private=found.private, force=force)
 
 
@@ -90,16 +107,19 @@ def _list() -> None:
     typer.echo(f"{_LITELLM:{width}}  config.yaml for LiteLLM's proxy; fits, and so do all others through it")
     for name, target in TARGETS.items():
         untried = f"; not tried: {target.untried}" if target.untried else ""
-        typer.echo(f"{name:{width}}  {target.file}; {target.fit}; tried with {target.tried}{untried}")
+        tried = f"; tried with {target.tried}" if target.tried else ""
+        typer.echo(f"{name:{width}}  {target.file}; {target.fit}{tried}{untried}")
 
 
-def _choice(target: Target, ids: list[str], plan: Plan | None, base_url: str | None, proxy: bool) -> Choice:
-    from kluster_integrations.cli.clients import PROXY_URL, Choice
+def _choice(target: Target, ids: list[str], plan: Plan | None, base_url: str | None, between: Between) -> Choice:
+    from kluster_integrations.cli.clients import GATEWAY_URL, PROXY_URL, Choice
     from kluster_integrations.config import env_source
 
     config = connect(plan=plan, base_url=base_url)
     # An address that somebody chose may be a server that has what kluster.ai lacks.
-    proxied = proxy or (target.needs_proxy and base_url is None and env_source("base_url") is None)
+    if between is None and target.needs_gateway and base_url is None and env_source("base_url") is None:
+        between = "gateway"
+    default = {"gateway": GATEWAY_URL, "proxy": PROXY_URL, None: config.base_url}[between]
     specs = catalog.select(ids or None, config.plan, config)
     chat = [spec for spec in specs if spec.purpose == "chat"]
     for what, text in (("--base-url", config.base_url), *(("--models", spec.id) for spec in specs)):
@@ -110,9 +130,10 @@ def _choice(target: Target, ids: list[str], plan: Plan | None, base_url: str | N
     return Choice(
         specs=chat,
         embeddings=[spec for spec in specs if spec.purpose == "embeddings"],
-        base_url=PROXY_URL if proxied and base_url is None else config.base_url,
-        proxied=proxied,
+        base_url=default if base_url is None else config.base_url,
+        between=between,
         picked=bool(ids),
+        limits=catalog.PLANS[config.plan] if config.plan else None,
     )
 
 

@@ -69,6 +69,8 @@ def run(
     from kluster_integrations.gateway import Gateway
     from kluster_integrations.limits import Limits
 
+    if redis is not None and not redis.startswith(("redis://", "rediss://", "unix://")):
+        raise UsageError("--redis must be an address such as redis://127.0.0.1:6379/0.")
     config = connect(plan=plan, unsupported=unsupported)
     try:
         server = Gateway(

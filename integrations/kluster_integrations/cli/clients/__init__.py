@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from kluster_integrations.cli.clients import ai_sdk, eliza, python_modules, sillytavern, terminal
-from kluster_integrations.cli.clients._target import PROXY_URL, Choice, Target
+from kluster_integrations.cli.clients import agents, ai_sdk, apps, by_hand, eliza, python_modules, sillytavern, terminal
+from kluster_integrations.cli.clients._target import GATEWAY_URL, PROXY_URL, Choice, Target
 
-__all__ = ["PROXY_URL", "TARGETS", "Choice", "Target"]
+__all__ = ["GATEWAY_URL", "PROXY_URL", "TARGETS", "Choice", "Target"]
 
 TARGETS: Mapping[str, Target] = {
     target.name: target
@@ -21,9 +21,18 @@ TARGETS: Mapping[str, Target] = {
         python_modules.PYDANTIC_AI,
         python_modules.LLAMA_INDEX,
         ai_sdk.TARGET,
+        ai_sdk.MASTRA,
         terminal.LLM,
         terminal.AIDER,
         terminal.CONTINUE,
         terminal.OPENCODE,
+        agents.CODEX,
+        agents.CLAUDE_CODE,
+        apps.OPEN_WEBUI,
+        apps.N8N,
+        apps.DIFY,
+        by_hand.MSTY,
+        by_hand.TYPINGMIND,
+        by_hand.IMMERSIVE_TRANSLATE,
     )
 }

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
-from kluster_integrations.catalog import ModelSpec
+from kluster_integrations.catalog import ModelSpec, PlanLimits
 
-__all__ = ["PROXY_URL", "Choice", "Target", "comment", "proxy_note"]
+__all__ = ["GATEWAY_URL", "PROXY_URL", "Choice", "Target", "comment", "proxy_note"]
 
+GATEWAY_URL = "http://127.0.0.1:8091/v1"
+"""Where `kluster gateway` listens, unless it is told another port."""
 PROXY_URL = "http://127.0.0.1:4000/v1"
 """Where LiteLLM's proxy listens, unless it is told another port."""
 
@@ -19,6 +22,15 @@ It asks LiteLLM's proxy, which takes all that this program sends, and asks klust
   kluster export litellm --output config.yaml    # its head says what to install and to export
   litellm --config config.yaml
 """
+_GATEWAY = """
+It asks `kluster gateway`, which takes all that this program sends, and asks kluster.ai for what it has:
+
+  pip install 'kluster-integrations[gateway]'
+  export KLUSTER_GATEWAY_KEY=a-key-of-your-own    # for both; without one the gateway takes any key
+  kluster gateway
+"""
+_BETWEEN = {"gateway": _GATEWAY, "proxy": _PROXY, None: ""}
+_KEYS = {"gateway": "KLUSTER_GATEWAY_KEY", "proxy": "LITELLM_MASTER_KEY", None: "KLUSTER_API_KEY"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,20 +41,27 @@ class Choice:
         specs: The chat models, at least one; the first is the default where a program has one.
         embeddings: The embedding models.
         base_url: Where the program sends its requests.
-        proxied: Whether that is LiteLLM's proxy, not kluster.ai itself.
+        between: What stands there between the program and kluster.ai: the gateway, LiteLLM's proxy, or nothing.
+        limits: The plan's limits, None if the plan is unknown.
         picked: Whether the user named the models.
     """
 
     specs: Sequence[ModelSpec]
     embeddings: Sequence[ModelSpec]
     base_url: str
-    proxied: bool
+    between: Literal["gateway", "proxy"] | None
     picked: bool
+    limits: PlanLimits | None = None
+
+    @property
+    def proxied(self) -> bool:
+        """Whether the program asks something that takes all it sends, and not kluster.ai itself."""
+        return self.between is not None
 
     @property
     def key_variable(self) -> str:
         """The environment variable that holds the key for `base_url`."""
-        return "LITELLM_MASTER_KEY" if self.proxied else "KLUSTER_API_KEY"
+        return _KEYS[self.between]
 
     @property
     def default(self) -> ModelSpec:
@@ -63,10 +82,11 @@ class Target:
         name: As it is given to `kluster export`.
         file: What the file is called, or what it is.
         fit: How well what the program sends fits what kluster.ai documents.
-        tried: The program's package and version that the tests run.
-        untried: What of it no test runs.
+        tried: The program's package and version that was run with it, "" if none was.
+        untried: What of it was not run.
         render: Writes the configuration.
-        needs_proxy: Whether it cannot talk to kluster.ai itself, so that without an address it gets the proxy's.
+        steps: Says what to do by hand; None where the configuration says it itself.
+        needs_gateway: Whether it cannot talk to kluster.ai itself, so that without an address it gets the gateway's.
         private: Whether the file is where the user puts a key: nobody else may read it, and it is never overwritten.
     """
 
@@ -76,7 +96,8 @@ class Target:
     tried: str
     render: Callable[[Choice], str]
     untried: str = ""
-    needs_proxy: bool = False
+    steps: Callable[[Choice], list[str]] | None = None
+    needs_gateway: bool = False
     private: bool = False
 
 
@@ -87,5 +108,5 @@ def comment(*texts: str, mark: str = "#") -> str:
 
 
 def proxy_note(choice: Choice) -> str:
-    """Return how to start the proxy, where requests go through one, else nothing."""
-    return _PROXY if choice.proxied else ""
+    """Return how to start what stands in between, else nothing."""
+    return _BETWEEN[choice.between]

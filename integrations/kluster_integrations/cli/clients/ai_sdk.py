@@ -6,7 +6,7 @@ import json
 
 from kluster_integrations.cli.clients._target import Choice, Target, comment, proxy_note
 
-__all__ = ["TARGET"]
+__all__ = ["MASTRA", "TARGET"]
 
 _PROVIDER = """\
 import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
@@ -48,11 +48,32 @@ kluster.ai in the AI SDK 7, written by `kluster export ai-sdk`: import { model }
 
   npm install ai @ai-sdk/openai-compatible
 """
-_TOOLS = "Models that take tools: {models}; through LiteLLM's proxy (--proxy) all do."
+_TOOLS = "Models that take tools: {models}; through the gateway (--gateway) all do."
 _PROXIED = "  includeUsage: true,\n  supportsStructuredOutputs: true,\n"
 
 
+_MASTRA_HEAD = """
+kluster.ai in Mastra, written by `kluster export mastra`: import { agent, kluster } from "./kluster.mjs"
+
+  npm install @mastra/core ai @ai-sdk/openai-compatible
+"""
+_AGENT = """\
+
+import { Agent } from "@mastra/core/agent";
+
+export const agent = new Agent({ id: "kluster", name: "kluster", instructions: "Be a helpful assistant.", model });
+"""
+
+
 def _render(choice: Choice) -> str:
+    return _module(choice, _HEAD)
+
+
+def _mastra(choice: Choice) -> str:
+    return _module(choice, _MASTRA_HEAD) + _AGENT
+
+
+def _module(choice: Choice, head: str) -> str:
     with_tools = ", ".join(spec.id for spec in choice.specs if spec.supports_tools)
     note = "" if choice.proxied else _TOOLS.format(models=with_tools or "none")
     values = {
@@ -62,7 +83,7 @@ def _render(choice: Choice) -> str:
         "default": json.dumps(choice.default.id),
     }
     parts = [_PROVIDER, _PROXIED, _REST] if choice.proxied else [_PROVIDER, _FITTED, _REST, _ASKED]
-    return comment(_HEAD, proxy_note(choice), note, mark="//") + "\n" + "".join(part % values for part in parts)
+    return comment(head, proxy_note(choice), note, mark="//") + "\n" + "".join(part % values for part in parts)
 
 
 TARGET = Target(
@@ -71,4 +92,11 @@ TARGET = Target(
     fit="fits",
     tried="ai 7.0.173 and @ai-sdk/openai-compatible 3.0.92",
     render=_render,
+)
+MASTRA = Target(
+    name="mastra",
+    file="JavaScript module for Mastra",
+    fit="fits, by way of the AI SDK",
+    tried="@mastra/core 0.24.9 and @ai-sdk/openai-compatible 3.0.92",
+    render=_mastra,
 )

@@ -18,17 +18,22 @@ _HEAD = """
 kluster.ai in elizaOS 1.x, written by `kluster export eliza`: the .env of a project whose character has the
 plugin @elizaos/plugin-openai, 1.5 or later.
 
+Start an agent with it, in this folder:
+  npm install --global bun
+  npm install --ignore-scripts @elizaos/cli @elizaos/plugin-sql @elizaos/plugin-bootstrap @elizaos/plugin-openai
+  npx elizaos start --character character.json
+
 Put the key below (what {key} holds), and keep this file to yourself. A variable that is set in the
 shell wins over this file: `unset OPENAI_API_KEY` there, if it is another company's key.
 """
 _PROXIED = """
-Without the proxy there is no text: the plugin asks /responses, which kluster.ai does not document. Version
-1.0 asks /chat/completions, with max_tokens, which kluster.ai calls deprecated; for that one alone:
+Without it there is no text: the plugin asks /responses, which kluster.ai does not document. Version 1.0
+asks /chat/completions, with max_tokens, which kluster.ai calls deprecated; for that one alone:
   OPENAI_BASE_URL=https://api.kluster.ai/v1
 """
 _STRAIGHT = """
 The plugin asks /responses, which kluster.ai does not document: the server at this address must have it, as
-vLLM does. Else put LiteLLM's proxy in between: `kluster export eliza --proxy`.
+vLLM does. Else put the gateway in between: `kluster export eliza --gateway`.
 """
 _SHORT = """
 The plugin asks for {wanted} tokens, more than the {limit} of these models: have what calls it set maxTokens.
@@ -47,7 +52,7 @@ def _render(choice: Choice) -> str:
     )
     lines = [
         f"OPENAI_BASE_URL={choice.base_url}",
-        f"OPENAI_API_KEY={'the-key-of-your-proxy' if choice.proxied else 'your-kluster.ai-key'}",
+        f"OPENAI_API_KEY={f'the-key-of-your-{choice.between}' if choice.between else 'your-kluster.ai-key'}",
         f"OPENAI_SMALL_MODEL={small.id}",
         f"OPENAI_LARGE_MODEL={large.id}",
         *_images(choice),
@@ -77,10 +82,10 @@ def _vectors(choice: Choice) -> list[str]:
 TARGET = Target(
     name="eliza",
     file=".env for elizaOS",
-    fit="it asks /responses, so through LiteLLM's proxy",
+    fit="it asks /responses, so through the gateway",
     tried="@elizaos/plugin-openai 1.6.0",
     untried="whole agents",
     render=_render,
-    needs_proxy=True,
+    needs_gateway=True,
     private=True,
 )

@@ -96,10 +96,10 @@ _LLAMA_INDEX_LIMIT = """
 To limit answers: additional_kwargs={"max_completion_tokens": 500}. OpenAILike sends max_tokens as it is, which
 kluster.ai calls deprecated.
 """
-_NO_TOOLS = "Models without tools of their own take none; through LiteLLM's proxy (--proxy) they do."
+_NO_TOOLS = "Models without tools of their own take none; through the gateway (--gateway) they do."
 _NO_TOOLS_NO_OBJECTS = """
 Models without tools of their own take none, and give no objects (as_structured_llm), for which LlamaIndex sends
-tool_choice all the same. Through LiteLLM's proxy (--proxy) they do both.
+tool_choice all the same. Through the gateway (--gateway) they do both.
 """
 
 
@@ -121,7 +121,7 @@ def _llama_index(choice: Choice) -> str:
 
 
 def _tools(choice: Choice, native: bool) -> bool:
-    """Whether tools may be sent: the proxy prompts a model that has none."""
+    """Whether tools may be sent: what stands in between prompts a model that has none."""
     return native or choice.proxied
 
 

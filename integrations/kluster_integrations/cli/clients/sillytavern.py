@@ -22,10 +22,9 @@ def _render(choice: Choice) -> str:
         # It sends max_tokens; kluster.ai's name for it is the other.
         "custom_exclude_body": "- max_tokens",
         "custom_include_body": f"max_completion_tokens: {tokens}",
-        # Its messages have names, which kluster.ai does not take; merging writes them into the text.
-        "custom_prompt_post_processing": "merge_tools" if spec.supports_tools else "merge",
+        "custom_prompt_post_processing": _merging(choice),
         "function_calling": spec.supports_tools,
-        "media_inlining": spec.supports_vision,
+        "media_inlining": any(one.supports_vision for one in choice.specs),  # "Send inline media"
         "max_context_unlocked": True,  # else the window is cut to what SillyTavern thinks that the source has
         "openai_max_context": spec.context_window,
         "openai_max_tokens": tokens,
@@ -35,7 +34,18 @@ def _render(choice: Choice) -> str:
     return json.dumps(preset, ensure_ascii=False, indent=4) + "\n"
 
 
+def _merging(choice: Choice) -> str:
+    """Return how messages are merged.
+
+    They have names, which kluster.ai does not take; merging writes them into the text. The templates of Gemma and the
+    Mistrals refuse a history whose roles do not alternate; what stands in between takes care of that itself.
+    """
+    how = "merge" if choice.proxied or not any(spec.strict_roles for spec in choice.specs) else "strict"
+    return f"{how}_tools" if choice.default.supports_tools else how
+
+
 def _steps(choice: Choice, tokens: int) -> list[str]:
+    seeing = ", ".join(spec.id for spec in choice.specs if spec.supports_vision)
     others = ", ".join(spec.id for spec in choice.specs)
     return [
         "kluster.ai in SillyTavern 1.13 and later, written by `kluster export sillytavern`.",
@@ -45,8 +55,9 @@ def _steps(choice: Choice, tokens: int) -> list[str]:
         f"3. Put the key (what {choice.key_variable} holds) into 'Custom API Key': no variable is read for it.",
         "4. AI Response Configuration (the sliders): Import preset, take this file, 'Import as-is'.",
         f"5. Connect. The base URL is {choice.base_url}, without a slash at its end.",
-        "6. To keep it: API Connections, Connection Profile, Create.",
+        "6. To keep it: API Connections, Connection Profile, Create. After a reload of the page: Connect again.",
         f"Models for 'Model ID': {others}.",
+        f"'Send inline media' is on; attach images for these alone: {seeing}." if seeing else "None takes images.",
         f"The length of an answer is max_completion_tokens, now {tokens}: API Connections, Additional Parameters.",
         "The slider for it does not count: it sets max_tokens, which kluster.ai calls deprecated.",
         "Leave 'Multiple swipes per generation' at 1: kluster.ai takes no n.",
@@ -60,4 +71,5 @@ TARGET = Target(
     tried="sillytavern 1.19.0",
     untried="its page in a browser",
     render=_render,
+    steps=lambda choice: _steps(choice, min(_ANSWER_TOKENS, choice.default.max_output_tokens)),
 )

@@ -24,7 +24,7 @@ Set the key first: without one llm sends what OPENAI_API_KEY holds, and that is 
 _LLM_STRAIGHT = """
 Answers come whole (can_stream: false): with a stream llm sends stream_options, which kluster.ai does not take.
 Nor does it take --schema (response_format), and it calls -o max_tokens deprecated. All three work through
-LiteLLM's proxy: `kluster export llm --proxy`.
+the gateway: `kluster export llm --gateway`.
 """
 _AIDER = """
 kluster.ai in aider, written by `kluster export aider`: .aider.conf.yml in the project or the home folder.
@@ -40,7 +40,7 @@ The key is read from {key}: in the environment, or for the editors in ~/.continu
 """
 _CONTINUE_STRAIGHT = """
 Continue sends stream_options, which kluster.ai does not take, and cannot be told not to. Where that is a 400, put
-LiteLLM's proxy in between: `kluster export continue --proxy`.
+the gateway in between: `kluster export continue --gateway`.
 """
 _OPENCODE = """
 kluster.ai in opencode, written by `kluster export opencode`: opencode.jsonc in the project.
@@ -48,8 +48,8 @@ kluster.ai in opencode, written by `kluster export opencode`: opencode.jsonc in 
 The key is read from {key}. opencode wants models that take tools.
 """
 _OPENCODE_STRAIGHT = """
-It sends max_tokens, which kluster.ai calls deprecated. Where that is a 400, put LiteLLM's proxy in between:
-`kluster export opencode --proxy`.
+It sends max_tokens, which kluster.ai calls deprecated. Where that is a 400, put the gateway in between:
+`kluster export opencode --gateway`.
 """
 
 
@@ -59,12 +59,12 @@ def _text(value: object) -> str:
 
 
 def _tools(choice: Choice, spec: ModelSpec) -> bool:
-    """Whether tools may be sent: the proxy prompts a model that has none."""
+    """Whether tools may be sent: what stands in between prompts a model that has none."""
     return spec.supports_tools or choice.proxied
 
 
 def _llm(choice: Choice) -> str:
-    name = "kluster-proxy" if choice.proxied else "kluster"
+    name = f"kluster-{choice.between}" if choice.between else "kluster"
     head = comment(
         _LLM.format(name=name, key=choice.key_variable, model=choice.default.id),
         proxy_note(choice) or _LLM_STRAIGHT,
@@ -163,7 +163,7 @@ AIDER = Target(name="aider", file=".aider.conf.yml for aider", fit="fits", tried
 CONTINUE = Target(
     name="continue",
     file="config.yaml for Continue",
-    fit="sends stream_options; --proxy where that is refused",
+    fit="sends stream_options; --gateway where that is refused",
     tried="@continuedev/cli 1.5.47",
     untried="the editors",
     render=_continue,
@@ -171,7 +171,7 @@ CONTINUE = Target(
 OPENCODE = Target(
     name="opencode",
     file="opencode.jsonc for opencode",
-    fit="sends max_tokens; --proxy where that is refused",
+    fit="sends max_tokens; --gateway where that is refused",
     tried="opencode-ai 1.18.33",
     render=_opencode,
 )
