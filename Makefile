@@ -119,7 +119,7 @@ test-litellm-oldest: $(VENVO)/.test
 
 $(CLIENTS)/.python: $(WHAT) constraints-clients.txt
 	$(call venv,$(CLIENTS)/python)
-	$(CLIENTS)/python/bin/python -m pip install --quiet --constraint constraints-clients.txt --editable ".[emulator]" \
+	$(CLIENTS)/python/bin/python -m pip install --quiet --constraint constraints-clients.txt --editable ".[emulator,gateway]" \
 		--group clients
 	@touch $@
 

@@ -59,7 +59,7 @@ class Server:
         """Return how many seconds it took until all addresses answer."""
         async with aiohttp.ClientSession() as session:
             for url in urls:
-                for _ in range(1_200):
+                for _ in range(6_000):
                     with contextlib.suppress(aiohttp.ClientError):
                         async with session.get(url):
                             break

@@ -11,14 +11,17 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
+from kluster_integrations import KlusterConfig
 from kluster_integrations.cli import app
 from kluster_integrations.emulator import Emulator
+from kluster_integrations.gateway import Gateway
 from tests.litellm.proxy_server import running_proxies
 from tests.stated import stated
 
@@ -106,6 +109,28 @@ def lenient() -> Iterator[Emulator]:
     """An emulator that ignores what the docs do not call supported."""
     with Emulator(strict=False, engine=stated) as server:
         yield server
+
+
+Serve = Callable[..., tuple[str, Emulator]]
+
+
+@pytest.fixture
+def serve() -> Iterator[Serve]:
+    """Start gateways, each in front of a strict emulator whose model is a function: the address and the emulator."""
+    with ExitStack() as running:
+
+        def start(engine: Any = stated) -> tuple[str, Emulator]:
+            server = running.enter_context(Emulator(engine=engine))
+            config = KlusterConfig(api_key=KEY, base_url=server.base_url)
+            return running.enter_context(Gateway(config, grace=0)).base_url, server
+
+        yield start
+
+
+@pytest.fixture
+def gateway(serve: Serve) -> tuple[str, Emulator]:
+    """The address of a gateway, and the strict emulator behind it."""
+    return serve()
 
 
 @pytest.fixture(scope="session")

@@ -53,37 +53,50 @@ _PROXIED = "  includeUsage: true,\n  supportsStructuredOutputs: true,\n"
 
 
 _MASTRA_HEAD = """
-kluster.ai in Mastra, written by `kluster export mastra`: import { agent, kluster } from "./kluster.mjs"
+kluster.ai in Mastra, written by `kluster export mastra`: import { agent } from "./kluster.mjs"
 
-  npm install @mastra/core ai @ai-sdk/openai-compatible
+  npm install @mastra/core
 """
-_AGENT = """\
-
+_MASTRA = """\
 import { Agent } from "@mastra/core/agent";
 
-export const agent = new Agent({ id: "kluster", name: "kluster", instructions: "Be a helpful assistant.", model });
+export const models = %(models)s;
+
+export const kluster = (id = %(default)s) => ({
+  id: `kluster/${id}`,
+  url: %(base_url)s,
+  apiKey: process.env.%(key)s ?? "any",
+});
+
+export const agent = new Agent({
+  id: "kluster",
+  name: "kluster",
+  instructions: "Be a helpful assistant.",
+  model: kluster(),
+});
 """
 
 
 def _render(choice: Choice) -> str:
-    return _module(choice, _HEAD)
+    with_tools = ", ".join(spec.id for spec in choice.specs if spec.supports_tools)
+    note = "" if choice.proxied else _TOOLS.format(models=with_tools or "none")
+    parts = [_PROVIDER, _PROXIED, _REST] if choice.proxied else [_PROVIDER, _FITTED, _REST, _ASKED]
+    return (
+        comment(_HEAD, proxy_note(choice), note, mark="//") + "\n" + "".join(part % _values(choice) for part in parts)
+    )
 
 
 def _mastra(choice: Choice) -> str:
-    return _module(choice, _MASTRA_HEAD) + _AGENT
+    return comment(_MASTRA_HEAD, proxy_note(choice), mark="//") + "\n" + _MASTRA % _values(choice)
 
 
-def _module(choice: Choice, head: str) -> str:
-    with_tools = ", ".join(spec.id for spec in choice.specs if spec.supports_tools)
-    note = "" if choice.proxied else _TOOLS.format(models=with_tools or "none")
-    values = {
+def _values(choice: Choice) -> dict[str, str]:
+    return {
         "base_url": json.dumps(choice.base_url),
         "key": choice.key_variable,
         "models": json.dumps([spec.id for spec in choice.specs], indent=2),
         "default": json.dumps(choice.default.id),
     }
-    parts = [_PROVIDER, _PROXIED, _REST] if choice.proxied else [_PROVIDER, _FITTED, _REST, _ASKED]
-    return comment(head, proxy_note(choice), note, mark="//") + "\n" + "".join(part % values for part in parts)
 
 
 TARGET = Target(
@@ -96,7 +109,9 @@ TARGET = Target(
 MASTRA = Target(
     name="mastra",
     file="JavaScript module for Mastra",
-    fit="fits, by way of the AI SDK",
-    tried="@mastra/core 0.24.9 and @ai-sdk/openai-compatible 3.0.92",
+    fit="sends stream_options, so through the gateway",
+    tried="@mastra/core 0.24.9",
+    untried="Mastra 1, which wants Node.js 22",
     render=_mastra,
+    needs_gateway=True,
 )
