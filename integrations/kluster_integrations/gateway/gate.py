@@ -30,8 +30,8 @@ from kluster_integrations.gateway.service import Json, Log, Service
 __all__ = ["Gate", "is_loopback"]
 
 _log = logging.getLogger(LOGGER)
-# Docker's name for the machine that a container runs on, which no page can be at.
-_LOCAL_NAMES = frozenset({"localhost", "host.docker.internal"})
+# The last two are the names of Docker and Podman for the machine that a container runs on; no page can be there.
+_LOCAL_NAMES = frozenset({"localhost", "host.docker.internal", "host.containers.internal"})
 _MAX_FILE = 101 * 2**20  # a batch file is at most 100 MB; a form is a little more
 _METHODS = "GET, POST, DELETE, OPTIONS"
 
