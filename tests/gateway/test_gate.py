@@ -91,8 +91,9 @@ def test_a_key_that_cannot_be_one(key: str) -> None:
         ("evil.example:8091", False),
         ("127.0.0.1.evil.example", False),
         ("localhost.evil.example", False),
-        ("192.168.1.20:8091", False),
-        ("", False),
+        ("192.168.1.20:8091", True),  # an address: no page has that for a name
+        ("gateway:8091", True),
+        ("[::1", False),
     ],
 )
 def test_dns_rebinding(gateway: Gateway, serve: Serve, host: str, is_ours: bool) -> None:

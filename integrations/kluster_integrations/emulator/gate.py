@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import json
 import time
 from collections.abc import Iterable
@@ -14,6 +13,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from kluster_integrations._hosts import is_registrable
 from kluster_integrations.emulator.errors import ApiError
 from kluster_integrations.emulator.faults import Broken, FaultySend
 from kluster_integrations.emulator.jobs import FILE_BYTES
@@ -24,7 +24,6 @@ from kluster_integrations.emulator.service import ClientConnection, ClientGone, 
 __all__ = ["Gate"]
 
 _SECRET = frozenset({"authorization", "proxy-authorization", "x-api-key", "api-key", "cookie"})
-_OWN_DOMAINS = frozenset({"localhost", "local", "internal"})
 _MOST_BYTES = FILE_BYTES + 2**20  # a batch file in a form is the longest
 _SHORTEST_KEY = 8  # what is shorter is a placeholder, such as "any"
 
@@ -32,20 +31,13 @@ _SHORTEST_KEY = 8  # what is shorter is a placeholder, such as "any"
 def _check_host(name: str, allowed: Iterable[str]) -> None:
     """Refuse a host name of the public DNS: a site that lets its own name lead to this machine could use the emulator.
 
-    Addresses, names without a dot (containers, machines of a network) and those below domains that nobody can register
-    (RFC 6761, RFC 6762, `.internal` of ICANN) lead only to where this side's own name service says.
-
     Raises:
         ApiError: 403.
     """
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        last = name.rpartition(".")[2].lower()
-        if "." in name and name.lower() not in allowed and last not in _OWN_DOMAINS:
-            what = f"Requests for the host {name!r} are refused: they may come from a web page (DNS rebinding)."
-            hint = "Use an address or localhost, such as http://127.0.0.1:8090, or name the host: --allow-host"
-            raise ApiError(403, f"{what} {hint} {name}, hosts=[{name!r}].", code="host_not_allowed") from None
+    if is_registrable(name) and name.lower() not in allowed:
+        what = f"Requests for the host {name!r} are refused: they may come from a web page (DNS rebinding)."
+        hint = "Use an address or localhost, such as http://127.0.0.1:8090, or name the host: --allow-host"
+        raise ApiError(403, f"{what} {hint} {name}, hosts=[{name!r}].", code="host_not_allowed")
 
 
 async def _body(request: Request) -> bytes:

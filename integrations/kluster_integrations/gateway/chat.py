@@ -137,7 +137,7 @@ class _Chunks:
         return b""
 
     def take(self, delta: Delta) -> bytes:
-        content, reasoning, calls, finish, usage, logprobs, _, _ = delta
+        content, reasoning, calls, finish, usage, logprobs = delta[:6]
         if self._begun and content and not (reasoning or calls or finish or logprobs):
             return f"{self._before}{json.dumps(content)}{self._after}".encode()
         self._usage = usage or self._usage

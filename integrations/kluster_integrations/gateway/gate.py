@@ -5,7 +5,7 @@ Without a key, on a loopback address, two kinds of strangers could still get in,
 - A page of another site can send a POST to `http://127.0.0.1:PORT` without being asked first (it only cannot read the
   answer, which is paid for all the same). Browsers send `Origin` with it: one that is not on this machine is refused.
 - A page whose name was made to point to 127.0.0.1 (DNS rebinding) is of the same origin as the gateway. `Host` has its
-  name: one that does not mean this machine is refused.
+  name: one that somebody can register is refused.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from kluster_integrations._hosts import is_registrable
 from kluster_integrations.errors import KlusterError
 from kluster_integrations.gateway import LOGGER
 from kluster_integrations.gateway.errors import body_of, headers_of, refusal, status_of
@@ -30,8 +31,6 @@ from kluster_integrations.gateway.service import Json, Log, Service
 __all__ = ["Gate", "is_loopback"]
 
 _log = logging.getLogger(LOGGER)
-# The last two are the names of Docker and Podman for the machine that a container runs on; no page can be there.
-_LOCAL_NAMES = frozenset({"localhost", "host.docker.internal", "host.containers.internal"})
 _MAX_FILE = 101 * 2**20  # a batch file is at most 100 MB; a form is a little more
 _METHODS = "GET, POST, DELETE, OPTIONS"
 
@@ -42,7 +41,14 @@ def is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(name).is_loopback
     except ValueError:
-        return name in _LOCAL_NAMES or name.endswith(".localhost")
+        return name == "localhost" or name.endswith(".localhost")
+
+
+def _hostname(url: str) -> str:
+    try:
+        return urlsplit(url).hostname or ""
+    except ValueError:  # brackets out of place
+        return "not.valid"
 
 
 class Gate:
@@ -102,16 +108,14 @@ class Gate:
     def _takes_origin(self, origin: str) -> bool:
         if self._service.key is not None or "*" in self._service.origins or origin in self._service.origins:
             return True
-        url = urlsplit(origin)
-        return url.scheme in ("http", "https") and is_loopback(url.hostname or "")
+        return origin.startswith(("http://", "https://")) and is_loopback(_hostname(origin))
 
     def _check_place(self, headers: dict[bytes, str]) -> None:
         """Raise if a page of another site asks; whoever has the gateway's key may ask from anywhere."""
         if self._service.key is not None:
             return
         host = headers.get(b"host", "")
-        name = host if host.startswith("[") and host.endswith("]") else host.rpartition(":")[0] or host
-        if not is_loopback(name):
+        if is_registrable(_hostname(f"http://{host}")):
             raise refusal(403, f"Host {host[:200]!r} is not this machine. Give the gateway a key (--key) to let it in.")
         origin = headers.get(b"origin")
         if origin is not None and not self._takes_origin(origin):

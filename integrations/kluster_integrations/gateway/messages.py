@@ -103,7 +103,7 @@ class _Events:
         return _event("message_start", message=self.message) + _event("ping")
 
     def take(self, delta: Delta) -> bytes:
-        content, reasoning, calls, finish, usage, _, meta, _ = delta
+        content, reasoning, usage = delta.content, delta.reasoning, delta.usage
         events = b""
         if reasoning and self._shows_thinking:
             events += self._turn_to("thinking") + self._add("thinking_delta", thinking=reasoning)
@@ -111,11 +111,10 @@ class _Events:
         if content:
             events += self._turn_to("text") + self._add("text_delta", text=content)
             self._pieces.append(content)
-        for call in calls:
+        for call in delta.tool_calls:
             events += self._call(call)
-        if finish:
-            self._finish = finish
-        if meta and (stop := meta.get("matched_stop")) in self._stops:
+        self._finish = delta.finish_reason or self._finish
+        if delta.meta and (stop := delta.meta.get("matched_stop")) in self._stops:
             self.message["stop_sequence"] = stop
         if usage:
             self.message["usage"] = _usage(usage)

@@ -53,22 +53,21 @@ class ResponseWriter:
 
     def take(self, delta: Delta) -> bytes:
         """Return the events of a delta."""
-        content, reasoning, calls, finish, usage, logprobs, _, _ = delta
+        content, reasoning, usage = delta.content, delta.reasoning, delta.usage
         events = b""
         if reasoning:
             events += self._turn_to("reasoning")
             self._pieces.append(reasoning)
             events += self._part("response.reasoning_summary_text.delta", "summary_index", delta=reasoning)
         if content:
-            found = list((logprobs or {}).get("content") or [])
+            found = list((delta.logprobs or {}).get("content") or [])
             events += self._turn_to("message")
             self._pieces.append(content)
             self._logprobs += found
             events += self._part("response.output_text.delta", "content_index", delta=content, logprobs=found)
-        for call in calls:
+        for call in delta.tool_calls:
             events += self._call(call)
-        if finish:
-            self._finish = finish
+        self._finish = delta.finish_reason or self._finish
         if usage:
             self.response["usage"] = _usage(usage)
         return events
