@@ -12,7 +12,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from kluster_integrations import catalog
 from kluster_integrations.core.client import MAX_EMBEDDING_BATCH
 from kluster_integrations.core.types import Delta
 from kluster_integrations.errors import BadRequestError
@@ -29,11 +28,8 @@ async def _embed(request: Request) -> Response:
     encoding = body.get("encoding_format") or "float"
     if encoding not in ("float", "base64"):
         raise BadRequestError(f"encoding_format={encoding!r} must be float or base64.", hint="correct it.")
-    dimensions = body.get("dimensions")
-    if dimensions is not None and dimensions == catalog.get(model).embedding_dimensions:
-        dimensions = None  # what the vectors have anyway
     with service.counted():
-        vectors = await service.client.aembed(model, _texts(body.get("input")), dimensions=dimensions)
+        vectors = await service.client.aembed(model, _texts(body.get("input")), dimensions=body.get("dimensions"))
     note(log_of(request), Delta(usage=vectors.usage))
     rows = [
         {"object": "embedding", "index": i, "embedding": _base64(row) if encoding == "base64" else row}

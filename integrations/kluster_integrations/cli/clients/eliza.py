@@ -75,7 +75,7 @@ def _vectors(choice: Choice) -> list[str]:
 
     model = next(filter(fits, choice.embeddings), None)
     if model is None:
-        return ["# OPENAI_EMBEDDING_MODEL: none of the models makes vectors."]
+        return ["# OPENAI_EMBEDDING_MODEL: none of the models makes vectors; --models BAAI/bge-m3 does."]
     return [f"OPENAI_EMBEDDING_MODEL={model.id}", f"OPENAI_EMBEDDING_DIMENSIONS={model.embedding_dimensions}"]
 
 
@@ -84,7 +84,7 @@ TARGET = Target(
     file=".env for elizaOS",
     fit="it asks /responses, so through the gateway",
     tried="@elizaos/plugin-openai 1.6.0",
-    untried="whole agents",
+    untried="chat platforms",
     render=_render,
     needs_gateway=True,
     private=True,
