@@ -276,7 +276,7 @@ def test_limits_hold_for_all_apis(serve: Serve, emulator: Emulator) -> None:
 
 
 def test_without_a_key_for_the_service(serve: Serve, emulator: Emulator) -> None:
-    answer = ask(serve(KlusterConfig(base_url="https://localhost:9/v1")))
+    answer = ask(serve(KlusterConfig(base_url="https://kluster.example/v1")))
     assert answer.status_code == 401
     assert "KLUSTER_API_KEY" in answer.json()["error"]["message"]
 

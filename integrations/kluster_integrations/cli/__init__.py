@@ -1,4 +1,4 @@
-"""The command line, `kluster`: `demo`, `chat`, `batch`, `verify`, `models`, `emulator`, `gateway`, `doctor`, `probe`, …
+"""The command line: `kluster` and its commands, from `demo` to `export`.
 
 One module a command. Each imports what is heavy inside its function, so that `kluster --help` costs little more than
 typer, and works on the bare install; what needs an extra says which.
