@@ -77,7 +77,10 @@ class Service:
         """
         if self.client.config.unsupported == "drop":
             return self.client.build(model, messages, params, stream=stream)
-        return self.client.build(model, messages, {}, stream=stream, extra_body=params)
+        # In extra_body it would be sent to a server that may not have it.
+        form = {"response_format": params.get("response_format")}
+        extra = {name: value for name, value in params.items() if name not in form}
+        return self.client.build(model, messages, form, stream=stream, extra_body=extra)
 
     def counted(self) -> AbstractContextManager[object]:
         """Return the context in which requests count for the budget."""
