@@ -49,7 +49,9 @@ def start(emulator: Emulator) -> Iterator[Start]:
 
 def ask(url: str, key: str = "any", **fields: Any) -> httpx.Response:
     body = {"model": LLAMA, "messages": [{"role": "user", "content": "Tell nobody!"}], **fields}
-    return httpx.post(f"{url}/chat/completions", json=body, headers={"authorization": f"Bearer {key}"}, trust_env=False)
+    return httpx.post(
+        f"{url}/chat/completions", json=body, headers={"authorization": f"Bearer {key}"}, trust_env=False, timeout=30
+    )
 
 
 def test_it_answers_logs_and_stops(start: Start) -> None:
