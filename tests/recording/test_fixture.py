@@ -232,4 +232,4 @@ def test_without_vcrpy_it_says_what_to_install(project: Project) -> None:
     (project.folder / "vcr.py").write_text("raise ModuleNotFoundError('No module named vcr', name='vcr')")
     output = project.pytest("-k", "whole", plugins=(OURS,))
 
-    assert 'Recording needs vcrpy: pip install "kluster-integrations[recording]"' in output
+    assert 'vcr is not installed: pip install "kluster-integrations[recording]"' in output

@@ -25,11 +25,10 @@ UsageError: Any = typer.BadParameter.__base__
 _INTERRUPTED = 130
 # For a shell, where the errors' own hints speak of arguments in Python.
 _HINTS: Mapping[type[KlusterError], str] = {
-    errors.AuthenticationError: "set KLUSTER_API_KEY; `kluster doctor` shows what is found.",
     errors.NotFoundError: "`kluster models --refresh` lists what the server has; check KLUSTER_BASE_URL too.",
     errors.ContextWindowExceededError: "shorten the prompt, lower --max-tokens, or take a model with a longer window.",
     errors.RateLimitError: "wait, send less at once, or set KLUSTER_MAX_RETRIES to more; limits are by plan.",
-    errors.APIConnectionError: "check KLUSTER_BASE_URL and the network; `kluster doctor` tries them.",
+    errors.APIConnectionError: "check KLUSTER_BASE_URL and the network.",
     errors.APITimeoutError: "set KLUSTER_TIMEOUT to more seconds.",
     errors.TruncatedStreamError: "ask again.",
 }
@@ -107,12 +106,22 @@ def _describe(err: Exception) -> tuple[str, str | None, int]:
         return err.format_message().replace("Value error, ", ""), f"`{command} --help` shows what is allowed.", 2
     if isinstance(err, KlusterError):
         status = f" (HTTP {err.status_code})" if err.status_code else ""
-        return f"{err.message}{status}", shell_hint(err), 1
+        hint = shell_hint(err)
+        if type(err) in (errors.AuthenticationError, errors.APIConnectionError) and hint:
+            hint += " `kluster doctor` shows what is found."
+        return f"{err.message}{status}", hint, 1
     return f"{type(err).__name__}: {err}", "KLUSTER_DEBUG=1 shows where.", 1
 
 
 def shell_hint(err: KlusterError) -> str | None:
     """Return what to do about an error, in a shell."""
+    if isinstance(err, errors.AuthenticationError):
+        from kluster_integrations.config import KEYRING, key_source
+
+        if (source := key_source()) is None:
+            return "set KLUSTER_API_KEY; to try without a key, start `kluster emulator`."
+        change = "`kluster keys set` replaces it" if source == KEYRING else "set another one there"
+        return f"the key is that of {source}; {change}."
     return _HINTS.get(type(err), err.hint) if err.hint == err.default_hint else err.hint
 
 
@@ -121,7 +130,11 @@ def _write(label: str, text: str) -> None:
 
 
 def without_keys(text: str) -> str:
-    """Mask every key of the environment, should an error of somebody else's quote one."""
+    """Mask every key of the environment and the keyring: in an error of somebody else's, in what is kept on disk."""
+    from kluster_integrations.config import stored_key
+
+    if key := stored_key():
+        text = text.replace(key, "***")
     for name, value in os.environ.items():
         if name.upper().endswith("API_KEY") and len(value.strip()) >= 8:
             text = text.replace(value.strip(), "***")

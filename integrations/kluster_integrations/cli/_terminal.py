@@ -8,14 +8,14 @@ import sys
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
+from kluster_integrations._extras import MODULES
 from kluster_integrations.errors import KlusterError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["AnswerPrinter", "console", "is_interactive", "money", "need"]
+__all__ = ["AnswerPrinter", "console", "is_interactive", "money", "need", "plain"]
 
-_EXTRAS = {"langchain": ("langchain_core",), "emulator": ("starlette", "uvicorn"), "gateway": ("starlette", "uvicorn")}
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _DIM, _RESET = "\x1b[2m", "\x1b[0m"
 _PIPE_WIDTH = 160
@@ -38,7 +38,7 @@ def need(command: str, *extras: str) -> None:
     Raises:
         KlusterError: If it is not; the message is what to install.
     """
-    missing = [extra for extra in extras if any(find_spec(module) is None for module in _EXTRAS[extra])]
+    missing = [extra for extra in extras if any(find_spec(module) is None for module in MODULES[extra])]
     if missing:
         raise KlusterError(f'`{command}` needs more: pip install "kluster-integrations[{",".join(missing)}]"')
 
@@ -93,9 +93,13 @@ class AnswerPrinter:
 
 
 def _write(to: Console, text: str) -> None:
-    # A model's text must not steer the terminal; in a file it stays what it is.
     to.file.write(_CONTROL.sub("", text) if to.is_terminal else text)
     to.file.flush()
+
+
+def plain(text: str) -> str:
+    """Return a model's text as it may go to stdout: it must not steer a terminal; in a file it stays what it is."""
+    return _CONTROL.sub("", text) if sys.stdout.isatty() else text
 
 
 def is_interactive() -> bool:

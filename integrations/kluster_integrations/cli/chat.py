@@ -6,58 +6,116 @@ import json
 import os
 import stat
 import sys
-from collections.abc import Iterable, Iterator
-from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kluster_integrations.catalog import ModelSpec, Plan
-from kluster_integrations.cli._errors import UsageError, connect, report
+from kluster_integrations.catalog import Plan
+from kluster_integrations.cli import _log
+from kluster_integrations.cli._conversation import Conversation
+from kluster_integrations.cli._errors import UsageError, connect
 from kluster_integrations.cli._images import image_url
-from kluster_integrations.cli._terminal import AnswerPrinter, console, is_interactive
-from kluster_integrations.errors import AuthenticationError, KlusterError
+from kluster_integrations.cli._models import complete_model, default_model, is_model, near_model, resolve
+from kluster_integrations.cli._terminal import is_interactive
+from kluster_integrations.errors import KlusterError
 
 if TYPE_CHECKING:
-    from kluster_integrations.config import KlusterConfig
-    from kluster_integrations.core.types import Completion, Delta
+    from kluster_integrations.core.types import Completion
 
 __all__ = ["run"]
 
 
 def run(
-    model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="The model's id; `kluster models` lists them.", show_default=False)
-    ],
-    prompt: Annotated[
+    first: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="MODEL",
+            help="An id or an alias. Where it is left out, the default model is asked.",
+            autocompletion=complete_model,
+            show_default=False,
+        ),
+    ] = None,
+    second: Annotated[
         str | None,
         typer.Argument(
             metavar="PROMPT",
             help="The question; what a pipe brings goes before it, and '-' is that alone. "
             "Without a question a terminal starts a conversation.",
+            show_default=False,
         ),
     ] = None,
-    image: Annotated[
-        list[str] | None, typer.Option(metavar="FILE|URL", help="An image to ask about; may be repeated.")
+    model: Annotated[
+        str | None,
+        typer.Option("--model", "-m", metavar="MODEL", help="The same, by name.", autocompletion=complete_model),
     ] = None,
-    system: Annotated[str | None, typer.Option(metavar="TEXT", help="The system prompt.")] = None,
+    system: Annotated[str | None, typer.Option("--system", "-s", metavar="TEXT", help="The system prompt.")] = None,
+    image: Annotated[
+        list[str] | None,
+        typer.Option("--image", "-i", "-a", metavar="FILE|URL", help="An image to ask about; may be repeated."),
+    ] = None,
+    again: Annotated[bool, typer.Option("--continue", "-c", help="Go on with the last conversation.")] = False,
+    conversation: Annotated[
+        int | None, typer.Option("--conversation", min=1, metavar="N", help="Go on with this one of `kluster logs`.")
+    ] = None,
+    schema: Annotated[
+        str | None,
+        typer.Option(metavar="SCHEMA", help="Answer with JSON: a JSON schema's file, or name:type,… (str, int, …)."),
+    ] = None,
+    tool: Annotated[
+        list[str] | None,
+        typer.Option("--tool", "-T", metavar="MODULE:FUNCTION", help="A function it may call; may be repeated."),
+    ] = None,
+    usage: Annotated[bool, typer.Option("--usage", "-u", help="Print tokens, cost and time, on stderr.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object with all of the answer.")] = False,
+    no_log: Annotated[bool, typer.Option("--no-log", "-n", help="Keep nothing of this on disk.")] = False,
     max_tokens: Annotated[int | None, typer.Option(min=1, metavar="N", help="Most tokens of the answer.")] = None,
-    temperature: Annotated[float | None, typer.Option(min=0, max=2, metavar="0..2", help="Randomness.")] = None,
+    temperature: Annotated[
+        float | None, typer.Option("--temperature", "-t", min=0, max=2, metavar="0..2", help="Randomness.")
+    ] = None,
     base_url: Annotated[str | None, typer.Option(metavar="URL", help="Where the API is.")] = None,
     plan: Annotated[Plan | None, typer.Option(help="The account's plan; decides windows.")] = None,
 ) -> None:
     """Ask a model. The answer streams to stdout, thoughts of reasoning models, dimmed, to stderr."""
-    params = {"max_completion_tokens": max_tokens, "temperature": temperature}
-    chat = Chat(model, connect(base_url=base_url, plan=plan), params)
+    named, prompt = _model_and_prompt(first, second, model)
+    number = _log.last_conversation() if again and conversation is None else conversation
+    if again and number is None:
+        raise KlusterError("There is no conversation to go on with.", hint=f"{_log.log_file()} has none.")
+    params: dict[str, Any] = {"max_completion_tokens": max_tokens, "temperature": temperature}
+    if schema is not None:
+        from kluster_integrations.cli._schema import read_schema
+
+        form = {"name": "answer", "schema": read_schema(schema)}
+        params["response_format"] = {"type": "json_schema", "json_schema": form}
+    tools = []
+    if tool:
+        from kluster_integrations.cli._tools import load_tool
+
+        tools = [load_tool(name) for name in tool]
+    config = connect(base_url=base_url, plan=plan)
+    chat = Conversation(named or "", config, params, tools, keeps_log=not no_log and _log.is_on())
+    if number is not None:
+        last = _log.read_turns(conversation=number)
+        if not last:
+            raise KlusterError(f"There is no conversation {number}.", hint="`kluster logs` lists them.")
+        chat.resume(number)
+        chat.model = named or last[-1].model
+    chat.model = chat.model or default_model()
     if system:
-        chat.messages.append({"role": "system", "content": system})
+        chat.system = system
     images = [image_url(source) for source in image or []]
+
+    def after(answer: Completion) -> None:
+        if answer.finish_reason == "length":
+            print("Note: the answer was cut at its limit of tokens; --max-tokens raises it.", file=sys.stderr)
+        if usage:
+            print(chat.usage_line(answer), file=sys.stderr)
+
     if prompt is None and is_interactive():
         if as_json:
             raise UsageError("--json needs a PROMPT, or one on stdin.")
-        _converse(chat, images)
+        from kluster_integrations.cli._repl import Repl
+
+        Repl(chat, images, after).run()
         return
     if prompt is None or prompt == "-":
         text = _from_stdin()
@@ -66,47 +124,26 @@ def run(
         text = f"{piped}\n\n{prompt}" if piped else prompt
     if not text.strip():
         raise UsageError("PROMPT is empty.")
-    chat.add_question(text, images)
+    answer = chat.ask(text, images, quiet=as_json)
     if as_json:
-        from kluster_integrations.core.types import collect
-
-        print(json.dumps(_as_dict(collect(chat.deltas()), chat.spec), ensure_ascii=False))
+        print(json.dumps(_as_dict(answer, chat.cost(answer)), ensure_ascii=False))
     else:
-        _note_cut(_show(chat))
+        after(answer)
 
 
-@dataclass
-class Chat:
-    """A conversation with a model.
-
-    Attributes:
-        messages: The conversation so far, in OpenAI's shape.
-    """
-
-    model: str
-    config: KlusterConfig
-    params: dict[str, Any]
-    messages: list[dict[str, Any]] = field(default_factory=list)
-
-    @property
-    def spec(self) -> ModelSpec:
-        """What the catalog knows of the model."""
-        from kluster_integrations import catalog
-
-        return catalog.get(self.model, config=self.config)
-
-    def add_question(self, text: str, images: Iterable[str] = ()) -> None:
-        """Add a message of the user's."""
-        parts = [{"type": "image_url", "image_url": {"url": url}} for url in images]
-        content = [*parts, {"type": "text", "text": text}] if parts else text
-        self.messages.append({"role": "user", "content": content})
-
-    def deltas(self) -> Iterator[Delta]:
-        """Send the conversation, and yield the answer as it comes."""
-        from kluster_integrations.core.client import Client
-
-        client = Client(self.config)
-        return client.stream(client.build(self.model, self.messages, self.params, stream=True))
+def _model_and_prompt(first: str | None, second: str | None, option: str | None) -> tuple[str | None, str | None]:
+    """Return the id of the model that is named, and the prompt; None is what is not there."""
+    if option and second is not None:
+        raise UsageError("with --model there is one PROMPT: put it in quotes.")
+    if option:
+        return resolve(option), first
+    if first is None or second is not None:
+        return first and resolve(first), second
+    if is_model(first):
+        return resolve(first), None
+    if " " not in first and (near := near_model(first)):
+        raise UsageError(f"{first!r} is not a model; did you mean {near!r}? As a question it needs --model.")
+    return None, first
 
 
 def _piped() -> str:
@@ -125,69 +162,12 @@ def _from_stdin() -> str:
         raise UsageError("stdin is not text; pass images with --image FILE.") from None
 
 
-def _show(chat: Chat) -> Completion:
-    """Print the answer as it comes, and return it."""
-    from kluster_integrations.core.types import collect
-
-    printer = AnswerPrinter(console(), console(stderr=True))
-
-    def shown() -> Iterator[Delta]:
-        for delta in chat.deltas():
-            printer.add(delta.content, delta.reasoning)
-            yield delta
-
-    try:
-        return collect(shown())
-    finally:
-        printer.end()
-
-
-def _note_cut(answer: Completion) -> None:
-    if answer.finish_reason == "length":
-        print("Note: the answer was cut at its limit of tokens; --max-tokens raises it.", file=sys.stderr)
-
-
-def _converse(chat: Chat, images: list[str]) -> None:
-    with suppress(ImportError):  # where there is one, `input` edits lines and remembers them
-        import readline  # noqa: F401
-    print(f"{chat.model}; /exit or Ctrl-D ends.", file=sys.stderr)
-    while (text := _ask_user()) is not None:
-        if not text.strip():
-            continue
-        chat.add_question(text, images)
-        try:
-            answer = _show(chat)
-        except AuthenticationError:
-            raise
-        except KlusterError as err:
-            report(err)
-            chat.messages.pop()  # the question may be asked again, with its images
-            continue
-        _note_cut(answer)
-        images = []
-        chat.messages.append({"role": "assistant", "content": answer.text})
-
-
-def _ask_user() -> str | None:
-    """Return the next line, None at the end."""
-    if not sys.stdout.isatty():
-        print("> ", end="", file=sys.stderr, flush=True)
-    try:
-        text = input("> " if sys.stdout.isatty() else "")
-    except EOFError:
-        print(file=sys.stderr)
-        return None
-    return None if text.strip() == "/exit" else text
-
-
-def _as_dict(answer: Completion, spec: ModelSpec) -> dict[str, Any]:
-    usage = answer.usage
-    cost = spec.cost(usage.prompt_tokens, usage.completion_tokens)
+def _as_dict(answer: Completion, cost: float | None) -> dict[str, Any]:
     return {
         "text": answer.text,
         "reasoning": answer.reasoning,
         "tool_calls": [{"id": c.id, "name": c.name, "arguments": c.arguments} for c in answer.tool_calls],
-        "usage": usage._asdict(),
+        "usage": answer.usage._asdict(),
         "finish_reason": answer.finish_reason,
         "model": answer.model,
         "id": answer.id,

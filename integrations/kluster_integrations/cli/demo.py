@@ -28,7 +28,6 @@ _TEXT_MODEL = "klusterai/Meta-Llama-3.3-70B-Instruct-Turbo"
 _REASONING_MODEL = "Qwen/Qwen3-235B-A22B-FP8"
 _VISION_MODEL = "google/gemma-3-27b-it"
 _RIDDLE = "A bat and a ball cost $1.10. The bat costs $1 more than the ball. What does the ball cost?"
-_TABLE_WIDTH = 80
 _MAX_TOKENS = 1_024
 _DELAY_SECONDS = 0.015  # so that one sees the stream; the emulator itself takes no time
 
@@ -157,6 +156,10 @@ class Demo:
         _show_measured(self._out, self._rows)
         self._out.print("US$: these tokens at kluster.ai's list prices of 2025; ~ marks estimates.", style="dim")
         self._out.print(self._who, style="bold")
+        self._out.print(
+            'Next: with a key, export KLUSTER_API_KEY=… and kluster chat "Hello!"; without one, kluster emulator.',
+            style="cyan",
+        )
         return failed
 
     def _chat(self) -> None:
@@ -244,8 +247,9 @@ def _measured(step: str, model: str, answer: AIMessageChunk, first: float, total
 
 
 def _show_measured(out: Console, rows: list[Measured]) -> None:
-    if out.width >= _TABLE_WIDTH:
-        out.print(_table(rows))
+    table = _table(rows)
+    if out.measure(table, options=out.options.update(width=1_000)).maximum <= out.width:  # ids stay whole
+        out.print(table)
         return
     for row in rows:
         mark = "~" if row.estimated else ""
@@ -261,7 +265,7 @@ def _table(rows: list[Measured]) -> Table:
 
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1, 0, 0))
     table.add_column("Step")
-    table.add_column("Model", overflow="fold")
+    table.add_column("Model", no_wrap=True)
     for name in ("Prompt", "Answer", "US$", "First", "Total"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in rows:

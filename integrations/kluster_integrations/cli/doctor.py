@@ -175,17 +175,17 @@ def _problem(problem: Any) -> Check:
 
 
 def _key(config: KlusterConfig) -> Check:
-    from kluster_integrations.config import env_values
+    from kluster_integrations.config import env_values, key_source
 
     keys = env_values("api_key")
-    source = next(iter(keys), None)
+    source = key_source()
     instead = " (OPENAI_API_KEY is another company's, and not used)" if os.environ.get("OPENAI_API_KEY") else ""
     if config.api_key is None and not config.needs_key:
         return Check(
             "key", "skip", f"none{instead}; a server of your own may need none", "export KLUSTER_API_KEY=…, if it does"
         )
     if config.api_key is None or source is None:
-        return Check("key", "fail", f"none{instead}", "export KLUSTER_API_KEY=…")
+        return Check("key", "fail", f"none{instead}", "export KLUSTER_API_KEY=…, or start `kluster emulator`")
     if config.api_key.get_secret_value() == os.environ.get("OPENAI_API_KEY", "").strip():
         return Check("key", "warn", f"found in {source}", "it is the same as OPENAI_API_KEY: is it kluster.ai's?")
     unused = [name for name, key in keys.items() if key != keys[source]]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
+import errno
 import json
 import logging
+import socket
 import sys
 import threading
 from typing import TYPE_CHECKING, Annotated, Any, get_args
@@ -13,6 +14,7 @@ import typer
 
 from kluster_integrations.catalog import Plan
 from kluster_integrations.cli._errors import UsageError
+from kluster_integrations.cli._functions import load_function
 from kluster_integrations.cli._terminal import need
 from kluster_integrations.emulator.settings import EngineName, ReasoningStyle, ShapeName, without_credentials
 from kluster_integrations.errors import KlusterError
@@ -89,7 +91,7 @@ def run(
     try:
         server.start()
     except OSError as err:
-        raise KlusterError(f"{err.strerror or err}.", hint="--port 0 takes any free port.") from None
+        raise KlusterError(f"{err.strerror or err}.", hint=_listen_hint(err, host)) from None
     try:
         writer = (
             f"text from {without_credentials(upstream)}"
@@ -105,19 +107,19 @@ def run(
         server.stop()
 
 
+def _listen_hint(err: OSError, host: str) -> str:
+    if isinstance(err, socket.gaierror) or err.errno == errno.EADDRNOTAVAIL:
+        return f"--host {host} is not an address of this machine: leave it out, or take 127.0.0.1 or 0.0.0.0 (all)."
+    if err.errno == errno.EACCES:
+        return "take a --port above 1023; --port 0 takes any free one."
+    return "--port 0 takes any free port."
+
+
 def _engine(name: str | None) -> EngineName | Engine:
     """Return the engine of a name, or the function `module:function`; modules of the current folder count."""
     if name is None or name in get_args(EngineName):
         return name or "scripted"  # type: ignore[return-value]
-    module, _, function = name.partition(":")
-    sys.path.insert(0, "")
-    try:
-        found = getattr(importlib.import_module(module), function)
-    except (ImportError, ValueError, AttributeError) as err:
-        raise UsageError(f"--engine {name}: {err}. It must be MODULE:FUNCTION, such as answers:reply.") from None
-    if not callable(found):
-        raise UsageError(f"--engine {name} is a {type(found).__name__}, and must be a function of the request.")
-    return found  # type: ignore[no-any-return]
+    return load_function("--engine", name, "answers:reply")  # type: ignore[no-any-return]
 
 
 def _replies(path: str) -> list[dict[str, object]]:
@@ -125,8 +127,8 @@ def _replies(path: str) -> list[dict[str, object]]:
 
     try:
         return load(path)
-    except ModuleNotFoundError:
-        raise UsageError('--replies needs PyYAML: pip install "kluster-integrations[emulator]".') from None
+    except ModuleNotFoundError as err:
+        raise UsageError(f"--replies {path}: {err}") from None
     except (OSError, ValueError) as err:
         raise UsageError(f"--replies {path}: {err}") from None
 

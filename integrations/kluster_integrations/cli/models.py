@@ -12,23 +12,30 @@ import typer
 from kluster_integrations import catalog
 from kluster_integrations.catalog import ModelSpec, Plan
 from kluster_integrations.cli._errors import connect
+from kluster_integrations.cli._models import complete_model, default_model, resolve
 from kluster_integrations.cli._terminal import console
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["run"]
+__all__ = ["app"]
+
+app = typer.Typer()
 
 _TABLE_WIDTH = 126
 
 
-def run(
+@app.callback(invoke_without_command=True)
+def _list(
+    context: typer.Context,
     refresh: Annotated[bool, typer.Option("--refresh", help="Ask the server, and list what it has.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list.")] = False,
     plan: Annotated[Plan | None, typer.Option(help="Show the windows of this plan.")] = None,
     base_url: Annotated[str | None, typer.Option(metavar="URL", help="Where to ask, with --refresh.")] = None,
 ) -> None:
     """List the models. Prices are US$ per million tokens; what is unknown is '-'."""
+    if context.invoked_subcommand is not None:
+        return
     config = connect(plan=plan, base_url=base_url)
     specs = catalog.refresh(config) if refresh else catalog.all_models(config)
     specs = [spec.for_plan(config.plan) for spec in specs]
@@ -46,6 +53,22 @@ def run(
         # Ids are there to be copied: never cut.
         out.print(spec.id, style="bold", soft_wrap=True)
         out.print(Padding(Text(_facts(spec), style="dim"), (0, 0, 0, 2)))
+
+
+@app.command()
+def default(
+    model: Annotated[
+        str | None,
+        typer.Argument(metavar="MODEL", help="An id or an alias.", autocompletion=complete_model, show_default=False),
+    ] = None,
+) -> None:
+    """Show the model that `kluster chat` asks where none is named, or set it."""
+    if model is not None:
+        from kluster_integrations.config import change_settings
+
+        resolve(model)  # warns of what is probably a misspelling
+        change_settings(default_model=model)
+    print(default_model())
 
 
 def _table(specs: Sequence[ModelSpec]) -> Table:

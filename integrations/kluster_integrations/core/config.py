@@ -26,10 +26,12 @@ from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
 from kluster_integrations.core.errors import AuthenticationError
 from kluster_integrations.core.plans import Plan, parse_plan
+from kluster_integrations.core.user import stored_key
 
 __all__ = [
     "DEFAULT_BASE_URL",
     "ENVIRONMENT",
+    "KEYRING",
     "Headers",
     "KlusterConfig",
     "Unsupported",
@@ -38,6 +40,7 @@ __all__ = [
     "env_values",
     "environment",
     "is_exposed",
+    "key_source",
     "known_plan",
     "normalize_base_url",
     "scrubbed",
@@ -92,6 +95,11 @@ def env_value(name: str) -> str | None:
     return next(iter(env_values(name).values()), None)
 
 
+def key_source() -> str | None:
+    """Return where a key is found that nobody passes: a variable, or `the keyring` (`kluster keys set`); else None."""
+    return env_source("api_key") or (KEYRING if stored_key() else None)
+
+
 def environment() -> tuple[str | None, ...]:
     """Return what the variables hold now; where it is the same, `KlusterConfig()` is the same."""
     return tuple(os.environ.get(variable) for variables in ENVIRONMENT.values() for variable in variables)
@@ -125,6 +133,8 @@ def seconds_from(name: str, default: float) -> float:
     return seconds
 
 
+KEYRING = "the keyring"
+"""What `key_source` calls it."""
 _NOT_SHOWN = "(not shown)"
 
 
@@ -180,7 +190,8 @@ class KlusterConfig(BaseModel):
     """The connection to kluster.ai, or to any server of the same shape.
 
     Each field is taken from the argument, else from the environment variables named below in their order, else from
-    the default. Variables of other companies (`OPENAI_…`) are never read: their keys must not reach this host.
+    the default; the key also from the platform's keyring, if the user has put one there with `kluster keys set`.
+    Variables of other companies (`OPENAI_…`) are never read: their keys must not reach this host.
 
     Args:
         api_key: Sent as bearer token. `KLUSTER_API_KEY`, `KLUSTERAI_API_KEY`, `KLUSTER_AI_API_KEY`.
@@ -228,6 +239,8 @@ class KlusterConfig(BaseModel):
     def __init__(self, **values: Any) -> None:
         refusal = None
         values = {name: value for name in type(self).model_fields if (value := env_value(name))} | values
+        if "api_key" not in values and stored_key():
+            values["api_key"] = stored_key()  # no name of its own: a traceback would show it
         try:
             super().__init__(**values)
         except ValidationError as err:
@@ -360,13 +373,13 @@ class KlusterConfig(BaseModel):
         return int(number)
 
     def __getstate__(self) -> dict[Any, Any]:
-        """Leave out what may be secret; a restored config takes its key from the environment."""
+        """Leave out what may be secret; a restored config takes its key from the environment or the keyring."""
         state = super().__getstate__()
         state["__dict__"] = {**state["__dict__"], "api_key": None, "default_headers": {}}
         return state
 
     def __setstate__(self, state: dict[Any, Any]) -> None:
-        if key := env_value("api_key"):
+        if key := env_value("api_key") or stored_key():
             state["__dict__"]["api_key"] = self._check_key(SecretStr(key))
         super().__setstate__(state)
 
@@ -378,7 +391,8 @@ class KlusterConfig(BaseModel):
         """
         if self.api_key is None:
             raise AuthenticationError(
-                "No kluster.ai API key: neither api_key nor " + ", ".join(ENVIRONMENT["api_key"]) + " is set."
+                "No kluster.ai API key: neither api_key nor " + ", ".join(ENVIRONMENT["api_key"]) + " is set.",
+                hint="set KLUSTER_API_KEY, or pass api_key=…; to try without a key, start `kluster emulator`.",
             )
         return self.api_key.get_secret_value()
 

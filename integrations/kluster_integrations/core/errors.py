@@ -31,6 +31,7 @@ import email.utils
 import json
 import math
 import re
+import socket
 import time
 from collections.abc import Collection, Mapping, Sequence
 from types import TracebackType
@@ -67,6 +68,10 @@ _OVERFLOW = re.compile(
     r"|exceeds? the (?:model's |available )?(?:maximum )?context|exceeds the maximum allowed length"
     r"|too long to fit into the model|max(?:imum)? (?:allowed )?input length",
     re.IGNORECASE,
+)
+_UNKNOWN_HOST = (
+    "the host is not known here: check the base URL (KLUSTER_BASE_URL) and the network. It is said that api.kluster.ai "
+    'no longer resolves: see "Status of the service" in the README. Any server of the same shape will do.'
 )
 # The json module's words, whoever calls it.
 _NOT_JSON = re.compile(r"not JSON (?:serializable|compliant)|^Circular reference")
@@ -424,8 +429,9 @@ def _translate(err: Exception, io: bool) -> KlusterError | None:
         if any(isinstance(link, TimeoutError) for link in chain) or "TimeoutException" in names:
             return APITimeoutError("The server did not answer in time.")
         said = _plain(f"{type(chain[-1]).__name__}: {chain[-1]}").rstrip(".: ")
+        unknown_host = any(isinstance(link, socket.gaierror) for link in chain)
         said = re.sub(r"//[^/@\s]*@", "//", said)  # aiohttp quotes a proxy's address, credentials included
-        return APIConnectionError(f"The connection failed: {said}.")
+        return APIConnectionError(f"The connection failed: {said}.", hint=_UNKNOWN_HOST if unknown_host else None)
     if isinstance(err, UnicodeEncodeError):
         return BadRequestError(f"The messages hold text that is not valid Unicode ({err.reason}).")
     if isinstance(err, (json.JSONDecodeError, UnicodeDecodeError)):

@@ -214,7 +214,8 @@ class _Call:
                 return None
         self._retries += 1
         self._headers["x-kluster-retry-count"] = ("X-Kluster-Retry-Count", str(self._retries))
-        _log.info("Retry %s of %s in %.1f s: %s", self._retries, self._max_retries, seconds, err.message)
+        said = (self._retries, self._max_retries, seconds, err.message)
+        _log.info("Retry %s of %s in %.1f s: %s", *said, extra={"retry_in": seconds, "status": status})
         return seconds
 
 

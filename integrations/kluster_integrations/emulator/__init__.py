@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from kluster_integrations._extras import needs
+
 if TYPE_CHECKING:
     from kluster_integrations.emulator.app import create_app
     from kluster_integrations.emulator.engine import ChatRequest
@@ -46,7 +48,6 @@ _HOMES = {
 }
 THREAD = "kluster-emulator"
 """The thread that an `Emulator` runs in."""
-HINT = 'The emulator needs starlette and uvicorn: pip install "kluster-integrations[emulator]"'
 
 
 def __getattr__(name: str) -> object:
@@ -54,12 +55,8 @@ def __getattr__(name: str) -> object:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    try:
+    with needs("emulator"):
         return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-    except ModuleNotFoundError as exc:
-        if exc.name and exc.name.partition(".")[0] in {"starlette", "uvicorn"}:
-            raise ModuleNotFoundError(HINT, name=exc.name) from exc
-        raise
 
 
 def __dir__() -> list[str]:

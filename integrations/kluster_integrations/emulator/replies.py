@@ -10,6 +10,7 @@ from pathlib import Path
 from types import EllipsisType
 from typing import Any
 
+from kluster_integrations._extras import needs
 from kluster_integrations.emulator.engine import ChatRequest
 from kluster_integrations.emulator.faults import is_count
 
@@ -234,7 +235,8 @@ def load(path: str | Path) -> list[dict[str, object]]:
         ValueError: If it is not such a list.
         ModuleNotFoundError: If PyYAML is not installed.
     """
-    import yaml  # type: ignore[import-untyped]
+    with needs("emulator"):
+        import yaml  # type: ignore[import-untyped]
 
     try:
         rows = yaml.safe_load(Path(path).read_text("utf-8"))

@@ -14,6 +14,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from kluster_integrations._extras import needs
+
 if TYPE_CHECKING:
     from kluster_integrations.gateway.app import create_app
     from kluster_integrations.gateway.server import Gateway
@@ -23,7 +25,6 @@ __all__ = ["Gateway", "create_app"]
 _HOMES = {"Gateway": "server", "create_app": "app"}
 LOGGER = "kluster_integrations.gateway"
 """The logger that gets one record per request, with what happened in its `request`: never a prompt or an answer."""
-_HINT = 'The gateway needs starlette and uvicorn: pip install "kluster-integrations[gateway]"'
 
 
 def __getattr__(name: str) -> object:
@@ -31,12 +32,8 @@ def __getattr__(name: str) -> object:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    try:
+    with needs("gateway"):
         return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-    except ModuleNotFoundError as exc:
-        if exc.name and exc.name.partition(".")[0] in {"starlette", "uvicorn"}:
-            raise ModuleNotFoundError(_HINT, name=exc.name) from exc
-        raise
 
 
 def __dir__() -> list[str]:

@@ -7,25 +7,28 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kluster_integrations.langchain._errors import (
-    KlusterAPIConnectionError,
-    KlusterAPITimeoutError,
-    KlusterAuthenticationError,
-    KlusterBadRequestError,
-    KlusterBudgetExceededError,
-    KlusterContextOverflowError,
-    KlusterInternalServerError,
-    KlusterNotFoundError,
-    KlusterOutputValidationError,
-    KlusterPermissionDeniedError,
-    KlusterRateLimitError,
-    KlusterTruncatedStreamError,
-    KlusterUnsupportedParameterError,
-)
-from kluster_integrations.langchain._register import register
-from kluster_integrations.langchain._verify import Verify, reliability_evaluator
-from kluster_integrations.langchain.chat_models import ChatKluster
-from kluster_integrations.langchain.embeddings import KlusterEmbeddings
+from kluster_integrations._extras import needs
+
+with needs("langchain"):
+    from kluster_integrations.langchain._errors import (
+        KlusterAPIConnectionError,
+        KlusterAPITimeoutError,
+        KlusterAuthenticationError,
+        KlusterBadRequestError,
+        KlusterBudgetExceededError,
+        KlusterContextOverflowError,
+        KlusterInternalServerError,
+        KlusterNotFoundError,
+        KlusterOutputValidationError,
+        KlusterPermissionDeniedError,
+        KlusterRateLimitError,
+        KlusterTruncatedStreamError,
+        KlusterUnsupportedParameterError,
+    )
+    from kluster_integrations.langchain._register import register
+    from kluster_integrations.langchain._verify import Verify, reliability_evaluator
+    from kluster_integrations.langchain.chat_models import ChatKluster
+    from kluster_integrations.langchain.embeddings import KlusterEmbeddings
 
 if TYPE_CHECKING:
     from kluster_integrations.langchain._graph import alater, later

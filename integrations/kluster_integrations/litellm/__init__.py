@@ -17,6 +17,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from kluster_integrations._extras import needs
+
 if TYPE_CHECKING:
     from kluster_integrations.litellm.batches import (
         acancel_batch,
@@ -65,14 +67,8 @@ def __getattr__(name: str) -> object:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    try:
+    with needs("litellm"):
         return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-    except ModuleNotFoundError as err:
-        if err.name != "litellm":
-            raise
-        raise ModuleNotFoundError(
-            'LiteLLM is not installed: pip install "kluster-integrations[litellm]"', name="litellm"
-        ) from None
 
 
 def __dir__() -> list[str]:

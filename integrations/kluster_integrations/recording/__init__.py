@@ -17,13 +17,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from kluster_integrations._extras import needs
+
 if TYPE_CHECKING:
     from kluster_integrations.recording._cassette import CassetteError, Mode, cassette
     from kluster_integrations.recording._cassette import playing as playing
 
-__all__ = ["HINT", "CassetteError", "Mode", "cassette"]
-
-HINT = 'Recording needs vcrpy: pip install "kluster-integrations[recording]"'
+__all__ = ["CassetteError", "Mode", "cassette"]
 
 
 def __getattr__(name: str) -> object:
@@ -31,12 +31,8 @@ def __getattr__(name: str) -> object:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    try:
+    with needs("recording"):
         return getattr(import_module(f"{__name__}._cassette"), name)
-    except ModuleNotFoundError as exc:
-        if exc.name and exc.name.partition(".")[0] in {"vcr", "yaml"}:
-            raise ModuleNotFoundError(HINT, name=exc.name) from exc
-        raise
 
 
 def __dir__() -> list[str]:

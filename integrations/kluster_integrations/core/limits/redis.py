@@ -11,6 +11,7 @@ from functools import lru_cache
 from itertools import repeat
 from typing import Any, Literal
 
+from kluster_integrations._extras import needs
 from kluster_integrations.core.limits.limiter import Counts, Limiter, Limits, Steps, Ticket, Turn
 from kluster_integrations.core.notices import warn
 
@@ -135,10 +136,8 @@ class RedisLimiter(Limiter):
 
     def __init__(self, limits: Limits, name: str, counts: Counts | None = None) -> None:
         super().__init__(limits, counts)
-        try:
+        with needs("redis"):
             import redis
-        except ImportError:
-            raise ImportError('redis_url needs the redis package: pip install "kluster-integrations[redis]"') from None
         # The braces keep all on one node of a cluster.
         self._keys = [f"kluster:{{{name}}}:{what}" for what in ("starts", "slots", "clock")]
         self._script = _connect(redis, str(limits.redis_url), os.getpid()).register_script(_SCRIPT)

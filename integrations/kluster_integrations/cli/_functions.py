@@ -1,0 +1,34 @@
+"""Functions that the command line is given by name: `module:function`, of an installed module or of this folder."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any
+
+from kluster_integrations.cli._errors import UsageError
+
+__all__ = ["load_function"]
+
+
+def load_function(option: str, name: str, example: str) -> Any:
+    """Return the function `module:function`; modules of the current folder count.
+
+    Args:
+        option: The option that names it, for errors.
+        name: What the option says.
+        example: What it could say.
+
+    Raises:
+        UsageError: If there is no such function.
+    """
+    module, _, function = name.partition(":")
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    try:
+        found = getattr(importlib.import_module(module), function)
+    except (ImportError, ValueError, AttributeError) as err:
+        raise UsageError(f"{option} {name}: {err}. It must be MODULE:FUNCTION, such as {example}.") from None
+    if not callable(found):
+        raise UsageError(f"{option} {name} is a {type(found).__name__}, and must be a function.")
+    return found

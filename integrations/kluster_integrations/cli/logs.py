@@ -1,0 +1,90 @@
+"""`kluster logs`: the conversations that `kluster chat` has kept."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from kluster_integrations.cli import _log
+from kluster_integrations.cli._terminal import money, plain
+
+__all__ = ["app"]
+
+app = typer.Typer(help="The conversations that `kluster chat` has kept, on this machine alone.")
+
+
+@app.callback(invoke_without_command=True)
+def _list(
+    context: typer.Context,
+    count: Annotated[int, typer.Option("--count", "-n", min=0, metavar="N", help="How many turns; 0 is all.")] = 3,
+    conversation: Annotated[
+        int | None, typer.Option("--conversation", min=1, metavar="N", help="Those of one conversation.")
+    ] = None,
+    response: Annotated[bool, typer.Option("--response", "-r", help="Print the last answer alone.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, one object per line.")] = False,
+) -> None:
+    """Show the last questions and answers."""
+    if context.invoked_subcommand is not None:
+        return
+    turns = _log.read_turns(last=1 if response else count or None, conversation=conversation)
+    for turn in turns:
+        if as_json:
+            print(json.dumps(turn._asdict(), ensure_ascii=False))
+        elif response:
+            print(plain(turn.answer))
+        else:
+            print(plain(_as_markdown(turn)))
+    if not turns:
+        print("Nothing is kept.", file=sys.stderr)
+    elif sys.stdout.isatty() and not response and not as_json:
+        print(f"Kept in {_log.log_file()}; `kluster chat -c` goes on.", file=sys.stderr)
+
+
+@app.command()
+def path() -> None:
+    """Print where the log is."""
+    print(_log.log_file())
+
+
+@app.command()
+def on() -> None:
+    """Keep conversations, which is the default."""
+    _switch(None)
+
+
+@app.command()
+def off() -> None:
+    """Keep no conversations; what is kept stays until `kluster logs clear`."""
+    _switch(False)
+
+
+@app.command()
+def clear() -> None:
+    """Remove all that is kept, and the history of what was typed."""
+    count = _log.clear()
+    _log.log_file().with_name("history").unlink(missing_ok=True)
+    print(f"Removed: {count} turns and the history.", file=sys.stderr)
+
+
+def _switch(setting: bool | None) -> None:
+    from kluster_integrations.config import change_settings
+
+    change_settings(log=setting)
+    print(f"Conversations are {'not ' if setting is False else ''}kept.", file=sys.stderr)
+
+
+def _as_markdown(turn: _log.Turn) -> str:
+    mark = "~" if turn.estimated else ""
+    tokens = f"{mark}{turn.prompt_tokens} + {mark}{turn.completion_tokens} tokens"
+    head = f"# {turn.at}, conversation {turn.conversation}, {turn.model}"
+    question = next((_text(m["content"]) for m in turn.messages if m["role"] == "user"), "")
+    return f"{head}\n\n## Question\n\n{question}\n\n## Answer\n\n{turn.answer}\n\n{tokens}, {money(turn.cost)}\n"
+
+
+def _text(content: Any) -> str:
+    if isinstance(content, str):
+        return content
+    return "\n".join(part["text"] if part["type"] == "text" else "(an image)" for part in content)

@@ -1,0 +1,140 @@
+"""What a user keeps on this machine beside the environment: a folder, its settings, and a key in the keyring."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from kluster_integrations.core.errors import KlusterError
+from kluster_integrations.core.notices import warn
+
+__all__ = [
+    "change_settings",
+    "forget_key",
+    "read_settings",
+    "settings_file",
+    "store_key",
+    "stored_key",
+    "user_folder",
+]
+
+_SERVICE, _USER = "kluster.ai", "api_key"
+
+
+def user_folder() -> Path:
+    """Return the folder of the command line's settings, log and history; it may not exist yet.
+
+    `$XDG_DATA_HOME/kluster` or `~/.local/share/kluster`; on macOS below `~/Library/Application Support`, on Windows
+    below `%LOCALAPPDATA%`.
+    """
+    if sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Application Support"
+    else:
+        named = Path(os.environ.get("XDG_DATA_HOME") or "")
+        base = named if named.is_absolute() else Path.home() / ".local" / "share"  # the XDG rule: absolute, or ignored
+    return base / "kluster"
+
+
+def settings_file() -> Path:
+    """Return where the settings are; the file may not exist yet."""
+    return user_folder() / "settings.json"
+
+
+def read_settings() -> dict[str, Any]:
+    """Return the settings, `{}` where there are none.
+
+    Raises:
+        KlusterError: If the file cannot be read, or does not hold one JSON object.
+    """
+    file = settings_file()
+    try:
+        found = json.loads(file.read_text("utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as err:
+        raise KlusterError(f"{file} cannot be read: {err}", hint="correct the file, or remove it.") from None
+    if not isinstance(found, dict):
+        raise KlusterError(f"{file} does not hold a JSON object.", hint="correct the file, or remove it.")
+    return found
+
+
+def change_settings(**changes: Any) -> None:
+    """Change some settings and keep the others; None removes one.
+
+    Raises:
+        KlusterError: If the file cannot be read or written.
+    """
+    settings = {name: value for name, value in {**read_settings(), **changes}.items() if value is not None}
+    file = settings_file()
+    new = file.with_name(f"{file.name}.{os.getpid()}")
+    try:
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        new.write_text(json.dumps(settings, ensure_ascii=False, indent=2) + "\n", "utf-8")
+        new.replace(file)  # as a whole: a reader never meets half of it
+    except OSError as err:
+        raise KlusterError(f"{file} cannot be written: {err.strerror}.", hint="check the folder's rights.") from None
+
+
+def stored_key() -> str | None:
+    """Return the key that `kluster keys set` has put in the platform's keyring; None if the user has set none.
+
+    The keyring is not touched unless the settings say that there is a key: it may ask the user for a password.
+    """
+    return _stored_key(user_folder())
+
+
+@functools.lru_cache(maxsize=1)  # the keyring is another process, which takes its time
+def _stored_key(_: Path) -> str | None:
+    try:
+        if not read_settings().get("keyring"):
+            return None
+    except KlusterError:  # commands say so; a program that only wants a configuration has other keys
+        return None
+    try:
+        return str(_keyring("get_password") or "") or None
+    except KlusterError as err:
+        warn(f"The key that `kluster keys set` has stored cannot be read. {err}", stacklevel=4)
+        return None
+
+
+def store_key(key: str) -> None:
+    """Put a key in the platform's keyring, where `KlusterConfig` finds it when no variable is set.
+
+    Raises:
+        KlusterError: If there is no keyring, or it refuses.
+    """
+    _keyring("set_password", key)
+    change_settings(keyring=True)
+    _stored_key.cache_clear()
+
+
+def forget_key() -> None:
+    """Remove the key from the keyring.
+
+    Raises:
+        KlusterError: If there is no keyring, or it refuses.
+    """
+    _keyring("delete_password")
+    change_settings(keyring=None)
+    _stored_key.cache_clear()
+
+
+def _keyring(action: str, *args: str) -> Any:
+    """Call a function of the package keyring for our one entry."""
+    try:
+        import keyring
+    except ModuleNotFoundError:
+        hint = 'pip install "kluster-integrations[keyring]", or set KLUSTER_API_KEY.'
+        raise KlusterError("The package keyring is not installed.", hint=hint) from None
+    try:
+        return getattr(keyring, action)(_SERVICE, _USER, *args)
+    except Exception as err:  # a backend raises what its platform does
+        reason = " ".join(str(err).split()) or type(err).__name__
+    # Outside of `except`: the backend's frames hold the key.
+    raise KlusterError(f"The keyring of this machine refuses: {reason}", hint="set KLUSTER_API_KEY instead.")

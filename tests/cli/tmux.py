@@ -1,0 +1,90 @@
+"""A real terminal for tests: tmux, one server per test, driven by keys and read as a person reads it."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+__all__ = ["Tmux", "tmux"]
+
+_PATIENCE = 120.0
+
+
+class Tmux:
+    """A terminal that runs one command, and says `[exit N]` when that has ended.
+
+    Args:
+        folder: Where tmux keeps its socket; the command runs there.
+        command: The command.
+        env: Its environment.
+    """
+
+    def __init__(self, folder: Path, command: list[str], env: dict[str, str]) -> None:
+        self._tmux = ["tmux", "-S", str(folder / "tmux"), "-f", os.devnull]
+        script = f'{shlex.join(command)}; echo "[exit $?]"; exec sleep 1000'
+        size = ("-x", "100", "-y", "50")
+        self._run(
+            "new-session",
+            "-d",
+            *size,
+            "-c",
+            str(folder),
+            "env",
+            *(f"{n}={v}" for n, v in env.items()),
+            "sh",
+            "-c",
+            script,
+        )
+
+    def _run(self, *args: str, stdin: str | None = None) -> str:
+        done = subprocess.run([*self._tmux, *args], input=stdin, capture_output=True, encoding="utf-8", check=True)
+        return done.stdout
+
+    @property
+    def screen(self) -> str:
+        """What is on the screen and above it, wrapped lines joined."""
+        return self._run("capture-pane", "-p", "-J", "-S", "-")
+
+    def until(self, text: str, *, times: int = 1) -> str:
+        """Wait until the screen has a text, so many times, and return the screen."""
+        end = time.monotonic() + _PATIENCE
+        while (screen := self.screen).count(text) < times:
+            assert time.monotonic() < end, f"no {text!r} on\n{screen}"
+            time.sleep(0.05)
+        return screen
+
+    def type(self, text: str, *keys: str) -> None:
+        """Type a text, and then keys by tmux's names (`Enter`, `C-c`, `Tab`)."""
+        if text:
+            self._run("send-keys", "-l", text)
+        if keys:
+            self._run("send-keys", *keys)
+
+    def paste(self, text: str) -> None:
+        """Paste a text, as a terminal does."""
+        self._run("load-buffer", "-", stdin=text)
+        self._run("paste-buffer", "-p")
+
+    def close(self) -> None:
+        self._run("kill-server")
+
+
+@contextmanager
+def tmux(folder: Path, command: list[str], env: dict[str, str]) -> Iterator[Tmux]:
+    """Run a command in a terminal. Where tmux is missing the test is skipped, but in CI it fails."""
+    if shutil.which("tmux") is None:
+        reason = "tmux is not installed (Debian: apt-get install tmux)"
+        pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
+    terminal = Tmux(folder, command, env)
+    try:
+        yield terminal
+    finally:
+        terminal.close()
