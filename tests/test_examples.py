@@ -49,6 +49,14 @@ SAYS = {
         r"Answer:  .*1937",
     ],
     "langchain.image": [r"Answer: .*2 by 2 pixels"],
+    "langchain.support": [
+        r"Customer: .*A-17",
+        r"Approve:  refund {'number': 'A-17', 'euros': 49} -> yes",
+        r"Agent:    .*49 euros",
+        r"Model:    deepseek-ai/DeepSeek-R1-0528",
+        r"Customer: How much",
+        r"Agent:    The lamp was 49 euros\.",
+    ],
     "langchain.later": [r"Waits for: \w+", r"Report: \S.*honey bees", r"Title: +\S"],
     "langchain.rag_verify": [
         r"Retrieved: Honey bees",

@@ -1,12 +1,10 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import json
 import os
 import pty
 import select
-import signal
 import socket
 import struct
 import subprocess
@@ -257,63 +255,10 @@ class Terminal:
         seen, self._read = self._read[:at], self._read[at:]
         return seen
 
-    def type(self, text: str) -> None:
-        os.write(self._master, text.encode())
-
-    def interrupt(self) -> int:
-        """Send SIGINT, again where it came just before the process began to wait for a line."""
-        for _ in range(30):
-            if self._process.poll() is not None:
-                break
-            self._process.send_signal(signal.SIGINT)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(1)
-        return self.wait()
-
     def wait(self) -> int:
         code = self._process.wait(60)
         os.close(self._master)
         return code
-
-
-def test_a_conversation_on_a_terminal(emulator: Emulator, reach: dict[str, str]) -> None:
-    emulator.reply("Hello, I am a model.", reasoning="A new face.")
-    emulator.reply("You are Ada.", when=lambda request: "My name is Ada." in str(request.messages[:-1]))
-    terminal = Terminal("chat", QWEN, "--system", "Be kind.", env=reach)
-    terminal.until("> ")
-    terminal.type("My name is Ada.\n")
-    answer = terminal.until("I am a model.")
-    assert "\x1b[2mThoughts:" in answer
-    assert "\x1b[0m" in answer
-    terminal.until("> ")
-    terminal.type("\nWhat is my name?\n")  # an empty line asks nothing
-    terminal.until("You are Ada.")
-    terminal.until("> ")
-    terminal.type("/exit\n")
-    assert terminal.wait() == 0
-    last = emulator.requests[-1].body
-    assert isinstance(last, dict)
-    assert [message["role"] for message in last["messages"]] == ["system", "user", "assistant", "user"]
-    assert len(emulator.requests) == 2
-
-
-def test_a_conversation_goes_on_after_an_error(emulator: Emulator, reach: dict[str, str]) -> None:
-    emulator.add_fault(Fault("status", status=400))
-    terminal = Terminal("chat", LLAMA, env=reach)
-    terminal.until("> ")
-    terminal.type("First\n")
-    assert "Error: " in terminal.until("> ")
-    terminal.type("Second\n")
-    terminal.until("Echo: Second")
-    terminal.until("> ")
-    terminal.type("\x04")
-    assert terminal.wait() == 0
-
-
-def test_ctrl_c_at_the_question_ends_with_130(reach: dict[str, str]) -> None:
-    terminal = Terminal("chat", LLAMA, env=reach)
-    terminal.until("> ")
-    assert terminal.interrupt() == 130
 
 
 def test_a_model_cannot_steer_the_terminal() -> None:

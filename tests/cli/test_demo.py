@@ -31,7 +31,8 @@ def test_shows_all_four_and_says_who_answers(kluster: Run) -> None:
     done = kluster("demo")
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
-    assert (lines[0], lines[-1]) == (WHO, WHO)
+    assert (lines[0], lines[-2]) == (WHO, WHO)
+    assert lines[-1].startswith("Next: kluster chat")
     assert "-> get_weather('Lisbon') returns 'sunny, 24 °C'" in done.stdout
     assert "In Lisbon it is sunny, 24 °C; in Oslo there is light rain, 11 °C." in done.stdout
     assert "\nThoughts: Ten cents would make" in done.stdout

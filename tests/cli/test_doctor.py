@@ -118,7 +118,7 @@ def test_a_wrong_key_fails(kluster: Run) -> None:
         code, checks = _checks(kluster, env={"KLUSTER_BASE_URL": server.base_url, "KLUSTER_API_KEY": KEY})
     assert code == 1
     assert "HTTP 401" in checks["server"]["found"]
-    assert checks["server"]["hint"] == "set KLUSTER_API_KEY; `kluster doctor` shows what is found."
+    assert checks["server"]["hint"] == "the key is that of KLUSTER_API_KEY; set another one there."
 
 
 def test_no_server_fails_at_once(kluster: Run) -> None:

@@ -14,7 +14,7 @@ from kluster_integrations.emulator import Emulator, Fault
 
 from .conftest import KEY, LLAMA, Run, command, environment
 
-COMMANDS = ("demo", "chat", "models", "emulator", "doctor", "export")
+COMMANDS = ("demo", "chat", "embed", "models", "aliases", "logs", "keys", "emulator", "doctor", "export")
 EXTRAS = ("langchain_core", "starlette", "uvicorn", "litellm", "crewai")
 
 
@@ -56,7 +56,18 @@ def test_help_loads_nothing_heavy() -> None:
     ("args", "said"),
     [
         (["nope"], "No such command 'nope'"),
-        (["chat"], "MODEL"),
+        (["chat"], "PROMPT is empty"),
+        (["chat", "lama"], "'lama' is not a model; did you mean 'llama'?"),
+        (["chat", "-m", "llama", "two", "prompts"], "one PROMPT"),
+        (["chat", "hi", "--schema", "age:date"], "types are str, int, float and bool"),
+        (["chat", "hi", "--schema", "nowhere.json"], "cannot be read"),
+        (["chat", "hi", "--schema", "{"], "is not JSON"),
+        (["chat", "hi", "--tool", "nowhere:look"], "No module named 'nowhere'"),
+        (["chat", "hi", "--tool", "json:__name__"], "must be a function"),
+        (["chat", "hi", "--tool", "builtins:len"], "must have names"),
+        (["embed", "hi", "--lines"], "exclude each other"),
+        (["aliases", "remove", "llama"], "came with the package"),
+        (["aliases", "set", "My Own", "x/y"], "lower case"),
         (["chat", LLAMA, "hi", "--plan", "gold"], "'trial'"),
         (["chat", LLAMA, "hi", "--temperature", "3"], "--temperature"),
         (["chat", LLAMA, "hi", "--base-url", "ftp://x"], "--base-url: base_url='ftp://x' must be an address"),
@@ -84,7 +95,7 @@ def test_failures_are_two_lines_and_exit_code_1(kluster: Run) -> None:
     error, hint = done.stderr.splitlines()
     assert (done.returncode, done.stdout) == (1, "")
     assert error.startswith("Error: No kluster.ai API key")
-    assert hint.startswith("Hint: set KLUSTER_API_KEY")
+    assert hint.startswith("Hint: set KLUSTER_API_KEY; to try without a key, start `kluster emulator`.")
 
 
 @pytest.mark.parametrize(

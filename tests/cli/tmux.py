@@ -15,7 +15,7 @@ import pytest
 
 __all__ = ["Tmux", "tmux"]
 
-_PATIENCE = 120.0
+_PATIENCE = 60.0
 
 
 class Tmux:
@@ -29,20 +29,11 @@ class Tmux:
 
     def __init__(self, folder: Path, command: list[str], env: dict[str, str]) -> None:
         self._tmux = ["tmux", "-S", str(folder / "tmux"), "-f", os.devnull]
-        script = f'{shlex.join(command)}; echo "[exit $?]"; exec sleep 1000'
+        # The trap: a Ctrl-C that comes while the command does not listen for keys must not end the shell.
+        script = f'trap : INT; {shlex.join(command)}; echo "[exit $?]"; exec sleep 1000'
+        setting = [f"{name}={value}" for name, value in env.items()]
         size = ("-x", "100", "-y", "50")
-        self._run(
-            "new-session",
-            "-d",
-            *size,
-            "-c",
-            str(folder),
-            "env",
-            *(f"{n}={v}" for n, v in env.items()),
-            "sh",
-            "-c",
-            script,
-        )
+        self._run("new-session", "-d", *size, "-c", str(folder), "env", *setting, "sh", "-c", script)
 
     def _run(self, *args: str, stdin: str | None = None) -> str:
         done = subprocess.run([*self._tmux, *args], input=stdin, capture_output=True, encoding="utf-8", check=True)
@@ -50,7 +41,7 @@ class Tmux:
 
     @property
     def screen(self) -> str:
-        """What is on the screen and above it, wrapped lines joined."""
+        """What is on the screen and above it, wrapped lines joined; white space at the end of a line is not there."""
         return self._run("capture-pane", "-p", "-J", "-S", "-")
 
     def until(self, text: str, *, times: int = 1) -> str:
@@ -60,6 +51,10 @@ class Tmux:
             assert time.monotonic() < end, f"no {text!r} on\n{screen}"
             time.sleep(0.05)
         return screen
+
+    def prompted(self, times: int) -> None:
+        """Wait for the prompt of `kluster chat`; what is typed before it is read by nobody."""
+        self.until("\n>", times=times)
 
     def type(self, text: str, *keys: str) -> None:
         """Type a text, and then keys by tmux's names (`Enter`, `C-c`, `Tab`)."""

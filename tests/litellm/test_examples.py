@@ -26,6 +26,13 @@ SAYS = {
         r"fallback: +klusterai/Meta-Llama-3\.3-70B-Instruct-Turbo",
     ],
     "costs": [r"US\$ 0\.0000\d*[1-9]\d* ", r"US\$ 0\.000\d+  6 calls, streams included"],
+    "team": [
+        r"key-of-ada: \S",
+        r"key-of-bob: \S",
+        r"key-of-bob: HTTP 402: .*budget of 0\.00001 US\$ is spent",
+        r"key-of-eve: HTTP 401",
+        r"key-of-ada has spent US\$ 0\.0000[1-9]",
+    ],
     "fleet": [r"Proxies:  http", r"0 s    ######## 8", r"Answered: 8 of 8", r"Limit:    8 in a minute", r"Stopped:"],
 }
 

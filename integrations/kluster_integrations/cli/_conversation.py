@@ -194,7 +194,7 @@ class Conversation:
             report(err)  # the answer is there: no reason to fail
             return
         self._kept_system = self.system
-        if is_new and sys.stderr.isatty():
+        if is_new and sys.stderr.isatty() and not self.stoppable:  # a conversation has said so at its beginning
             print(f"Note: conversations are kept in {_log.log_file()}; --no-log keeps none.", file=sys.stderr)
 
 

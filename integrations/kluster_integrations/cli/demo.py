@@ -157,7 +157,7 @@ class Demo:
         self._out.print("US$: these tokens at kluster.ai's list prices of 2025; ~ marks estimates.", style="dim")
         self._out.print(self._who, style="bold")
         self._out.print(
-            'Next: with a key, export KLUSTER_API_KEY=… and kluster chat "Hello!"; without one, kluster emulator.',
+            'Next: kluster chat "Hello!", with KLUSTER_API_KEY set; without a key, kluster emulator.',
             style="cyan",
         )
         return failed

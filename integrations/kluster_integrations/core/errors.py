@@ -429,7 +429,8 @@ def _translate(err: Exception, io: bool) -> KlusterError | None:
         if any(isinstance(link, TimeoutError) for link in chain) or "TimeoutException" in names:
             return APITimeoutError("The server did not answer in time.")
         said = _plain(f"{type(chain[-1]).__name__}: {chain[-1]}").rstrip(".: ")
-        unknown_host = any(isinstance(link, socket.gaierror) for link in chain)
+        # httpcore keeps the resolver's error in its own's arguments, and not as its cause.
+        unknown_host = any(isinstance(part, socket.gaierror) for link in chain for part in (link, *link.args))
         said = re.sub(r"//[^/@\s]*@", "//", said)  # aiohttp quotes a proxy's address, credentials included
         return APIConnectionError(f"The connection failed: {said}.", hint=_UNKNOWN_HOST if unknown_host else None)
     if isinstance(err, UnicodeEncodeError):
