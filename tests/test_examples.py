@@ -123,6 +123,8 @@ def test_example(name: str, tmp_path: Path) -> None:
         out = run_example(name, *SHORTER[name], cwd=tmp_path, timeout=180, HOME=str(tmp_path), RAY_AUTH_MODE="disabled")
 
     assert re.search(".*".join(SAYS[name]), out, re.DOTALL), out
+    if name == "langchain.support":
+        assert out in (ROOT / "docs" / "langchain.md").read_text("utf-8"), "the page shows what it prints"
 
 
 def test_with_a_key_the_service_is_asked() -> None:

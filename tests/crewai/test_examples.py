@@ -32,3 +32,5 @@ def test_every_example_is_tested() -> None:
 def test_example(name: str) -> None:
     out = run_example(f"crewai.{name}", timeout=120)
     assert re.search(".*".join(SAYS[name]), out, re.DOTALL), out
+    if name == "briefing":
+        assert out in (ROOT / "docs" / "crewai.md").read_text("utf-8"), "the page shows what it prints"

@@ -45,6 +45,8 @@ def test_every_example_is_tested() -> None:
 def test_example(name: str) -> None:
     out = run_example(f"litellm.{name}", timeout=180)
     assert re.search(".*".join(SAYS[name]), out, re.DOTALL), out
+    if name == "team":
+        assert out in (ROOT / "docs" / "litellm.md").read_text("utf-8"), "the page shows what it prints"
 
 
 def test_fleet() -> None:
