@@ -187,6 +187,18 @@ def test_tools(kluster: Run, emulator: Emulator, reach: dict[str, str], tmp_path
     assert "545796" in str(body(emulator)["messages"]), "the log has the calls and their results"
 
 
+@pytest.mark.parametrize("parameters", ["city, /", "*cities", "city, *more"])
+def test_a_tool_whose_parameters_have_no_names(
+    kluster: Run, emulator: Emulator, reach: dict[str, str], tmp_path: Path, parameters: str
+) -> None:
+    module = f"odd_{abs(hash(parameters))}"
+    (tmp_path / f"{module}.py").write_text(f"def odd({parameters}): return 1\n")
+    done = kluster("chat", LLAMA, "How many?", "-T", f"{module}:odd", env=reach)
+    assert done.returncode == 2
+    assert f"Error: --tool {module}:odd: its parameters " in done.stderr
+    assert emulator.requests == []
+
+
 def test_tools_that_never_end(kluster: Run, emulator: Emulator, reach: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "cities_of_the_test.py").write_text(TOOLS)
     emulator.reply(tool_calls=[{"name": "population", "arguments": {"city": "Lisbon"}}], times=None)

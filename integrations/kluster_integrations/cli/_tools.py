@@ -62,7 +62,7 @@ def load_tool(name: str) -> Tool:
         reason = str(err).splitlines()[0]
         raise UsageError(f"--tool {name}: its parameters cannot be described in JSON: {reason}") from None
     if parameters.get("type") != "object":
-        raise UsageError(f"--tool {name}: its parameters must have names, without *, / and **.")
+        raise UsageError(f"--tool {name}: its parameters must have names: no * and no /.")
     described = {"name": function.__name__, "parameters": parameters}
     if text := inspect.getdoc(function):
         described["description"] = text
