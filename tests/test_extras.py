@@ -20,6 +20,7 @@ IMPORTS = [
     ("litellm", "from kluster_integrations.litellm import KlusterLLM", "litellm"),
     ("emulator", "from kluster_integrations.emulator import Emulator", "starlette"),
     ("emulator", "from kluster_integrations.emulator import Emulator", "uvicorn"),
+    ("gateway", "from kluster_integrations.gateway import Gateway", "uvicorn"),
     ("recording", "from kluster_integrations.recording import cassette", "vcr"),
 ]
 
