@@ -206,6 +206,7 @@ format: $(VENV)/.lint
 
 bench: $(VENV)/.bench
 	$(VENV)/bin/python -m benchmarks
+	$(VENV)/bin/python -m benchmarks.growth
 
 bench-gateway: $(VENV)/.test $(VENVL)/.test
 	$(VENV)/bin/python -m benchmarks.gateway --litellm $(VENVL)/bin/python

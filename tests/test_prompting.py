@@ -67,7 +67,7 @@ class TestRender:
         message = calling(("get_weather", '{"city": "Oslo"}'), ("get_time", ""), content="Let me see.")
         (_, rendered) = render([USER, message], [], None)
         splitter = ToolCallSplitter()
-        text, calls = splitter.feed(rendered["content"])
+        text, calls = splitter.feed(rendered["content"] + "\n")
         assert text.strip() == "Let me see."
         assert [(c.name, json.loads(c.arguments)) for c in calls] == [
             ("get_weather", {"city": "Oslo"}),
@@ -183,11 +183,12 @@ class TestToolCallSplitter:
         assert splitter.feed("see <tool") == ("see ", [])
         assert splitter.feed("box>") == ("<toolbox>", [])
 
-    def test_a_call_comes_with_its_closing_tag(self) -> None:
+    @pytest.mark.parametrize("end", ["\n", " \n", "<tool_call>", "<|im_end|>"])
+    def test_a_call_comes_with_the_end_of_its_line(self, end: str) -> None:
         splitter = ToolCallSplitter()
-        text = block()
-        assert splitter.feed(text[:-1]) == ("", [])
-        assert [call.name for call in splitter.feed(text[-1:])[1]] == ["get_weather"]
+        for letter in block() + end[:-1]:
+            assert splitter.feed(letter) == ("", [])
+        assert [call.name for call in splitter.feed(end[-1:])[1]] == ["get_weather"]
 
     def test_arguments_are_compact_json(self) -> None:
         (call,) = split(block(arguments={"city": "\u00c5rhus"}))[1]
@@ -208,7 +209,8 @@ class TestFindJson:
             ('Here:\n```\n{"a": 1}\n```\nDone.', {"a": 1}),
             ('```JSON \n{"a": {"b": [1]}}\n``` and {"c": 2}', {"a": {"b": [1]}}),
             ('```json\n{"a": 1}', {"a": 1}),
-            ('{"a": 1} {"b": 2, "c": 3}', {"b": 2, "c": 3}),
+            ('{"a": 1}, that is {"a": 1}', {"a": 1}),
+            ('As [1] and [2] say: {"a": 1}', {"a": 1}),
             ('[x] is not it, {"a": 1} is', {"a": 1}),
             ('{"a": "}"}', {"a": "}"}),
             ('{"a": "```"}', {"a": "```"}),
@@ -222,7 +224,22 @@ class TestFindJson:
         assert find_json(text) == value
 
     @pytest.mark.parametrize(
-        "text", ["", " ", "no json", "null", "{", "}", "[", "{]", "```json\n```", "{a: 1}", '{ {"a": 1}']
+        "text",
+        [
+            "",
+            " ",
+            "no json",
+            "null",
+            "{",
+            "}",
+            "[",
+            "{]",
+            "```json\n```",
+            "{a: 1}",
+            '{ {"a": 1}',
+            '{"a": 1} {"b": 2, "c": 3}',
+            "[1] or [2]",
+        ],
     )
     def test_nothing_there(self, text: str) -> None:
         assert find_json(text) is None

@@ -414,11 +414,11 @@ class _Outlet:
         self._holds = self._holds_text or self._must_answer or (request.max_repairs >= 0 and bool(request.tool_names))
         self._deltas: list[Delta] = []
         self._held_text: list[str] = []
-        self._blank = ""  # white space, which may be all that there is
+        self._blank: list[str] = []  # white space, which may be all that there is
         self._is_first = True
         self._has_text = self._has_reasoning = False  # of anything that was shown
         self._new_text = self._new_reasoning = False  # of this attempt
-        self._in_line = False  # whether the text that was shown ends within a line
+        self._lines = prompting.Lines()  # the text that was shown, of this attempt
 
     def take(self, delta: Delta) -> Delta | None:
         """Return what may be seen of a delta at once."""
@@ -451,17 +451,18 @@ class _Outlet:
         if self._holding:
             self._held_text.append(content)
             return ""
-        at = prompting.doubtful_from(content, self._names, prompted=self._prompted, in_line=self._in_line)
+        at = prompting.doubtful_from(content, self._names, prompted=self._prompted, lines=self._lines)
         if at < len(content):
             self._holding = True
             self._held_text.append(content[at:])
             content = content[:at]
         if self._is_blank and not content.strip():
-            self._blank += content
+            self._blank.append(content)
             return ""
-        content, self._blank, self._is_blank = self._blank + content, "", False
-        line = content.rpartition("\n")[2]
-        self._in_line = bool(line.strip()) or (self._in_line and "\n" not in content)
+        if self._blank:
+            content = "".join([*self._blank, content])
+            self._blank = []
+        self._is_blank = False
         return content
 
     def end(self) -> Iterator[Delta]:
@@ -475,12 +476,13 @@ class _Outlet:
             self.request = None
             yield from self._rest(done.value)
         self._is_first = False
-        self._new_text = self._new_reasoning = self._in_line = False
+        self._new_text = self._new_reasoning = False
+        self._lines = prompting.Lines()
         self._deltas, self._held_text, self._holding = [], [], self._holds_text
-        self._is_blank, self._blank = self._must_answer, ""
+        self._is_blank, self._blank = self._must_answer, []
 
     def _rest(self, completion: Completion) -> Iterator[Delta]:
-        text = completion.text if self._holds_text else self._blank + "".join(self._held_text)
+        text = completion.text if self._holds_text else "".join([*self._blank, *self._held_text])
         if text and self._has_text and not self._new_text:
             text = f"\n\n{text}"
         calls = tuple(ToolCallDelta(i, c.id, c.name, c.arguments) for i, c in enumerate(completion.tool_calls))

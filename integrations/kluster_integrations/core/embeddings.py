@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+import math
 import sys
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
@@ -80,14 +82,18 @@ def read(data: object, body: Mapping[str, Any]) -> list[list[float]]:
         body: The request's body.
 
     Raises:
-        InternalServerError: If there is not exactly one vector per input.
+        InternalServerError: If there is not exactly one vector per input, of finite numbers.
     """
     rows = data.get("data") if isinstance(data, dict) else None
     wanted = len(body["input"])
     if not isinstance(rows, list) or len(rows) != wanted or not all(isinstance(r, dict) for r in rows):
         got = len(rows) if isinstance(rows, list) else "no"
         raise InternalServerError(f"The answer has {got} vectors for {wanted} texts.", body=data)
-    rows = sorted(rows, key=lambda row: row.get("index") or 0) if all("index" in r for r in rows) else rows
+    places = [row.get("index") for row in rows]
+    if places != [None] * wanted:  # a server that numbers no vector keeps the order
+        if any(type(place) is not int for place in places) or sorted(places) != list(range(wanted)):
+            raise InternalServerError(f"The vectors of the answer are not numbered 0 to {wanted - 1}.", body=None)
+        rows = sorted(rows, key=lambda row: row["index"])
     vectors = [_vector(row.get("embedding")) for row in rows]
     if len({len(v) for v in vectors}) != 1 or not vectors[0]:
         raise InternalServerError("The vectors of the answer are empty, or differ in length.", body=None)
@@ -95,14 +101,17 @@ def read(data: object, body: Mapping[str, Any]) -> list[list[float]]:
 
 
 def _vector(value: object) -> list[float]:
-    if isinstance(value, str):  # base64 of little-endian 32-bit floats
-        try:
-            numbers = array("f", base64.b64decode(value, validate=True))
-        except ValueError as err:
-            raise InternalServerError(f"A vector of the answer cannot be read: {err}.") from None
-        if sys.byteorder == "big":
-            numbers.byteswap()
-        return numbers.tolist()
-    if isinstance(value, list) and all(isinstance(n, (int, float)) for n in value):
-        return [float(n) for n in value]
-    raise InternalServerError(f"A vector of the answer is neither numbers nor base64: {str(value)[:80]!r}.")
+    numbers: list[float] | None = None
+    with contextlib.suppress(ValueError, OverflowError, TypeError):
+        if isinstance(value, str):  # base64 of little-endian 32-bit floats
+            made = array("f", base64.b64decode(value, validate=True))
+            if sys.byteorder == "big":
+                made.byteswap()
+            numbers = made.tolist()
+        elif isinstance(value, list) and {*map(type, value)} <= {int, float}:
+            numbers = [*map(float, value)]
+    if numbers is None or not (math.isfinite(sum(numbers)) or all(map(math.isfinite, numbers))):
+        raise InternalServerError(
+            f"A vector of the answer is neither finite numbers nor base64 of such: {str(value)[:80]!r}."
+        )
+    return numbers

@@ -75,6 +75,9 @@ _UNKNOWN_HOST = (
 )
 # The json module's words, whoever calls it.
 _NOT_JSON = re.compile(r"not JSON (?:serializable|compliant)|^Circular reference")
+# No tag holds a `<`: a page of `<a ` alone would otherwise take a pass for each.
+_TITLE = re.compile(r"<title[^<>]*>([^<]*)</title>", re.IGNORECASE)
+_TAG = re.compile(r"<[^<>]+>")
 _MAX_MESSAGE = 2_000
 Secret = str | Collection[str] | None
 """A text that must be shown nowhere, or several."""
@@ -360,8 +363,8 @@ def _plain(message: object) -> str:
     text = message if isinstance(message, str) else str(message)
     text = text.encode("utf-8", "replace").decode()  # half a surrogate pair, which nobody can print
     if text.lstrip()[:1] == "<":
-        title = re.search(r"<title[^>]*>(.*?)</title>", text, re.IGNORECASE | re.DOTALL)
-        text = title.group(1) if title else re.sub(r"<[^>]+>", " ", text)
+        title = _TITLE.search(text)
+        text = title.group(1) if title else _TAG.sub(" ", text)
     text = " ".join(text.split())
     return text if len(text) <= _MAX_MESSAGE else text[:_MAX_MESSAGE] + "…"
 

@@ -13,7 +13,18 @@ import math
 import re
 from typing import Any
 
-__all__ = ["MISSING", "compact", "find_json", "is_json_object", "loads_lax", "read_arguments", "read_values"]
+__all__ = [
+    "MISSING",
+    "compact",
+    "find_json",
+    "is_json_object",
+    "loads_lax",
+    "read_arguments",
+    "read_values",
+    "skip_between",
+    "value_at",
+    "whole_characters",
+]
 
 _MAX_LENIENT = 100_000  # characters; Python's own parser takes seconds and gigabytes for more
 _ONE_FENCE = re.compile(r"```[a-zA-Z0-9]*[ \t]*\n(.*)```", re.DOTALL)
@@ -45,23 +56,38 @@ def _finite(text: str) -> float:
 
 _STRICT: dict[str, Any] = {"parse_constant": _finite, "parse_float": _finite}  # neither NaN nor 1e999 is JSON
 _decoder = json.JSONDecoder(strict=False, **_STRICT)  # models write line breaks into strings
-value_at = _decoder.raw_decode
-"""Returns the value that begins at a place in a text, and where it ends; raises ValueError or RecursionError."""
+_HALF = re.compile(r"\\u[dD][89a-fA-F]")  # of a surrogate pair, as JSON may escape it
 
 
-def loads_lax(text: str) -> Any:
-    """Decode JSON that may have line breaks in strings.
+def value_at(text: str, at: int) -> tuple[Any, int]:
+    """Return the value that begins at a place in a text, and where it ends.
 
     Raises:
         ValueError: If it is not JSON.
         RecursionError: If it is nested too deeply.
     """
-    return json.loads(text, strict=False, **_STRICT)
+    value, end = _decoder.raw_decode(text, at)
+    return (json.loads(compact(value)) if _HALF.search(text, at, end) else value), end
+
+
+def loads_lax(text: str) -> Any:
+    """Decode JSON that may have line breaks in strings; half a surrogate pair becomes U+FFFD.
+
+    Raises:
+        ValueError: If it is not JSON.
+        RecursionError: If it is nested too deeply.
+    """
+    value = json.loads(text, strict=False, **_STRICT)
+    return json.loads(compact(value)) if _HALF.search(text) else value
 
 
 def compact(value: object) -> str:
-    """Return a value as JSON text; half a surrogate pair, which no UTF-8 can carry, becomes U+FFFD."""
-    text = json.dumps(value, ensure_ascii=False)
+    """Return a value as JSON text; half a surrogate pair becomes U+FFFD."""
+    return whole_characters(json.dumps(value, ensure_ascii=False))
+
+
+def whole_characters(text: str) -> str:
+    """Return a text with U+FFFD for each half of a surrogate pair, which no UTF-8 can carry."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -78,7 +104,10 @@ def is_json_object(text: str) -> bool:
 
 
 def find_json(text: str, *, is_cut: bool = False, default: Any = None) -> Any:
-    """Return the outermost JSON value of a text: the text itself, the first in a fence, or the longest in prose.
+    """Return the outermost JSON value of a text: the text itself, the first in a fence, or the only one in prose.
+
+    Of several values in prose none is the answer, for only the model knows which: it is asked again. One that is said
+    twice is one, and lists such as `[1]`, which notes are, do not count beside an object.
 
     Args:
         text: What the model wrote.
@@ -94,8 +123,8 @@ def find_json(text: str, *, is_cut: bool = False, default: Any = None) -> Any:
             return loads_lax(candidate)
         except (ValueError, RecursionError):
             continue
-    best: Any = default
-    size = at = 0
+    values: dict[type, dict[str, Any]] = {dict: {}, list: {}}
+    at = 0
     while found := _BRACKET.search(text, at):
         start = found.start()
         value, at = _outermost(text, start, is_cut=is_cut)
@@ -103,9 +132,10 @@ def find_json(text: str, *, is_cut: bool = False, default: Any = None) -> Any:
             break
         if value is not None and _FENCE_BEFORE.search(text, max(0, start - 40), start):
             return value
-        if value is not None and at - start > size:
-            best, size = value, at - start
-    return best
+        if value is not None:
+            values[type(value)][json.dumps(value, sort_keys=True)] = value
+    only = [*(values[dict] or values[list]).values()]
+    return only[0] if len(only) == 1 else default
 
 
 def _outermost(text: str, start: int, *, is_cut: bool) -> tuple[Any, int]:
@@ -154,13 +184,18 @@ def _lenient(text: str) -> Any:
     return value if isinstance(value, dict | list) else None
 
 
+def skip_between(text: str, at: int) -> int:
+    """Return where white space, commas and semicolons end."""
+    return _BETWEEN.match(text, at).end()  # type: ignore[union-attr]
+
+
 def read_values(text: str, at: int, *, is_cut: bool = False) -> list[Any] | None:
     """Return the values that a text is from a place on, with white space, commas or semicolons between them.
 
     None where something else stands there, too.
     """
     values: list[Any] = []
-    while (at := _BETWEEN.match(text, at).end()) < len(text):  # type: ignore[union-attr]
+    while (at := skip_between(text, at)) < len(text):
         if text[at] not in "{[":
             return None
         value, at = _outermost(text, at, is_cut=is_cut)
@@ -173,12 +208,13 @@ def read_values(text: str, at: int, *, is_cut: bool = False) -> list[Any] | None
 def read_arguments(text: str, *, is_cut: bool = False) -> tuple[str, str | None]:
     """Return the arguments of a tool call as the text of one JSON object, and None; else the text and what is wrong.
 
-    What is JSON by the letter stays as the model wrote it. Nothing, or `null`, is an empty object.
+    What is JSON by the letter stays as the model wrote it, but for halves of surrogate pairs. Nothing, or `null`, is an
+    empty object.
     """
     stripped = text.strip()
     if stripped in ("", "null"):
         return "{}", None
-    if is_json_object(stripped):
+    if is_json_object(stripped) and not _HALF.search(stripped):
         return text, None
     try:
         value = loads_lax(stripped)

@@ -7,17 +7,27 @@ with native tools may write a call as text, too, in the form of its training, wh
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from kluster_integrations.core.json_text import compact, find_json, is_json_object, read_arguments, read_values
+from kluster_integrations.core.json_text import (
+    compact,
+    find_json,
+    is_json_object,
+    read_arguments,
+    read_values,
+    skip_between,
+    value_at,
+)
 from kluster_integrations.core.types import Message
 
 __all__ = [
     "CALL_OPEN",
     "RESULT_OPEN",
+    "Lines",
     "PromptedCall",
     "ToolCallSplitter",
     "alternate",
@@ -95,7 +105,7 @@ def render(
             rendered.append(message)
     if not tools or choice == "none":
         return rendered
-    lines = "\n".join(compact(tool) for tool in tools)
+    lines = "\n".join(_TAG.sub(r"\\u003c", compact(tool)) for tool in tools)
     text = _TOOLS.format(tools=lines, parallel=_PARALLEL if parallel else _SINGLE)
     if choice == "required":
         text += f"\n{_REQUIRED}"
@@ -108,19 +118,32 @@ def _calls_as_text(message: Message) -> str:
     parts = [message["content"]] if message["content"] else []
     for call in message["tool_calls"]:
         function = call["function"]
-        arguments = function["arguments"] or "{}"
+        arguments = _TAG.sub(r"\\u003c", function["arguments"] or "{}")
         parts.append(f'{CALL_OPEN}\n{{"name": {compact(function["name"])}, "arguments": {arguments}}}\n{_CLOSE}')
     return "\n".join(parts)
 
 
 def _append_result(rendered: list[Message], message: Message) -> None:
     """Put a result into a user message; parallel ones share it, since templates want roles to alternate."""
-    text = f"{RESULT_OPEN}\n{message['content']}\n</tool_response>"
+    text = f"{RESULT_OPEN}\n{_escaped(message['content'])}\n</tool_response>"
     last = rendered[-1] if rendered else None
     if last is not None and last["role"] == "user" and str(last["content"]).endswith("</tool_response>"):
         rendered[-1] = {"role": "user", "content": f"{last['content']}\n{text}"}
     else:
         rendered.append({"role": "user", "content": text})
+
+
+# What a tool's result must not hold: the tags of this form, and the tokens of chat templates.
+_TAG = re.compile(r"<(?=\s*/?\s*(?:tool_call|tool_response|tools)\b|\|\w+\|>)", re.IGNORECASE)
+_TAG_OR_ESCAPED = re.compile(rf"{_TAG.pattern}|&(?=(?:amp;)*lt;)", re.IGNORECASE)
+
+
+def _escaped(text: str) -> str:
+    """Return a result in which no tag closes it or opens a call: `<tool_call>` as `&lt;tool_call>`.
+
+    An `&lt;` that it had before becomes `&amp;lt;`, so that the two can be told apart.
+    """
+    return _TAG_OR_ESCAPED.sub(lambda found: "&lt;" if found[0] == "<" else "&amp;", text)
 
 
 def ask_for_json(messages: Sequence[Message], schema: Mapping[str, Any]) -> list[Message]:
@@ -177,41 +200,103 @@ _MAYBE_BARE = re.compile(r"\[?\s*(?:\{\s*)?\Z")
 _MOST_UNCERTAIN = 200  # characters before the end of the first key
 _CALL_KEYS = frozenset({"name", "type", "function", "parameters", "arguments"})
 _NAMED_CALL = re.compile(r"\s*([\w.-]+)\s*(?:\[CALL_ID\][\w-]*)?(?:\[ARGS\])?\s*(?=\{)")
-_END_TOKEN = re.compile(r"(?:\s|<\|(?:eom|eot)_id\|>|</s>|<\|im_end\|>)+\Z")  # where a server does not skip them
-# What can only be meant as a call: the marks with the beginning of one, and a bare call with both of its keys.
-_CALLISH = re.compile(r"<tool_call>\s*[{\[]|<\|python_tag\|>\s*\{|\[TOOL_CALLS\]\s*(?:[{\[]|[\w.-]+\s*[{\[])")
+_END_TOKENS = ("<|eom_id|>", "<|eot_id|>", "</s>", "<|im_end|>")  # where a server does not skip them
+# What may follow a call on its line: nothing, or more calls, results that were made up, and what ends an answer.
+_BEHIND_CALL = (CALL_OPEN, _CLOSE, RESULT_OPEN, *_END_TOKENS)
+_BLANK = re.compile(r"[^\S\n]*")
+_FENCE = re.compile(r"^[^\S\n]*(`{3,}|~{3,})([^\n]*)", re.MULTILINE)
+# What can only be meant as a call, or as the result of one: the marks with the beginning of one, a bare call with both
+# of its keys, and a `<tool_call>` block that ends its line, or ends with the text.
+_INSIDE = r"(?:(?!</?tool_call>).)*+"
+_ENDED = r"</tool_call>(?=[^\S\n]*(?:$|<))"
+_OTHER_CALLISH = r"<\|python_tag\|>\s*\{|\[TOOL_CALLS\]\s*(?:[{\[]|[\w.-]+\s*[{\[])"
+_FLAGS = re.DOTALL | re.MULTILINE
+_CALLISH = re.compile(rf"<tool_call>\s*[{{\[]{_INSIDE}(?:{_ENDED}|\Z)|{_OTHER_CALLISH}", _FLAGS)
+_PROMPTED_CALLISH = re.compile(
+    rf"<tool_call>(?:{_INSIDE}{_ENDED}|\s*[{{\[]{_INSIDE}\Z)|{_OTHER_CALLISH}|{RESULT_OPEN}", _FLAGS
+)
 _BARE_CALL = re.compile(
     r'\[?\s*\{\s*(?:"type"\s*:\s*"function"\s*,\s*)?"name"\s*:\s*"([^"]{1,200})"\s*,\s*"(?:parameters|arguments)"\s*:'
 )
-_MAX_CLOSES = 32  # closing tags within one argument; each costs a pass over the block
+_NEW_CALL = re.compile(rf"^[^\S\n]*{CALL_OPEN}", re.MULTILINE)
+_LONGEST_MARK = 15
+_MAX_CLOSES = 8  # closing tags that are tried one by one; each costs a pass over the block
 
 
-def doubtful_from(text: str, names: frozenset[str], *, prompted: bool, in_line: bool = False) -> int:
+class Lines:
+    """What of a text has been seen, to tell whether what comes next stands on its own, or is quoted.
+
+    On its own stands what begins a line, or follows a whole sentence (`Let me look. <tool_call>`); not what follows a
+    backtick, a colon or other words, or stands in a code block.
+    """
+
+    __slots__ = ("_fence", "_last", "_line", "_new")
+
+    def __init__(self) -> None:
+        self._new: list[str] = []
+        self._line = ""  # the beginning of the line that is not complete
+        self._last = ""  # the last character of that line, without white space
+        self._fence = ""  # the mark that opened the code block that is not closed
+
+    def add(self, text: str) -> None:
+        """Take more of the text; it is looked at when somebody asks."""
+        self._new.append(text)
+
+    @property
+    def in_fence(self) -> bool:
+        """Whether what comes next stands in a code block."""
+        self._read()
+        return bool(self._fence)
+
+    @property
+    def is_new(self) -> bool:
+        """Whether what comes next stands on its own."""
+        self._read()
+        return not self._fence and self._last in ("", ".", "!")
+
+    def _read(self) -> None:
+        if not self._new:
+            return
+        new, self._new = "".join(self._new), []
+        complete, end, line = (self._line + new).rpartition("\n")
+        self._last = line.rstrip()[-1:] if end or new.strip() else self._last
+        self._line = line.lstrip()[:_MOST_UNCERTAIN]
+        for mark, behind in _FENCE.findall(complete) if end else ():
+            if not self._fence:
+                self._fence = "" if mark[0] == "`" in behind else mark  # with a backtick behind it is code in a line
+            elif mark.startswith(self._fence) and not behind.strip():
+                self._fence = ""
+
+
+def doubtful_from(text: str, names: frozenset[str], *, prompted: bool, lines: Lines | None = None) -> int:
     """Return where text begins that is not for anybody to see, but a call that could not be read, or a made-up result.
 
-    The length, where there is no such text. A model that was not asked for `<tool_call>` may speak of it in a sentence:
-    of its calls only those count that begin a line.
+    The length, where there is no such text. A model may speak of `<tool_call>` in a sentence or show it in a code
+    block: only what stands on its own counts.
 
     Args:
         text: What is left of an answer when its calls are taken out.
         names: The tools that the model may call.
         prompted: Whether `<tool_call>` was asked for.
-        in_line: Whether the text goes on with a line.
+        lines: What stands before the text; takes what is not doubtful.
     """
-    found = [at for mark in (CALL_OPEN, RESULT_OPEN) if (at := text.find(mark)) >= 0] if prompted else []
-    for callish in _CALLISH.finditer(text) if names else ():
-        at = callish.start()
-        begin = text.rfind("\n", 0, at) + 1
-        if not text[begin:at].strip() and (begin or not in_line):
-            found.append(at)
-            break
-    if names and not in_line and (bare := _BARE_CALL.match(text.lstrip()[:500])) and bare[1] in names:
-        found.append(0)
-    return min(found, default=len(text))
+    lines = lines or Lines()
+    if names and (bare := _BARE_CALL.match(text.lstrip()[:500])) and bare[1] in names and lines.is_new:
+        return 0
+    seen = 0
+    for callish in (_PROMPTED_CALLISH if prompted else _CALLISH).finditer(text) if prompted or names else ():
+        lines.add(text[seen : callish.start()])
+        seen = callish.start()
+        if lines.is_new:
+            return seen
+    lines.add(text[seen:])
+    return len(text)
 
 
 class ToolCallSplitter:
-    """Takes tool calls out of a text that comes in pieces. What is not a call stays text.
+    """Takes tool calls out of a text that comes in pieces. What is not a call stays text, and so does one in a quote.
+
+    A `<tool_call>` counts where it stands on its own (see `Lines`) and ends its line.
 
     Args:
         names: The tools that may be called. Only their calls are taken out of the forms that are not `<tool_call>`.
@@ -220,32 +305,42 @@ class ToolCallSplitter:
 
     Attributes:
         found: Whether there was a call. White space behind a call goes with it.
+        lines: The text that came out; who lets text pass by while it is `idle` adds it there.
     """
 
     __slots__ = (
         "_begun",
         "_behind_call",
         "_held",
+        "_mark",
         "_marks",
         "_names",
+        "_next_try",
         "_prompted",
         "_searched",
+        "_size",
         "_tail",
         "_tries",
+        "_waits_for_line",
         "found",
+        "lines",
     )
 
     def __init__(self, names: frozenset[str] = frozenset(), *, prompted: bool = True) -> None:
         self._names = names
         self._prompted = prompted
         self._marks = (CALL_OPEN, *((RESULT_OPEN,) if prompted else ()), *((_PYTHON_TAG, _MISTRAL) if names else ()))
+        self._mark = _any_of(self._marks)
         self._held: list[str] = []
         self._searched = 0  # of an open block, up to where no closing tag ends it
-        self._tries = 0
+        self._size = 0  # of the block
+        self._tries = self._next_try = 0  # how often it was read, and its size before it is read again
+        self._waits_for_line = False  # what follows its closing tag decides
         self._tail: list[str] | None = None  # from a mark on whose end only the end of the answer tells
         self._begun = False
         self._behind_call = False
         self.found = False
+        self.lines = Lines()
 
     @property
     def idle(self) -> bool:
@@ -257,38 +352,74 @@ class ToolCallSplitter:
         if self._tail is not None:
             self._tail.append(text)
             return "", []
-        self._held.append(text)
-        if len(self._held) > 1 and self._held[0].startswith(CALL_OPEN) and ">" not in text:
-            return "", []  # cannot end the block: joined once, however many pieces it takes
-        text = "".join(self._held)
-        self._held = []
+        if self._held and self._cannot_end(text):
+            self._held.append(text)
+            return "", []
+        if self._held:
+            text = "".join([*self._held, text])
+            self._held = []
         if not self._begun and self._names and self._may_be_bare(text):
             return "", []
-        out: list[str] = []
-        calls: list[PromptedCall] = []
-        while text:
-            at, mark = _next_mark(text, self._marks)
-            out.append(self._text(text[:at]))
-            text = text[at:]
-            if mark and mark is not CALL_OPEN:
-                self._tail = [text]
-                break
-            size = self._block(text, out, calls) if mark else 0
-            if not size:
-                self._held = [text] if text else []
-                break
-            text = text[size:]
-        return "".join(out), calls
+        return self._split(text, is_last=False)
 
     def close(self) -> tuple[str, list[PromptedCall]]:
         """Return what was held: calls whose end the model (or a stop) left out, or text."""
-        held = "".join(self._held if self._tail is None else self._tail)
-        self._held, self._tail = [], None
-        calls = self._read(held[len(CALL_OPEN) :]) if held.startswith(CALL_OPEN) else self._read_tail(held)
-        if not calls:
-            return self._text(held), []
-        self.found = True
-        return "", calls
+        shown: str = ""
+        calls: list[PromptedCall] = []
+        if self._tail is None:
+            text, self._held = "".join(self._held), []
+            shown, calls = self._split(text, is_last=True)
+        if self._tail is not None:
+            held, self._tail = "".join(self._tail), None
+            found = self._read_tail(held)
+            self.found = self.found or bool(found)
+            calls += found
+            shown += "" if found else self._text(held)
+        return shown, calls
+
+    def _cannot_end(self, text: str) -> bool:
+        """Whether a piece decides nothing of the block that is held: blocks are joined seldom, for they may be long."""
+        if not self._held[0].startswith(CALL_OPEN):
+            return False
+        self._size += len(text)
+        if self._waits_for_line:
+            return not text.strip() and "\n" not in text
+        if ">" not in text or (self._tries >= _MAX_CLOSES and self._size < self._next_try):
+            return True
+        seam = "".join(self._held[-len(_CLOSE) :])[-len(_CLOSE) :] + text
+        return _CLOSE not in seam and not (self._tries and CALL_OPEN in seam)
+
+    def _split(self, text: str, *, is_last: bool) -> tuple[str, list[PromptedCall]]:
+        out: list[str] = []
+        calls: list[PromptedCall] = []
+        at, last_close = 0, None
+        while at < len(text):
+            found = self._mark.search(text, at)
+            begin = found.start() if found else len(text) - (0 if is_last else _begun(text[at:], self._marks))
+            out.append(self._text(text[at:begin]))
+            at, mark = begin, found[0] if found else ""
+            if mark == CALL_OPEN and self.lines.is_new:
+                last_close = text.rfind(_CLOSE) if last_close is None else last_close
+                size = self._block(text, at, last_close, calls, is_last=is_last)
+                if not size:
+                    self._held, self._size = [text[at:]], len(text) - at
+                    break
+                self._searched = self._tries = self._next_try = 0
+                self._waits_for_line = False
+                out.append(self._text(text[at : at - size]) if size < 0 else "")
+                at += abs(size)
+            elif not mark or (
+                self.lines.is_new if mark == RESULT_OPEN else mark != CALL_OPEN and not self.lines.in_fence
+            ):
+                if mark:
+                    self._tail = [text[at:]]
+                else:
+                    self._held = [text[at:]] if at < len(text) else []
+                break
+            else:
+                out.append(self._text(mark))
+                at += len(mark)
+        return "".join(out), calls
 
     def _may_be_bare(self, text: str) -> bool:
         """Hold an answer that begins as a bare call does, until it is known."""
@@ -305,30 +436,74 @@ class ToolCallSplitter:
             return True
         return False
 
-    def _block(self, text: str, out: list[str], calls: list[PromptedCall]) -> int:
-        """Return the length of the block at the beginning of a text, 0 where more must come to know."""
-        while (end := text.find(_CLOSE, self._searched)) >= 0 and self._tries < _MAX_CLOSES:
-            if found := self._read(text[len(CALL_OPEN) : end]):
-                calls += found
-                self.found = self._behind_call = True
-                self._searched = self._tries = 0
-                return end + len(_CLOSE)
-            self._searched, self._tries = end + 1, self._tries + 1  # the tag may stand in an argument
-        again = text.find(CALL_OPEN, text.find(_CLOSE)) if self._tries else -1
-        if again < 0 and self._tries == _MAX_CLOSES:
-            again = self._searched
-        if again < 0:
-            self._searched = max(self._searched, len(text) - len(_CLOSE))
+    def _block(self, text: str, at: int, last_close: int, calls: list[PromptedCall], *, is_last: bool) -> int:
+        """Take the calls of the block at a place.
+
+        Returns:
+            Its length; below zero if it is text, and 0 if more must come to know.
+        """
+        body = at + len(CALL_OPEN)
+        first = text.find(_CLOSE, body) if last_close >= body else -1
+        close = text.find(_CLOSE, at + self._searched) if self._searched else first
+        is_in_string = False
+        while close >= 0:
+            if self._tries < _MAX_CLOSES or close - at >= self._next_try:
+                self._tries, self._next_try = self._tries + 1, 2 * (close - at)
+                found, end, is_in_string = self._read_json(text, body)
+                if not found and not is_in_string:
+                    found, end = self._read(text[body:close]), close + len(_CLOSE)
+                if found:
+                    ends_line = _ends_line(text, end, is_last=is_last)
+                    if ends_line is None:
+                        self._waits_for_line, self._tries = True, 0
+                        return 0
+                    if not ends_line:
+                        return at - end
+                    calls += found
+                    self.found = self._behind_call = True
+                    return end - at
+                if not is_in_string:
+                    ends_line = _ends_line(text, first + len(_CLOSE), is_last=is_last)
+                    self._waits_for_line = ends_line is None
+                    if ends_line:
+                        return at - first - len(_CLOSE)
+                    if again := _NEW_CALL.search(text, first):
+                        return at - again.start()
+                    if ends_line is None:
+                        return 0
+            self._searched = close + 1 - at
+            close = text.find(_CLOSE, close + 1)
+        if not is_last:
+            self._searched = max(self._searched, len(text) - at - len(_CLOSE))
             return 0
-        out.append(self._text(text[:again]))
-        self._searched = self._tries = 0
-        return again
+        if again := _NEW_CALL.search(text, body):
+            return at - again.start()
+        found, end, is_in_string = self._read_json(text, body)
+        if found or (first < 0 and (found := self._read(text[body:]))):
+            calls += found
+            self.found = self._behind_call = True
+            return len(text) - at
+        return at - len(text)
+
+    def _read_json(self, text: str, at: int) -> tuple[list[PromptedCall], int, bool]:
+        """Return the calls of a block that is JSON by the letter, its end, and whether the text ends in a string."""
+        values: list[Any] = []
+        while (at := skip_between(text, at)) < len(text) and text[at] in "{[":
+            try:
+                value, at = value_at(text, at)
+            except (ValueError, RecursionError) as err:
+                return [], 0, str(err).startswith("Unterminated string")
+            values.append(value)
+        if at < len(text) and not text.startswith(_CLOSE, at):
+            return [], 0, False
+        return self._calls(values), min(at + len(_CLOSE), len(text)), False
 
     def _text(self, text: str) -> str:
         if self._behind_call and text:
             text = text.lstrip()
             self._behind_call = not text
         self._begun = self._begun or bool(text.strip())
+        self.lines.add(text)
         return text
 
     def _read(self, block: str) -> list[PromptedCall]:
@@ -336,13 +511,16 @@ class ToolCallSplitter:
         values = read_values(block, 0)
         if values is None and CALL_OPEN not in block:
             values = [find_json(block)]
-        calls = [_call_from(value) for value in values or ()]
+        return self._calls(values or [])
+
+    def _calls(self, values: list[Any]) -> list[PromptedCall]:
+        calls = [_call_from(value) for value in values]
         found = [call for call in calls if call and (self._prompted or call.name in self._names)]
         return found if len(found) == len(calls) else []
 
     def _read_tail(self, text: str) -> list[PromptedCall]:
         """Return the calls that a text is from its mark on; none unless all of it is calls of known tools."""
-        text = _END_TOKEN.sub("", text)
+        text = _without_end_tokens(text)
         items: list[Any] = []
         for part in text.split(_MISTRAL)[1:] if text.startswith(_MISTRAL) else [text.removeprefix(_PYTHON_TAG)]:
             named = _NAMED_CALL.match(part) if text.startswith(_MISTRAL) else None
@@ -355,6 +533,38 @@ class ToolCallSplitter:
         calls = [_call_from(item) for item in items if _has_arguments(item)]
         found = [call for call in calls if call and call.name in self._names]
         return found if len(found) == len(items) else []
+
+
+@functools.cache
+def _any_of(marks: tuple[str, ...]) -> re.Pattern[str]:
+    return re.compile("|".join(map(re.escape, marks)))
+
+
+def _begun(text: str, marks: tuple[str, ...]) -> int:
+    """Return how many characters at the end of a text may be the beginning of a mark; marks begin as nothing else."""
+    at = max(text.rfind("<", -_LONGEST_MARK), text.rfind("[", -_LONGEST_MARK))
+    return len(text) - at if at >= 0 and any(mark.startswith(text[at:]) for mark in marks) else 0
+
+
+def _ends_line(text: str, at: int, *, is_last: bool) -> bool | None:
+    """Return whether nothing but calls follows on a line, None where more must come to know."""
+    at = _BLANK.match(text, at).end()  # type: ignore[union-attr]
+    rest = text[at : at + _LONGEST_MARK]
+    if not rest:
+        return True if is_last else None
+    if rest[0] == "\n" or rest.startswith(_BEHIND_CALL):
+        return True
+    return None if not is_last and any(mark.startswith(rest) for mark in _BEHIND_CALL) else False
+
+
+def _without_end_tokens(text: str) -> str:
+    end, before = len(text), -1
+    while end != before:
+        before = end
+        while end and text[end - 1].isspace():
+            end -= 1
+        end -= next((len(token) for token in _END_TOKENS if text.endswith(token, 0, end)), 0)
+    return text[:end]
 
 
 def find_calls(text: str, names: frozenset[str] = frozenset()) -> list[PromptedCall]:
@@ -382,17 +592,3 @@ def _has_arguments(value: object) -> bool:
     if isinstance(value, dict) and isinstance(value.get("function"), dict):
         value = value["function"]
     return isinstance(value, dict) and ("arguments" in value or "parameters" in value)
-
-
-def _next_mark(text: str, marks: tuple[str, ...]) -> tuple[int, str]:
-    """Return where the next mark begins and the mark; with "" for the mark, where one may be beginning at the end."""
-    if text.startswith(CALL_OPEN):
-        return 0, CALL_OPEN
-    found = [(at, mark) for mark in marks if (at := text.find(mark)) >= 0]
-    if found:
-        return min(found)
-    longest = max(map(len, marks)) - 1
-    for size in range(min(len(text), longest), 0, -1):
-        if any(mark.startswith(text[-size:]) for mark in marks):
-            return len(text) - size, ""
-    return len(text), ""

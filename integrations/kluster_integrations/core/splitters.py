@@ -26,6 +26,8 @@ class ThoughtSplitter:
         opens_in_thought: The model's template already holds the opening tag.
         thinks: Whether the model may think. Where it does not, `<think>` is a tag at the beginning of an answer only,
             and a `</think>` that closes nothing is text.
+        stops: Stop sequences of the answer. In text that may turn out to be the answer, what stands behind one waits
+            until `</think>` says that it is a thought; else nobody sees it.
 
     Attributes:
         reopened: After `close`, the text from a `<think>` in the middle of an answer that nothing has closed: part of
@@ -34,9 +36,12 @@ class ThoughtSplitter:
 
     __slots__ = (
         "_after_thought",
+        "_behind_stop",
         "_fresh",
+        "_guard",
         "_held",
         "_space",
+        "_stops",
         "_thinking",
         "_thinks",
         "_unclosed",
@@ -44,7 +49,7 @@ class ThoughtSplitter:
         "reopened",
     )
 
-    def __init__(self, *, opens_in_thought: bool = False, thinks: bool = True) -> None:
+    def __init__(self, *, opens_in_thought: bool = False, thinks: bool = True, stops: tuple[str, ...] = ()) -> None:
         self.before = ""  # the content before what comes next, to see a tag that is quoted in backticks
         self._thinks = thinks
         self._thinking = opens_in_thought
@@ -54,6 +59,9 @@ class ThoughtSplitter:
         self._space: list[str] = []  # goes, if a thought begins or ends here
         self.reopened = ""  # what follows a `<think>` in the middle of an answer that nothing has closed
         self._unclosed: list[str] | None = [] if opens_in_thought else None  # what comes back if nothing closes it
+        self._stops = stops
+        self._guard = StopMatcher(stops) if stops and opens_in_thought else None
+        self._behind_stop: list[str] = []  # a stop sequence, and what follows it, in what may not be a thought
 
     @property
     def idle(self) -> bool:
@@ -62,30 +70,31 @@ class ThoughtSplitter:
 
     def take_reasoning(self, text: str) -> list[Segment]:
         """Take text that the server itself calls reasoning; content after it is not inside a thought."""
+        before: list[Segment] = []
         if not self._thinking or self._unclosed is not None:
-            self._enter(thinking=True)
-        return self._out(text)
+            before = self._enter(thinking=True)
+        return [*before, *self._out(text)]
 
     def take_content(self, text: str) -> list[Segment]:
         """Take text of `content`, from a server that separates reasoning itself: no tag in it means anything."""
-        if self._thinking:
-            self._enter(thinking=False)
+        before = self._enter(thinking=False) if self._thinking else []
         text, self._held = self._held + text, ""
-        return self._out(text)
+        return [*before, *self._out(text)]
 
     def feed(self, text: str) -> list[Segment]:
         """Return the segments that are certain, given this text too."""
         text = self._held + text
         self._held = ""
         segments: list[Segment] = []
-        while text:
-            at, tag = _next_tag(text)
-            segments += self._out(text[:at])
+        at = 0
+        while at < len(text):
+            begin, tag = _next_tag(text, at)
+            segments += self._out(text[at:begin])
             if not tag:
-                self._held = text[at:]
+                self._held = text[begin:]
                 break
             segments += self._switch(tag)
-            text = text[at + len(tag) :]
+            at = begin + len(tag)
         return segments
 
     def close(self, *, is_cut: bool = False) -> list[Segment]:
@@ -103,26 +112,47 @@ class ThoughtSplitter:
                 self.reopened = text
             elif text:
                 segments.append((False, text))
-        elif not self._thinking and self._space and not self._after_thought:
+        elif self._thinking:
+            segments += self._release()
+        elif self._space and not self._after_thought:
             segments.append((False, "".join(self._space)))
         return segments
 
     def _switch(self, tag: str) -> list[Segment]:
         if tag == _CLOSE and self._thinking:
-            self._enter(thinking=False)
-        elif tag == _OPEN and self._thinking and self._fresh:
-            self._unclosed = None  # not opened by the template after all: the model did it
+            return self._enter(thinking=False)
+        if tag == _OPEN and self._thinking and self._fresh:
+            self._unclosed = self._guard = None  # not opened by the template after all: the model did it
         elif self._thinking or self.before.endswith(_QUOTES) or not (self._thinks or (tag == _OPEN and self._fresh)):
             return self._out(tag)
         elif tag == _OPEN:
             unclosed = None if self._fresh else [tag]
             self._enter(thinking=True)
             self._unclosed = unclosed
+            self._guard = StopMatcher(self._stops) if self._stops and unclosed else None
         return []
 
-    def _enter(self, *, thinking: bool) -> None:
+    def _enter(self, *, thinking: bool) -> list[Segment]:
+        """Begin a thought or what follows one; return what is certain to be a thought now."""
+        certain = self._release()
         self._after_thought = self._after_thought or not thinking
         self._thinking, self._fresh, self._space, self._unclosed = thinking, True, [], None
+        return certain
+
+    def _release(self) -> list[Segment]:
+        text = "" if self._guard is None else self._guard.close() + "".join(self._behind_stop)
+        self._guard, self._behind_stop = None, []
+        return [(True, text)] if text else []
+
+    def _before_stop(self, text: str) -> str:
+        """Return what of a text that may be a thought stands before any stop sequence, and keep the rest."""
+        assert self._guard is not None
+        if self._guard.hit is not None:
+            self._behind_stop.append(text)
+            return ""
+        before, rest = self._guard.split(text)
+        self._behind_stop.append(rest)
+        return before
 
     def _out(self, text: str) -> list[Segment]:
         if not text:
@@ -142,12 +172,14 @@ class ThoughtSplitter:
         if self._fresh and (self._thinking or self._after_thought):
             body = body.lstrip()
         self._fresh = False
+        if self._guard is not None:
+            body = self._before_stop(body)
         return [(self._thinking, body)]
 
 
-def _next_tag(text: str) -> tuple[int, str]:
+def _next_tag(text: str, at: int) -> tuple[int, str]:
     """Return where the next tag begins and the tag; with "" for the tag, where one may be beginning."""
-    at = text.find("<")
+    at = text.find("<", at)
     while at >= 0:
         for tag in (_OPEN, _CLOSE):
             if text.startswith(tag, at):
@@ -161,24 +193,29 @@ def _next_tag(text: str) -> tuple[int, str]:
 class StopMatcher:
     """Cuts an answer at stop sequences that the server was not told of (it takes four)."""
 
-    __slots__ = ("_held", "_stops", "hit")
+    __slots__ = ("_begun", "_held", "_stops", "hit")
 
     def __init__(self, stops: tuple[str, ...]) -> None:
         self._stops = stops
+        self._begun = [_Beginning(stop) for stop in stops]
         self._held = ""
         self.hit: str | None = None
 
     def feed(self, text: str) -> str:
         """Return what is certain to stand before any stop sequence."""
-        text = self._held + text
+        return self.split(text)[0]
+
+    def split(self, text: str) -> tuple[str, str]:
+        """Return what is certain to stand before any stop sequence, and the sequence with what follows it."""
+        new, text = text, self._held + text
         found = [(text.find(stop) + len(stop), -len(stop), stop) for stop in self._stops if stop in text]
         if found:  # the one that is complete first, however the text was cut; of two, the longer
             end, size, self.hit = min(found)
             self._held = ""
-            return text[: end + size]
-        keep = max(_overlap(text, stop) for stop in self._stops)
+            return text[: end + size], text[end + size :]
+        keep = max(begun.size_behind(new) for begun in self._begun)
         self._held = text[len(text) - keep :]
-        return text[: len(text) - keep]
+        return text[: len(text) - keep], ""
 
     def close(self) -> str:
         """Return what was held back and turned out to be text."""
@@ -186,9 +223,30 @@ class StopMatcher:
         return held
 
 
-def _overlap(text: str, stop: str) -> int:
-    """Return how much of the end of `text` may be the beginning of `stop`."""
-    for size in range(min(len(text), len(stop) - 1), 0, -1):
-        if text.endswith(stop[:size]):
-            return size
-    return 0
+class _Beginning:
+    """How much of a stop sequence the text so far ends with (by Knuth, Morris and Pratt: a step per character)."""
+
+    __slots__ = ("_size", "_stop", "_table")
+
+    def __init__(self, stop: str) -> None:
+        self._stop = stop
+        self._size = 0
+        self._table = [0]  # by the size of a beginning: that of the longest shorter one, with which it ends
+        for letter in stop[1:]:
+            self._size = self._step(self._size, letter)
+            self._table.append(self._size)
+        self._size = 0
+
+    def size_behind(self, text: str) -> int:
+        """Return the size behind this text, too, which does not complete the sequence."""
+        most = len(self._stop) - 1
+        size = self._size if len(text) <= most else 0
+        for letter in text[max(0, len(text) - most) :]:
+            size = self._step(size, letter)
+        self._size = size
+        return size
+
+    def _step(self, size: int, letter: str) -> int:
+        while size and letter != self._stop[size]:
+            size = self._table[size - 1]
+        return size + (letter == self._stop[size])

@@ -8,18 +8,24 @@ from typing import Any
 
 import jiter
 
+from kluster_integrations.core.json_text import compact
+
 __all__ = ["EventSplitter", "loads"]
 
 
-def loads(data: bytes | str) -> Any:
-    """Decode JSON: jiter is several times as fast as json, which takes what jiter does not (lone surrogates)."""
+def loads(data: bytes | str, *, halves: bool = False) -> Any:
+    """Decode JSON: jiter is several times as fast as json, which takes what jiter does not (lone surrogates).
+
+    Those become U+FFFD, for nobody can print or send them; with `halves` they stay, for the other half may follow.
+    """
     raw = data if isinstance(data, bytes) else data.encode("utf-8", "surrogatepass")
     try:
         return jiter.from_json(raw)
     except ValueError:
         pass
     try:
-        return json.loads(raw)
+        value = json.loads(raw)
+        return value if halves else json.loads(compact(value))
     except RecursionError:
         raise ValueError("nested too deeply") from None
 

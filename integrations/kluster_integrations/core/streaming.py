@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import uuid
 from collections.abc import Mapping
 from typing import Any
+
+from jiter import from_json
 
 from kluster_integrations.core import tokens
 from kluster_integrations.core.errors import (
@@ -24,6 +25,7 @@ from kluster_integrations.core.errors import (
     TruncatedStreamError,
     from_body,
 )
+from kluster_integrations.core.json_text import compact
 from kluster_integrations.core.prompting import ToolCallSplitter
 from kluster_integrations.core.splitters import Segment, StopMatcher, ThoughtSplitter
 from kluster_integrations.core.sse import EventSplitter, loads
@@ -49,9 +51,13 @@ class ToolCallAssembler:
 
     def feed(self, fragments: object, *, whole: bool = False) -> list[ToolCallDelta]:
         """Return the fragments of one event, in order; `whole` says that each is a call of its own."""
-        if not isinstance(fragments, list):
+        if not fragments:
             return []
-        return [self._one(f, whole=whole) for f in fragments if isinstance(f, dict)]
+        if isinstance(fragments, dict):  # one call, not in a list
+            fragments = [fragments]
+        if not isinstance(fragments, list) or not all(isinstance(f, dict) for f in fragments):
+            raise ValueError(f"tool_calls is {_short(fragments)}")
+        return [self._one(f, whole=whole) for f in fragments]
 
     def add(self, name: str, arguments: str, id_: str | None = None) -> ToolCallDelta:
         """Begin a call."""
@@ -62,7 +68,11 @@ class ToolCallAssembler:
 
     def _one(self, fragment: Mapping[str, Any], *, whole: bool) -> ToolCallDelta:
         function = fragment.get("function")
-        function = function if isinstance(function, dict) else {}
+        if function is None:  # some servers leave the object out
+            function = fragment
+        name = function.get("name") if isinstance(function, dict) else function
+        if name is not None and not isinstance(name, str):
+            raise ValueError(f"a tool call has the name {_short(name)}")
         id_, name, key = (_text_or_none(v) for v in (fragment.get("id"), function.get("name"), fragment.get("index")))
         arguments = function.get("arguments")
         if not isinstance(arguments, str):
@@ -92,6 +102,10 @@ def _text_or_none(value: object) -> str | None:
     return None if value is None or value == "" else str(value)
 
 
+def _short(value: object) -> str:
+    return repr(value)[:80]
+
+
 class ChatStream:
     """The state of one answer, streamed or whole: takes bytes, gives deltas.
 
@@ -110,7 +124,9 @@ class ChatStream:
         self.headers: Mapping[str, str] = {}
         self._events = EventSplitter()
         self._thoughts = ThoughtSplitter(
-            opens_in_thought=spec.opens_in_thought, thinks=spec.reasoning or not spec.known
+            opens_in_thought=spec.opens_in_thought,
+            thinks=spec.reasoning or not spec.known,
+            stops=request.client_stops,
         )
         self._calls = ToolCallAssembler()
         self._tools = (
@@ -122,6 +138,7 @@ class ChatStream:
         self._own_field = False  # the server separates reasoning itself
         self._content: list[str] = []
         self._reasoning: list[str] = []
+        self._halves: dict[object, str] = {}  # of surrogate pairs, by the field whose next text has the other half
         self._usage: Mapping[str, Any] | None = None
         self._finish: str | None = None
         self._meta: Mapping[str, Any] | None = None
@@ -208,7 +225,7 @@ class ChatStream:
         """
         try:
             return self._take(chunk)
-        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as err:
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RecursionError) as err:
             raise InternalServerError(f"The answer has a form that cannot be read: {err}.") from err
 
     def _take(self, chunk: Any) -> Delta | None:
@@ -224,9 +241,9 @@ class ChatStream:
                 raise from_body(chunk)
             return None
         choice = choices[0]
-        if choice.get("index"):  # of a second answer, which nobody has asked for
-            return None
-        part = choice.get("delta") or choice.get("message") or {}
+        if len(choices) != 1 or ((index := choice.get("index")) and index != "0"):
+            raise InternalServerError("The server sends more than one answer, which nobody has asked for.")
+        part = choice.get("delta") or choice.get("message") or _other_shape(choice)
         content = part.get("content")
         finish = choice.get("finish_reason")
         if (
@@ -246,6 +263,8 @@ class ChatStream:
         ):
             self._thoughts.before = content
             self._content.append(content)
+            if self._tools is not None:
+                self._tools.lines.add(content)
             return Delta(content)
         return self._parse_chunk(chunk, choice, part, content, finish)
 
@@ -257,36 +276,45 @@ class ChatStream:
         content: object,
         finish: str | None,
     ) -> Delta | None:
+        if finish and not isinstance(finish, str):
+            raise ValueError(f"finish_reason is {_short(finish)}")
         segments: list[Segment] = []
         text, thought = _texts(content)
-        if thought := part.get("reasoning_content") or part.get("reasoning") or thought:
+        if refusal := part.get("refusal"):
+            text += _texts(refusal)[0]
+        if own := part.get("reasoning_content") or part.get("reasoning"):
+            if not isinstance(own, str):
+                raise ValueError(f"the reasoning is {_short(own)}")
+            thought = own
+        if thought:
             self._own_field = True
-            segments += self._thoughts.take_reasoning(str(thought))
+            segments += self._thoughts.take_reasoning(thought)
         if text:
             take = self._thoughts.take_content if self._own_field else self._thoughts.feed
             segments += take(text)
         calls = self._calls.feed(part.get("tool_calls"), whole="message" in choice)
+        if not calls and (call := part.get("function_call")):  # OpenAI's form before tools
+            calls = self._calls.feed([{"function": call, "index": 0}], whole="message" in choice)
         if self._finish is not None:
             finish = None  # some servers say it twice
         stop = choice.get("matched_stop")
         stop = choice.get("stop_reason") if stop is None else stop
         if finish in _FAILED:
             raise InternalServerError(f"The server ended the answer with finish_reason {finish!r}: it is not complete.")
+        if finish == "function_call":
+            finish = "tool_calls"
         if finish:
             segments += self._thoughts.close(is_cut=finish == "length" or isinstance(stop, str))
-        text = "".join(t for is_thought, t in segments if not is_thought)
+        reopened = self._thoughts.reopened if finish else ""
         if self._stops is not None:  # before calls are looked for: a server ends there, too
-            text = self._stops.feed(text)
+            segments, reopened = self._before_stop(self._stops, segments, reopened, is_last=bool(finish))
             if self._stops.hit is not None:
                 finish, self.done, calls = "stop", True, []
-            elif finish:
-                text += self._stops.close()
+        text = "".join(t for is_thought, t in segments if not is_thought)
         if self._tools is not None:
             text, prompted = self._take_calls(text, finish)
             calls += prompted
-        if finish and (self._stops is None or self._stops.hit is None):
-            text += self._thoughts.reopened
-        content_out = text
+        content_out = text + reopened
         reasoning_out = "".join(t for is_thought, t in segments if is_thought)
         self._content.append(content_out)
         self._reasoning.append(reasoning_out)
@@ -296,10 +324,27 @@ class ChatStream:
         meta = self._take_meta(chunk, finish, stop)
         if finish:
             self._finish = finish
-        logprobs = choice.get("logprobs")
+        logprobs = _check_logprobs(choice.get("logprobs"))
         if not (content_out or reasoning_out or calls or finish or meta or logprobs or headers):
             return None
         return Delta(content_out, reasoning_out, tuple(calls), finish, None, logprobs, meta, headers or None)
+
+    @staticmethod
+    def _before_stop(
+        stops: StopMatcher, segments: list[Segment], reopened: str, *, is_last: bool
+    ) -> tuple[list[Segment], str]:
+        """Return what stands before a stop sequence. What follows one is not for anybody to see, thoughts included."""
+        kept: list[Segment] = []
+        for is_thought, text in segments:
+            kept.append((is_thought, text if is_thought else stops.feed(text)))
+            if stops.hit is not None:
+                return kept, ""
+        if reopened:
+            reopened = stops.feed(reopened)
+            return kept, reopened + stops.close()
+        if is_last:
+            kept.append((False, stops.close()))
+        return kept, ""
 
     def _take_calls(self, text: str, finish: str | None) -> tuple[str, list[ToolCallDelta]]:
         """Take the tool calls out of a text."""
@@ -313,23 +358,57 @@ class ChatStream:
     def _take_meta(self, chunk: Mapping[str, Any], finish: str | None, stop: object) -> Mapping[str, Any] | None:
         meta: dict[str, Any] = {}
         if self._meta is None:
-            meta = {k: chunk[k] for k in _META if chunk.get(k) is not None}
+            meta = {k: v for k, kinds in _META.items() if isinstance(v := chunk.get(k), kinds)}
+            if "id" in meta:
+                meta["id"] = str(meta["id"])
             self._meta = meta
         if finish:
             if self._stops and self._stops.hit is not None:
                 stop = self._stops.hit
-            if stop is not None:
+            if isinstance(stop, int | str):
                 meta = {**meta, "matched_stop": stop}
         return meta or None
 
     def _decode(self, payload: bytes) -> Any:
         try:
-            return loads(payload)
-        except ValueError as err:
+            try:
+                data = from_json(payload)
+                if not self._halves:
+                    return data
+            except ValueError:
+                data = loads(payload, halves=True)
+            return json.loads(compact(self._joined(data)))
+        except (ValueError, RecursionError) as err:
             text = payload[:200].decode("utf-8", "replace")
             if self._events.failed:
                 raise from_body(text) from None
             raise InternalServerError(f"An event of the stream is not JSON ({err}): {text!r}.") from None
+
+    def _joined(self, chunk: Any) -> Any:
+        r"""Put the half of a surrogate pair that ends a text of one chunk before the text that it continues in another.
+
+        Some servers cut an escaped `\ud83d\ude00` in two. What stays a half is replaced by the caller.
+        """
+        choices = chunk.get("choices") if isinstance(chunk, dict) else None
+        choice = choices[0] if isinstance(choices, list) and choices else None
+        part = choice.get("delta") if isinstance(choice, dict) else None
+        if not isinstance(choice, dict) or not isinstance(part, dict):
+            return chunk
+        owners: list[tuple[object, dict[str, Any], str]] = [(key, part, key) for key in _TEXT_FIELDS]
+        calls = part.get("tool_calls")
+        for at, call in enumerate(calls if isinstance(calls, list) else ()):
+            if isinstance(call, dict) and isinstance(function := call.get("function"), dict):
+                owners.append((("call", str(call.get("index", at))), function, "arguments"))
+        for name, owner, key in owners:
+            text = owner.get(key) or ""
+            if not isinstance(text, str) or not (text or choice.get("finish_reason")):
+                continue
+            text = self._halves.pop(name, "") + text
+            if "\ud800" <= text[-1:] <= "\udbff" and not choice.get("finish_reason"):
+                text, self._halves[name] = text[:-1], text[-1]
+            if key in owner or text:
+                owner[key] = text
+        return chunk
 
     def usage(self) -> Usage:
         """Return the server's usage, or an estimate; the reasoning's share is estimated where the server is silent."""
@@ -350,32 +429,64 @@ class ChatStream:
         return usage
 
 
+_MOST_TOKENS = 10**12
+_TEXT_FIELDS = ("content", "reasoning_content", "reasoning")
 # vLLM and SGLang end a request so that was aborted or failed on their side.
 _FAILED = ("abort", "error")
-_META = ("id", "model", "created", "system_fingerprint")
+_META: Mapping[str, Any] = {"id": (str, int), "model": str, "created": (int, float), "system_fingerprint": str}
 
 
 def _texts(content: object) -> tuple[str, str]:
-    """Return text and thoughts of `content`, which a few servers send as a list of parts."""
-    if isinstance(content, str):
-        return content, ""
-    if not isinstance(content, list):
-        return "", ""
-    parts = [p for p in content if isinstance(p, dict)]
-    text = "".join(p["text"] for p in parts if isinstance(p.get("text"), str))
-    thought = "".join(p["thinking"] for p in parts if isinstance(p.get("thinking"), str))
+    """Return text and thoughts of `content`, which a few servers send as a list of parts.
+
+    Raises:
+        ValueError: If it is anything else: it would be lost.
+    """
+    if isinstance(content, str) or content is None:
+        return content or "", ""
+    text, thought = "", ""
+    for part in content if isinstance(content, list) else [content]:
+        if isinstance(part, str):
+            text += part
+        elif isinstance(part, dict) and "thinking" in part:  # Mistral's, a text or a list of parts
+            thought += _texts(part["thinking"])[0]
+        elif isinstance(part, dict) and isinstance(more := part.get("text", part.get("refusal")), str):
+            text += more
+        else:
+            raise ValueError(f"content is {_short(part)}")
     return text, thought
+
+
+def _other_shape(choice: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the part of a choice that has neither `delta` nor `message`: that of OpenAI's older completions."""
+    return {"content": choice["text"]} if "text" in choice else {}
+
+
+def _check_logprobs(logprobs: Any) -> Mapping[str, Any] | None:
+    """Return logprobs if they have OpenAI's structure, which frameworks rely on: lists of tokens, or null.
+
+    Raises:
+        ValueError: If they have another.
+    """
+    for tokens_of in (logprobs or {}).values():
+        for token in tokens_of or ():
+            top = token.get("top_logprobs") or ()
+            for one in (token, *top):
+                if not isinstance(one["token"], str) or not isinstance(one["logprob"], int | float):
+                    raise ValueError(f"logprobs hold {_short(one)}")
+    return logprobs or None
 
 
 def read_usage(raw: object) -> Usage | None:
     """Read the `usage` of an answer; None where numbers are missing. `*_details` may be null or absent.
 
+    Numbers that no request has (10**400, which no price can be multiplied with) are missing, too.
     Of prompt, completion and total any two give the third. An embedding's usage may have the prompt's tokens alone.
     """
 
     def number(source: object, key: str) -> int | None:
         value = source.get(key) if isinstance(source, dict) else None
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < _MOST_TOKENS:
             return None
         return int(value)
 

@@ -200,7 +200,7 @@ def collect(deltas: Iterable[Delta]) -> Completion:
     finish, usage = "", Usage(0, 0, 0, estimated=True)
     meta: dict[str, Any] = {}
     headers: Mapping[str, str] = {}
-    logprobs: Mapping[str, Any] | None = None
+    logprobs: dict[str, list[Any] | None] = {}
     priced: ModelSpec | None = None
     for delta in deltas:
         text.append(delta.content)
@@ -215,7 +215,11 @@ def collect(deltas: Iterable[Delta]) -> Completion:
         usage = delta.usage or usage
         meta.update(delta.meta or {})
         headers, priced = delta.headers or headers, delta.priced or priced
-        logprobs = _join(logprobs, delta.logprobs)
+        for key, more in (delta.logprobs or {}).items():  # lists (`content`, `refusal`), any of which may be null
+            logprobs[key] = logprobs.get(key)
+            if more:
+                logprobs[key] = known = logprobs[key] or []
+                known += more
     for call, parts in zip(calls, arguments, strict=True):
         call.arguments = "".join(parts) or "{}"
     return Completion(
@@ -227,7 +231,7 @@ def collect(deltas: Iterable[Delta]) -> Completion:
         id=meta.pop("id", None),
         model=meta.pop("model", None),
         meta=meta,
-        logprobs=logprobs,
+        logprobs=logprobs or None,
         headers=headers,
         priced=priced,
     )
@@ -240,10 +244,3 @@ def spread(completion: Completion) -> Iterator[Delta]:
     yield Delta(reasoning=completion.reasoning, meta=meta, headers=completion.headers)
     yield Delta(completion.text, "", calls, completion.finish_reason, None, completion.logprobs)
     yield Delta(usage=completion.usage, priced=completion.priced)
-
-
-def _join(before: Mapping[str, Any] | None, more: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-    """Append the logprobs of one event: a mapping of lists (`content`, `refusal`), any of which may be null."""
-    if not before or not more:
-        return more or before
-    return {key: [*(before.get(key) or []), *(more.get(key) or [])] or None for key in dict.fromkeys([*before, *more])}

@@ -27,7 +27,7 @@ READY = "READY: I am ready to execute the task."
 _STEP = _compat.prompt("planning", "step_executor_system_prompt").partition("{goal}")[2].partition("{")[0].strip()
 _MAX_ATTEMPTS = 3  # at a plan, where CrewAI has no bound of its own
 _MAX_STEPS = 20  # CrewAI's default
-_DONE = re.compile(r"^\s*- Step (\d+):", re.MULTILINE)
+_DONE = re.compile(r"^[^\S\n]*- Step (\d{1,9}):", re.MULTILINE)
 _VERDICT = re.compile(r"\b(NOT[\s_]+)?READY\b")
 
 

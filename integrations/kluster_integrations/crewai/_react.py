@@ -15,9 +15,17 @@ from crewai.agents import constants
 __all__ = ["first_action", "is_action", "is_asked_for", "problem"]
 
 _FINAL = constants.FINAL_ANSWER_ACTION
-_NEXT = re.compile(r"\n\s*(?:Thought|Action|Final Answer)\s*\d*\s*:")
+# As CrewAI's ACTION_REGEX and ACTION_INPUT_REGEX, which take minutes for `Action:` and some thousand newlines, but
+# linear: what has matched is not given back.
+_ACTION = re.compile(r"Action\s*+\d*+\s*+:")
+_INPUT = re.compile(r"Action\s*+\d*+\s*+Input\s*+\d*+\s*+:\s*+")
+_NEXT = re.compile(r"^[^\S\n]*+(?:Thought|Action|Final Answer)\s*+\d*+\s*+:", re.MULTILINE)
+_WORD = re.compile(r"Action(?=[\s\d:])")
+_LONG_SPACE = re.compile(r"\s{100}")
+_MOST_ACTIONS = 300
 _UNFINISHED = 'Behind a thought, write "Action:" and "Action Input:", or "Final Answer:".'
 _NO_INPUT = 'Behind "Action:" and the name of a tool, write its arguments as JSON behind "Action Input:".'
+_TOO_LONG = 'Write "Action:" once, and less white space.'
 
 
 def is_asked_for(messages: Sequence[Mapping[str, Any]]) -> bool:
@@ -27,7 +35,14 @@ def is_asked_for(messages: Sequence[Mapping[str, Any]]) -> bool:
 
 def is_action(text: str) -> bool:
     """Return whether a reply asks for a tool, and holds no final answer."""
-    return _FINAL not in text and constants.ACTION_INPUT_REGEX.search(text) is not None
+    return _FINAL not in text and _action(text) is not None
+
+
+def _action(text: str) -> tuple[int, int] | None:
+    """Return where the first action begins, and where its input does."""
+    action = _ACTION.search(text)
+    given = _INPUT.search(text, action.end()) if action else None
+    return (action.start(), given.end()) if action and given else None
 
 
 def first_action(text: str) -> str:
@@ -35,23 +50,28 @@ def first_action(text: str) -> str:
 
     That is a final answer before or behind the action, and all further thoughts and actions: CrewAI would join them.
     """
-    action = constants.ACTION_INPUT_REGEX.search(text)
+    action = _action(text)
     if action is None:
         return text
-    begin = action.start() if _FINAL in text[: action.start()] else 0
-    behind = _NEXT.search(text, action.start(2))
+    begin = action[0] if _FINAL in text[: action[0]] else 0
+    behind = _NEXT.search(text, action[1] + 1)
     return text[begin : behind.start() if behind else None].rstrip()
 
 
 def problem(text: str, *, is_cut: bool) -> str | None:
     """Return what is wrong with a reply (after `first_action`) that is neither an action nor an answer, else None.
 
-    An action that `is_cut` is wrong, for CrewAI would complete half an argument.
+    An action that `is_cut` is wrong, for CrewAI would complete half an argument. So is one that CrewAI's own pattern
+    takes too long for: white space or actions without end before the input, which no model means.
     """
+    action = _action(text)
+    before = text if action is None or _FINAL in text else text[: action[1]]
+    if "Action" in before and (len(_WORD.findall(before)) > _MOST_ACTIONS or _LONG_SPACE.search(before)):
+        return _TOO_LONG
     if _FINAL in text:
         return None
-    if not constants.ACTION_REGEX.search(text):
+    if not _ACTION.search(text):
         return _UNFINISHED if text.lstrip().startswith("Thought:") else None
     if is_cut:
         return 'What stands behind "Action Input:" may not be all of it.'
-    return None if constants.ACTION_INPUT_REGEX.search(text) else _NO_INPUT
+    return None if action else _NO_INPUT

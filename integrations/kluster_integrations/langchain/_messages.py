@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from langchain_core.messages import (
@@ -21,7 +23,6 @@ from langchain_core.messages import (
 from langchain_core.messages.ai import InputTokenDetails, OutputTokenDetails
 from langchain_core.messages.tool import invalid_tool_call, tool_call, tool_call_chunk
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
-from langchain_core.utils.json import parse_partial_json
 from pydantic import BaseModel
 
 from kluster_integrations.catalog import ModelSpec
@@ -164,10 +165,8 @@ class ChunkMaker:
             return _text_chunk(delta)
         for call in delta.tool_calls:
             self._arguments.setdefault(call.index, []).append(call.arguments)
-        if delta.usage and self._arguments:  # the last delta
-            suffixes = {index: _invalidating_suffix("".join(parts)) for index, parts in self._arguments.items()}
-            more = (ToolCallDelta(index, None, None, suffix) for index, suffix in suffixes.items() if suffix)
-            delta = delta._replace(tool_calls=(*delta.tool_calls, *more))
+        if self._arguments and (delta.usage or (delta.finish_reason and delta.tool_calls)):  # they are complete
+            delta = delta._replace(tool_calls=self._ended(delta.tool_calls))
         calls = [tool_call_chunk(name=c.name, args=c.arguments, id=c.id, index=c.index) for c in delta.tool_calls]
         fields = {
             "content": _blocks(delta) if self._v1 else delta.content,
@@ -178,6 +177,19 @@ class ChunkMaker:
         }
         info = {name: value for name in ("finish_reason", "logprobs") if (value := getattr(delta, name))}
         return ChatGenerationChunk(message=AIMessageChunk(**fields), generation_info=info or None)
+
+    def _ended(self, calls: Sequence[ToolCallDelta]) -> tuple[ToolCallDelta, ...]:
+        """Return the last fragments of all calls, such that langchain-core reads no call into invalid arguments."""
+        ended = list(calls)
+        for index, parts in self._arguments.items():
+            if suffix := _invalidating_suffix("".join(parts)):
+                at = max((at for at, call in enumerate(ended) if call.index == index), default=-1)
+                if at < 0:
+                    ended.append(ToolCallDelta(index, None, None, suffix))
+                else:
+                    ended[at] = replace(ended[at], arguments=ended[at].arguments + suffix)
+        self._arguments = {}
+        return tuple(ended)
 
     def _metadata(self, delta: Delta) -> dict[str, Any]:
         metadata = {"model_name" if name == "model" else name: value for name, value in (delta.meta or {}).items()}
@@ -196,20 +208,25 @@ def _invalidating_suffix(arguments: str) -> str:
     """Return a suffix that stops langchain-core from completing truncated JSON; "" where none is needed.
 
     langchain-core reads the sum of chunks as partial JSON, and so makes a valid call of `{"path": "/tm`, which an agent
-    would run. With the suffix it is an invalid call, as in a whole answer.
+    would run; and it tries each beginning of what is not JSON, which takes minutes for 100 kB. With a bracket that
+    closes what is not open it gives up: an invalid call, as in a whole answer.
     """
     if read_arguments(arguments, is_cut=True)[1] is None:
         return ""
-    # Out of an escape, a string, a list.
-    ends = ("", *(quote + bracket for quote in ("", '"', '""') for bracket in "]}"))
-    return next(end for end in ends if not _reads_as_object(arguments + end))
+    closers: list[str] = []
+    out_of_string = ""
+    for found in _STRUCTURE.finditer(arguments):
+        sign, end = found[0], found[1]
+        out_of_string = "" if end is None or end == '"' else '""' if end else '"'
+        if sign in ("{", "["):
+            closers.append("}" if sign == "{" else "]")
+        elif sign in ("}", "]") and (not closers or closers.pop() != sign):
+            return ""  # langchain-core gives up here already
+    return out_of_string + ("]" if closers and closers[-1] == "}" else "}")
 
 
-def _reads_as_object(text: str) -> bool:
-    try:
-        return isinstance(parse_partial_json(text), dict)
-    except (ValueError, RecursionError):
-        return False
+# What langchain-core looks at: brackets and strings, with the quote that ends one or the escape in which it breaks off.
+_STRUCTURE = re.compile(r'[{}\[\]]|"(?:[^"\\]|\\.)*+("|\\?\Z)', re.DOTALL)
 
 
 _NOTHING_ELSE = Delta()[2:]  # no calls, finish reason, usage, logprobs, meta, headers
