@@ -147,7 +147,7 @@ def _structured(text: Callable[[int], str], schema: Any = None, method: Any = "p
         said = text(n)
         pieces = _in_pieces(said)
         if method == "function_calling":
-            function = [{"arguments": said[at : at + 4]} for at in range(0, len(said), 4)]
+            function = [{"arguments": said[at : at + 32]} for at in range(0, len(said), 32)]
             calls = [{"index": 0, "function": f} for f in function]
             calls[0] |= {"id": "c", "function": {"name": "Any", **function[0]}}
             pieces = [{"tool_calls": [call]} for call in calls]

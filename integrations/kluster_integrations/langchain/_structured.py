@@ -6,6 +6,7 @@ The core asks again: `Target` is the check that it is given.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import re
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
@@ -111,16 +112,16 @@ class Target:
             )
         return self.validate(value)
 
-    def show(self, message: AIMessage) -> Any:
-        """Return what may be shown of an unfinished answer: a dict, or an instance that is valid already; else None."""
-        value = next((call["args"] for call in message.tool_calls if call["name"] == self.tool_name), None)
+    def show(self, text: str) -> Any:
+        """Return what may be shown of unfinished JSON: a dict, or an instance that is valid already; else None."""
+        begin = re.search(r"[{\[]", text)
+        if begin is None:
+            return None
         try:
-            if value is None and (begin := re.search(r"[{\[]", text := message.text)):
-                # Not LangChain's, which takes quadratic time for what is not JSON.
-                json_text = text[begin.start() :].split("```")[0].encode()
-                value = jiter.from_json(json_text, partial_mode="trailing-strings")
+            # Not LangChain's reader, which takes quadratic time for what is not JSON.
+            value = jiter.from_json(text[begin.start() :].split("```")[0].encode(), partial_mode="trailing-strings")
             shows_partial = not isinstance(self._schema, type) or is_typeddict(self._schema)
-            return value if value is None or shows_partial else self.validate(value)
+            return value if shows_partial else self.validate(value)
         except (ValueError, RecursionError):
             return None
 
@@ -293,44 +294,65 @@ class StructuredOutput(RunnableLambda[LanguageModelInput, Any]):
 class _Live:
     """A streamed answer as it grows.
 
-    Chunks are added up, read and shown each time that the answer is a sixteenth longer: at each chunk all of this
-    takes a minute for an object of 40 kB (issue 15), as langchain-core parses the sum each time, too.
-
-    Attributes:
-        raw: The answer so far.
+    It is read and shown each time that it is a sixteenth longer: at each chunk this takes a minute for an object of
+    40 kB (issue 15). Chunks are added up once, at the end, for langchain-core reads all arguments each time.
     """
 
     def __init__(self, target: Target, include_raw: bool) -> None:
-        self.raw: Any = None
         self._target = target
         self._include_raw = include_raw
         self._chunks: list[Any] = []
+        self._late = 0  # how many of them have been shown
+        self._texts: list[str] = []
+        self._arguments: list[str] = []  # of the call that has the answer
+        self._index: object = None  # that call's
         self._size = self._next_size = 0
         self._shown: Any = None
+
+    @functools.cached_property
+    def raw(self) -> Any:
+        """The whole answer."""
+        return self._sum(self._chunks)
+
+    @staticmethod
+    def _sum(chunks: list[Any]) -> Any:
+        first, *rest = chunks
+        return first + rest if rest else first
 
     def add_chunk(self, chunk: AIMessage) -> Iterator[Any]:
         """Take a chunk and yield what it shows anew."""
         self._chunks.append(chunk)
-        fragments = getattr(chunk, "tool_call_chunks", ())  # with `disable_streaming` it is a whole message
-        texts = [chunk.text, *(fragment["args"] or "" for fragment in fragments)]
+        self._texts.append(chunk.text)
+        fragments = getattr(chunk, "tool_call_chunks", None)
+        if fragments is None:  # with `disable_streaming` it is a whole message
+            fragments = [{**call, "args": json.dumps(call["args"]), "index": 0} for call in chunk.tool_calls]
+        for fragment in fragments:
+            if fragment["name"] and fragment["name"] == self._target.tool_name and self._index is None:
+                self._index = fragment["index"]
+            if fragment["index"] == self._index:
+                self._arguments.append(fragment["args"] or "")
+        self._size += len(chunk.text) + sum(len(fragment["args"] or "") for fragment in fragments)
         if self._include_raw:
-            texts.append(chunk.additional_kwargs.get("reasoning_content", ""))
-        self._size += sum(map(len, texts))
+            self._size += len(chunk.additional_kwargs.get("reasoning_content", ""))
         if self._size >= self._next_size:
             self._next_size = self._size * 17 // 16 + 1
             yield from self.finish_stream()
 
     def finish_stream(self) -> Iterator[Any]:
         """Yield what the chunks of late show anew."""
-        if not self._chunks:
+        if self._late == len(self._chunks):
             return
-        first, *rest = self._chunks
-        chunk = first + rest if rest else first
-        self.raw = chunk if self.raw is None else self.raw + chunk
-        self._chunks = []
+        late, self._late = self._chunks[self._late :], len(self._chunks)
         if self._include_raw:
-            yield AddableDict({"raw": chunk})
-        elif (value := self._target.show(self.raw)) is not None and value != self._shown:
+            yield AddableDict({"raw": self._sum(late)})
+        elif self._arguments:
+            yield from self._show("".join(self._arguments))
+        else:
+            yield from self._show("".join(self._texts))
+
+    def _show(self, text: str) -> Iterator[Any]:
+        value = self._target.show(text)
+        if value is not None and value != self._shown:
             self._shown = value
             yield value
 
