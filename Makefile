@@ -23,7 +23,7 @@ UPGRADE ?=
 PYTEST = -m pytest -n auto --dist loadfile --benchmark-disable
 
 .PHONY: help demo test test-openai3 test-oldest test-newest test-litellm test-litellm-oldest test-clients test-ray test-llama evidence lint format pins bench bench-crewai \
-	bench-litellm bench-gateway bench-emulator docs \
+	bench-litellm bench-gateway bench-emulator fuzz docs \
 	docs-serve soak dist release-check record record-check record-live clean
 
 help:
@@ -45,6 +45,7 @@ help:
 	@echo "make bench-gateway overhead of kluster gateway against LiteLLM's proxy"
 	@echo "make bench-emulator  how long the emulator takes to answer large requests"
 	@echo "make soak          calls, streams, faults and closes for ten minutes, or KLUSTER_SOAK_SECONDS"
+	@echo "make fuzz          answers that no server should give, for KLUSTER_FUZZ_SECONDS (default 60)"
 	@echo "make docs          the documentation, in site/; make docs-serve shows it on port 8000"
 	@echo "make record        the cassettes anew, against the emulator; make record-live against the service, with a key"
 	@echo "make pins          the constraint files anew, with uv; UPGRADE=1 takes the newest versions"
@@ -210,6 +211,9 @@ bench: $(VENV)/.bench
 
 bench-gateway: $(VENV)/.test $(VENVL)/.test
 	$(VENV)/bin/python -m benchmarks.gateway --litellm $(VENVL)/bin/python
+
+fuzz: $(VENV)/.test
+	CREWAI_DISABLE_TELEMETRY=true OTEL_SDK_DISABLED=true $(VENV)/bin/python -m tests.fuzzing
 
 bench-emulator: $(VENV)/.demo
 	$(VENV)/bin/python -m benchmarks.emulator_load

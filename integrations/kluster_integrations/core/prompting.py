@@ -205,8 +205,7 @@ _END_TOKENS = ("<|eom_id|>", "<|eot_id|>", "</s>", "<|im_end|>")  # where a serv
 _BEHIND_CALL = (CALL_OPEN, _CLOSE, RESULT_OPEN, *_END_TOKENS)
 _BLANK = re.compile(r"[^\S\n]*")
 _FENCE = re.compile(r"^[^\S\n]*(`{3,}|~{3,})([^\n]*)", re.MULTILINE)
-# What can only be meant as a call, or as the result of one: the marks with the beginning of one, a bare call with both
-# of its keys, and a `<tool_call>` block that ends its line, or ends with the text.
+# What can only be meant as a call: a mark and the beginning of one, and a block that ends its line, or with the text.
 _INSIDE = r"(?:(?!</?tool_call>).)*+"
 _ENDED = r"</tool_call>(?=[^\S\n]*(?:$|<))"
 _OTHER_CALLISH = r"<\|python_tag\|>\s*\{|\[TOOL_CALLS\]\s*(?:[{\[]|[\w.-]+\s*[{\[])"
@@ -226,8 +225,7 @@ _MAX_CLOSES = 8  # closing tags that are tried one by one; each costs a pass ove
 class Lines:
     """What of a text has been seen, to tell whether what comes next stands on its own, or is quoted.
 
-    On its own stands what begins a line, or follows a whole sentence (`Let me look. <tool_call>`); not what follows a
-    backtick, a colon or other words, or stands in a code block.
+    On its own stands what begins a line, or follows a whole sentence (`Let me look. <tool_call>`), in no code block.
     """
 
     __slots__ = ("_fence", "_last", "_line", "_new")
@@ -364,11 +362,8 @@ class ToolCallSplitter:
 
     def close(self) -> tuple[str, list[PromptedCall]]:
         """Return what was held: calls whose end the model (or a stop) left out, or text."""
-        shown: str = ""
-        calls: list[PromptedCall] = []
-        if self._tail is None:
-            text, self._held = "".join(self._held), []
-            shown, calls = self._split(text, is_last=True)
+        text, self._held = "".join(self._held), []
+        shown, calls = self._split(text, is_last=True)
         if self._tail is not None:
             held, self._tail = "".join(self._tail), None
             found = self._read_tail(held)
@@ -449,7 +444,8 @@ class ToolCallSplitter:
         while close >= 0:
             if self._tries < _MAX_CLOSES or close - at >= self._next_try:
                 self._tries, self._next_try = self._tries + 1, 2 * (close - at)
-                found, end, is_in_string = self._read_json(text, body)
+                found, end = self._read_json(text, body)
+                is_in_string = not found and _is_in_string(text[body:first])
                 if not found and not is_in_string:
                     found, end = self._read(text[body:close]), close + len(_CLOSE)
                 if found:
@@ -477,26 +473,27 @@ class ToolCallSplitter:
             self._searched = max(self._searched, len(text) - at - len(_CLOSE))
             return 0
         if again := _NEW_CALL.search(text, body):
-            return at - again.start()
-        found, end, is_in_string = self._read_json(text, body)
+            is_in_string = is_in_string or _is_in_string(text[body : again.start()])
+            return at - (len(text) if is_in_string else again.start())
+        found, end = self._read_json(text, body)
         if found or (first < 0 and (found := self._read(text[body:]))):
             calls += found
             self.found = self._behind_call = True
             return len(text) - at
         return at - len(text)
 
-    def _read_json(self, text: str, at: int) -> tuple[list[PromptedCall], int, bool]:
-        """Return the calls of a block that is JSON by the letter, its end, and whether the text ends in a string."""
+    def _read_json(self, text: str, at: int) -> tuple[list[PromptedCall], int]:
+        """Return the calls of a block that is JSON by the letter, and its end."""
         values: list[Any] = []
         while (at := skip_between(text, at)) < len(text) and text[at] in "{[":
             try:
                 value, at = value_at(text, at)
-            except (ValueError, RecursionError) as err:
-                return [], 0, str(err).startswith("Unterminated string")
+            except (ValueError, RecursionError):
+                return [], 0
             values.append(value)
         if at < len(text) and not text.startswith(_CLOSE, at):
-            return [], 0, False
-        return self._calls(values), min(at + len(_CLOSE), len(text)), False
+            return [], 0
+        return self._calls(values), min(at + len(_CLOSE), len(text))
 
     def _text(self, text: str) -> str:
         if self._behind_call and text:
@@ -546,6 +543,17 @@ def _begun(text: str, marks: tuple[str, ...]) -> int:
     return len(text) - at if at >= 0 and any(mark.startswith(text[at:]) for mark in marks) else 0
 
 
+def _is_in_string(text: str) -> bool:
+    """Return whether a text ends in a string of JSON that began and is not complete: what follows is part of it."""
+    try:
+        at = skip_between(text, 0)
+        while text[at : at + 1] in ("{", "["):
+            at = skip_between(text, value_at(text, at)[1])
+    except (ValueError, RecursionError) as err:
+        return str(err).startswith("Unterminated string")
+    return False
+
+
 def _ends_line(text: str, at: int, *, is_last: bool) -> bool | None:
     """Return whether nothing but calls follows on a line, None where more must come to know."""
     at = _BLANK.match(text, at).end()  # type: ignore[union-attr]
@@ -558,13 +566,9 @@ def _ends_line(text: str, at: int, *, is_last: bool) -> bool | None:
 
 
 def _without_end_tokens(text: str) -> str:
-    end, before = len(text), -1
-    while end != before:
-        before = end
-        while end and text[end - 1].isspace():
-            end -= 1
-        end -= next((len(token) for token in _END_TOKENS if text.endswith(token, 0, end)), 0)
-    return text[:end]
+    for token in _END_TOKENS * 2:
+        text = text.rstrip().removesuffix(token)
+    return text
 
 
 def find_calls(text: str, names: frozenset[str] = frozenset()) -> list[PromptedCall]:
