@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import copy
 import importlib.util
 import json
 import os
@@ -92,7 +93,7 @@ def _value(dice: random.Random, depth: int = 0) -> Any:
         return [_value(dice, depth + 1) for _ in range(dice.randint(0, 3))]
     if depth < 3 and dice.random() < 0.2:
         return {dice.choice(("a", "content", "message", "text")): _value(dice, depth + 1)}
-    return _text(dice) if dice.random() < 0.3 else dice.choice(_VALUES)
+    return _text(dice) if dice.random() < 0.3 else copy.deepcopy(dice.choice(_VALUES))
 
 
 def _message(dice: random.Random) -> dict[str, Any]:
@@ -121,7 +122,7 @@ def _places(value: Any) -> Iterator[tuple[Any, Any]]:
 def _spoiled(dice: random.Random, value: Any) -> Any:
     """Return a value in which something has another type, is missing, or stands there twice."""
     value = json.loads(json.dumps(value))
-    for _ in range(dice.choice((0, 1, 1, 2))):
+    for _ in range(dice.choice((0, 0, 1, 1, 2))):
         places = list(_places(value))
         if not places:
             break

@@ -158,6 +158,7 @@ class _Steps:
 @functools.cache
 def _ours(known: Any) -> Any:
     """Return one of jsonschema's validators with what takes more than linear time replaced."""
+
     def counted(follow: Any) -> Any:
         def run(validator: Any, *rest: Any) -> Any:
             if isinstance(validator.format_checker, _Steps):

@@ -239,6 +239,8 @@ class _Beginning:
 
     def size_behind(self, text: str) -> int:
         """Return the size behind this text, too, which does not complete the sequence."""
+        if not self._size and self._stop[0] not in text:
+            return 0
         most = len(self._stop) - 1
         size = self._size if len(text) <= most else 0
         for letter in text[max(0, len(text) - most) :]:
