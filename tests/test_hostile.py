@@ -13,11 +13,13 @@ from kluster_integrations.core.prompting import doubtful_from, find_calls, rende
 from kluster_integrations.core.response import read
 from kluster_integrations.core.schemas import schema_error
 from kluster_integrations.core.streaming import read_usage
+from kluster_integrations.core.transport import CHAT_PATH, Transport
 from kluster_integrations.core.types import Completion
 from kluster_integrations.errors import BadRequestError, InternalServerError, KlusterError
 
 from .answers import LLAMA, NEMO, QWEN, R1, WEATHER, asked, body_of, cuts, every_way, same, streamed
-from .raw_server import chunk, event, sse
+from .raw_server import RawServer, Reply, chunk, event, sse
+from .ways import JSON, config, everything_of
 
 CALL = '<tool_call>{"name": "weather", "arguments": {"city": "Oslo"}}</tool_call>'
 QUOTED = {
@@ -276,12 +278,15 @@ def test_values_are_checked_as_before(value: Any, schema: dict[str, Any], fine: 
     assert (schema_error(value, schema) is None) is fine
 
 
-def test_a_nested_error_body_is_an_error() -> None:
-    body: Any = {"message": "no"}
-    for _ in range(300):
-        body = {"error": body}
-    with pytest.raises(KlusterError):
-        read(body, asked())
+@pytest.mark.parametrize("depth", [300, 900, 5_000])
+def test_a_nested_error_body_is_an_error(depth: int) -> None:
+    body = b'{"error": ' * depth + b'"no"' + b"}" * depth
+    for status in (400, 502):
+        with RawServer() as server:
+            server.answer = lambda _, status=status: Reply([body], status=status, **JSON)  # type: ignore[misc]
+            with pytest.raises(KlusterError) as caught:
+                Transport(config(server)).post(CHAT_PATH, {"model": "m"})
+            assert everything_of(caught.value)
 
 
 @pytest.mark.parametrize("name", [name for name, _, _ in growth.rows()])

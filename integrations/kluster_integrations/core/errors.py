@@ -79,6 +79,7 @@ _NOT_JSON = re.compile(r"not JSON (?:serializable|compliant)|^Circular reference
 _TITLE = re.compile(r"<title[^<>]*>([^<]*)</title>", re.IGNORECASE)
 _TAG = re.compile(r"<[^<>]+>")
 _MAX_MESSAGE = 2_000
+_LEVELS = 50
 Secret = str | Collection[str] | None
 """A text that must be shown nowhere, or several."""
 
@@ -376,7 +377,9 @@ def masked(value: Any, secret: Secret) -> Any:
     return _masked(value, known) if known else value
 
 
-def _masked(value: Any, secrets: Sequence[str]) -> Any:
+def _masked(value: Any, secrets: Sequence[str], levels: int = _LEVELS) -> Any:
+    if isinstance(value, dict | list | tuple) and not levels:
+        return "…"  # a body of a thousand levels has nothing to say, and could not be pickled or shown
     if isinstance(value, str):
         for secret in secrets:
             value = value.replace(secret, "***")
@@ -387,9 +390,9 @@ def _masked(value: Any, secrets: Sequence[str]) -> Any:
             value = value.replace(secret.encode(), b"***")
         return value
     if isinstance(value, dict):
-        return {_masked(k, secrets): _masked(v, secrets) for k, v in value.items()}
+        return {_masked(k, secrets): _masked(v, secrets, levels - 1) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_masked(v, secrets) for v in value]
+        return [_masked(v, secrets, levels - 1) for v in value]
     return value
 
 
