@@ -97,6 +97,7 @@ class Core:
 
     def _told(self, answer: Completion) -> Outcome:
         told = asdict(answer)
+        assert told.pop("priced") is None  # of batch jobs alone
         for call in told["tool_calls"]:
             assert call.pop("error") is None
         assert told.pop("priced") is None  # of a batch alone

@@ -285,7 +285,7 @@ def doubtful_from(text: str, names: frozenset[str], *, prompted: bool, lines: Li
     for callish in (_PROMPTED_CALLISH if prompted else _CALLISH).finditer(text) if prompted or names else ():
         lines.add(text[seen : callish.start()])
         seen = callish.start()
-        if lines.is_new:
+        if lines.is_new or (text.endswith("<think>", 0, seen) and not lines.in_fence):  # a draft, which nobody quotes
             return seen
     lines.add(text[seen:])
     return len(text)
