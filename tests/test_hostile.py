@@ -9,10 +9,11 @@ import pytest
 from benchmarks import growth
 
 from kluster_integrations.core import embeddings
+from kluster_integrations.core.json_text import read_arguments
 from kluster_integrations.core.prompting import doubtful_from, find_calls, render
 from kluster_integrations.core.response import read
 from kluster_integrations.core.schemas import schema_error
-from kluster_integrations.core.streaming import read_usage
+from kluster_integrations.core.streaming import ToolCallAssembler, read_usage
 from kluster_integrations.core.transport import CHAT_PATH, Transport
 from kluster_integrations.core.types import Completion
 from kluster_integrations.errors import BadRequestError, InternalServerError, KlusterError
@@ -179,7 +180,7 @@ def test_two_choices_are_refused() -> None:
         read(body, asked())
 
 
-@pytest.mark.parametrize("logprobs", [5, {"content": 5}, {"content": [5]}, {"content": [{"token": 1, "logprob": 0}]}])
+@pytest.mark.parametrize("logprobs", [5, {"content": 5}, {"content": ""}, {"content": [5]}, {"content": [{"token": 1, "logprob": 0}]}])
 def test_logprobs_of_wrong_types_are_refused(logprobs: Any) -> None:
     body = body_of({"content": "a"})
     body["choices"][0]["logprobs"] = logprobs
@@ -293,3 +294,19 @@ def test_a_nested_error_body_is_an_error(depth: int) -> None:
 def test_every_row_of_the_growth_table_runs(name: str) -> None:
     row = next(row for known, _, row in growth.rows() if known == name)
     row(50)()
+
+
+def test_fragments_of_one_call_in_one_event_are_one() -> None:
+    fragments = [
+        {"index": 0, "id": "c", "function": {"name": "weather", "arguments": '{"city": '}},
+        {"index": 0, "function": {"arguments": '"Oslo"}'}},
+        {"index": 1, "id": "d", "function": {"name": "weather", "arguments": "{}"}},
+    ]
+    first, second = ToolCallAssembler().feed(fragments)
+    assert (first.index, first.id, first.name, json.loads(first.arguments)) == (0, "c", "weather", {"city": "Oslo"})
+    assert (second.index, second.arguments) == (1, "{}")
+
+
+def test_arguments_behind_what_json_takes_for_no_white_space_are_invalid() -> None:
+    assert read_arguments('\u2028{"a": 1}')[1] is not None
+    assert read_arguments(' \n{"a": 1}') == (' \n{"a": 1}', None)

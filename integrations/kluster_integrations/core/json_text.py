@@ -26,6 +26,7 @@ __all__ = [
     "whole_characters",
 ]
 
+_SPACE = " \t\r\n"  # JSON's; str.strip() takes U+2028 and others away, too
 _MAX_LENIENT = 100_000  # characters; Python's own parser takes seconds and gigabytes for more
 _ONE_FENCE = re.compile(r"```[a-zA-Z0-9]*[ \t]*\n(.*)```", re.DOTALL)
 _FENCE_BEFORE = re.compile(r"```[a-zA-Z0-9]*\s*\Z")
@@ -56,6 +57,7 @@ def _finite(text: str) -> float:
 
 _STRICT: dict[str, Any] = {"parse_constant": _finite, "parse_float": _finite}  # neither NaN nor 1e999 is JSON
 _decoder = json.JSONDecoder(strict=False, **_STRICT)  # models write line breaks into strings
+_sorted = json.JSONEncoder(sort_keys=True).encode
 _HALF = re.compile(r"\\u[dD][89a-fA-F]")  # of a surrogate pair, as JSON may escape it
 
 
@@ -132,8 +134,8 @@ def find_json(text: str, *, is_cut: bool = False, default: Any = None) -> Any:
             break
         if value is not None and _FENCE_BEFORE.search(text, max(0, start - 40), start):
             return value
-        if value is not None:
-            values[type(value)][json.dumps(value, sort_keys=True)] = value
+        if value is not None and len(known := values[type(value)]) < 2:
+            known[_sorted(value)] = value
     only = [*(values[dict] or values[list]).values()]
     return only[0] if len(only) == 1 else default
 
@@ -211,7 +213,7 @@ def read_arguments(text: str, *, is_cut: bool = False) -> tuple[str, str | None]
     What is JSON by the letter stays as the model wrote it, but for halves of surrogate pairs. Nothing, or `null`, is an
     empty object.
     """
-    stripped = text.strip()
+    stripped = text.strip(_SPACE)
     if stripped in ("", "null"):
         return "{}", None
     if is_json_object(stripped) and not _HALF.search(stripped):

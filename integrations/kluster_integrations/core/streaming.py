@@ -13,6 +13,7 @@ import contextlib
 import json
 import uuid
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from jiter import from_json
@@ -57,7 +58,14 @@ class ToolCallAssembler:
             fragments = [fragments]
         if not isinstance(fragments, list) or not all(isinstance(f, dict) for f in fragments):
             raise ValueError(f"tool_calls is {_short(fragments)}")
-        return [self._one(f, whole=whole) for f in fragments]
+        if len(fragments) == 1:
+            return [self._one(fragments[0], whole=whole)]
+        deltas: dict[int, list[ToolCallDelta]] = {}
+        for fragment in fragments:
+            delta = self._one(fragment, whole=whole)
+            deltas.setdefault(delta.index, []).append(delta)
+        # One of each call: langchain-core takes two fragments in one chunk for two calls.
+        return [_joined(parts) for parts in deltas.values()]
 
     def add(self, name: str, arguments: str, id_: str | None = None) -> ToolCallDelta:
         """Begin a call."""
@@ -96,6 +104,11 @@ class ToolCallAssembler:
         if id_:
             return self._at.get(id_, -1)
         return -1 if name and (not self._named or self._named[-1]) else len(self._ids) - 1
+
+
+def _joined(parts: list[ToolCallDelta]) -> ToolCallDelta:
+    name = next((part.name for part in parts if part.name), parts[0].name)
+    return replace(parts[0], name=name, arguments="".join(part.arguments for part in parts))
 
 
 def _text_or_none(value: object) -> str | None:
@@ -361,6 +374,8 @@ class ChatStream:
             meta = {k: v for k, kinds in _META.items() if isinstance(v := chunk.get(k), kinds)}
             if "id" in meta:
                 meta["id"] = str(meta["id"])
+            with contextlib.suppress(OverflowError, ValueError):  # of infinity, of NaN
+                meta |= {"created": int(meta.pop("created"))} if "created" in meta else {}
             self._meta = meta
         if finish:
             if self._stops and self._stops.hit is not None:
@@ -469,6 +484,8 @@ def _check_logprobs(logprobs: Any) -> Mapping[str, Any] | None:
         ValueError: If they have another.
     """
     for tokens_of in (logprobs or {}).values():
+        if not isinstance(tokens_of, list | None):
+            raise ValueError(f"logprobs hold {_short(tokens_of)}")
         for token in tokens_of or ():
             top = token.get("top_logprobs") or ()
             for one in (token, *top):
