@@ -180,7 +180,9 @@ def test_two_choices_are_refused() -> None:
         read(body, asked())
 
 
-@pytest.mark.parametrize("logprobs", [5, {"content": 5}, {"content": ""}, {"content": [5]}, {"content": [{"token": 1, "logprob": 0}]}])
+@pytest.mark.parametrize(
+    "logprobs", [5, {"content": 5}, {"content": ""}, {"content": [5]}, {"content": [{"token": 1, "logprob": 0}]}]
+)
 def test_logprobs_of_wrong_types_are_refused(logprobs: Any) -> None:
     body = body_of({"content": "a"})
     body["choices"][0]["logprobs"] = logprobs
