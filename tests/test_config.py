@@ -76,6 +76,7 @@ VARIABLES: list[tuple[str, str, Callable[[], object], object]] = [
     ("KLUSTER_BATCH_POLL", "0", lambda: seconds_from("batch_poll", 5), 0),
     ("KLUSTER_BATCH_QUIET", "0", lambda: seconds_from("batch_quiet", 2), 0),
     ("KLUSTER_BATCH_PATIENCE", "9", lambda: seconds_from("batch_patience", 600), 9),
+    ("KLUSTER_GATEWAY_KEY", KEY, lambda: env_value("gateway_key"), KEY),
     ("KLUSTER_DEBUG", "1", lambda: env_value("debug"), "1"),
 ]
 

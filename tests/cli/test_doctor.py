@@ -199,8 +199,8 @@ def test_missing_frameworks_are_no_failure(
         ("litellm", "1.82.80", "warn"),
         ("litellm", "1.106.2", "fail"),
         ("litellm", "1.107.0", "ok"),
-        ("crewai", "1.15.29", "warn"),
-        ("crewai", "1.15.30", "ok"),
+        ("crewai", "1.14.6", "warn"),
+        ("crewai", "1.14.7", "ok"),
     ],
 )
 def test_versions(

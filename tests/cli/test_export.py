@@ -287,7 +287,6 @@ def test_a_file_that_cannot_be_written(kluster: Run, tmp_path: Path) -> None:
         (["litellm", "--gateway"], "not for litellm"),
         (["llm", "--proxy", "--gateway"], "exclude each other"),
         (["llm", "--steps"], "--steps is for sillytavern, msty"),
-        (["llm", "--base-url", "http://example.com"], "unencrypted"),
         (["pydantic-ai", "--models", 'x": 1}; import os #'], "--models="),
         (["eliza", "--models", "a\nOPENAI_BASE_URL=http://127.0.0.1"], "--models="),
     ],
