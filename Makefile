@@ -24,7 +24,7 @@ PYTEST = -m pytest -n auto --dist loadfile --benchmark-disable
 
 .PHONY: help demo test test-openai3 test-oldest test-newest test-litellm test-litellm-oldest test-clients test-ray test-llama evidence lint format pins bench bench-crewai \
 	bench-litellm bench-gateway bench-emulator fuzz docs \
-	docs-serve soak dist release-check record record-check record-live clean
+	docs-serve soak outputs dist release-check record record-check record-live clean
 
 help:
 	@echo "make demo          chat, tools, reasoning and an image against a local emulator; no key needed"
@@ -47,6 +47,7 @@ help:
 	@echo "make soak          calls, streams, faults and closes for ten minutes, or KLUSTER_SOAK_SECONDS"
 	@echo "make fuzz          answers that no server should give, for KLUSTER_FUZZ_SECONDS (default 60)"
 	@echo "make docs          the documentation, in site/; make docs-serve shows it on port 8000"
+	@echo "make outputs       what the pages' Python blocks print, written anew into tests/outputs and the README"
 	@echo "make record        the cassettes anew, against the emulator; make record-live against the service, with a key"
 	@echo "make pins          the constraint files anew, with uv; UPGRADE=1 takes the newest versions"
 	@echo "make dist          wheel and sdist, in dist/"
@@ -258,6 +259,10 @@ record-check: $(VENV)/.test
 record-live: $(VENVC)/.record
 	@test -n "$$KLUSTER_API_KEY" || { echo "Error: there is no KLUSTER_API_KEY. Hint: export KLUSTER_API_KEY=…" >&2; exit 1; }
 	$(VENVC)/bin/python -m tests.recorded --live
+
+# The pages show what is written here; 'make test' compares it with what the blocks print.
+outputs: $(VENV)/.test
+	WRITE_OUTPUTS=1 $(VENV)/bin/python -m pytest -q --disable-warnings tests/test_docs.py
 
 $(VENVR)/.release: $(WHAT) constraints-release.txt
 	$(call venv,$(VENVR))

@@ -19,7 +19,7 @@ from tests.tree import ROOT, files
 __all__ = ["found"]
 
 _BY_CHANCE = ("Base64HighEntropyString", "HexHighEntropyString", "KeywordDetector")
-_RECORDED = ("cassettes/", "tests/recorded/outcomes/")
+_RECORDED = ("cassettes/", "tests/outputs/", "tests/recorded/outcomes/")
 # Filters that would let keys pass: those that are UUIDs, and those inside of a call's brackets.
 _NOT_FILTERED = ("is_potential_uuid", "is_indirect_reference")
 _GUESSED = (

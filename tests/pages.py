@@ -14,7 +14,7 @@ __all__ = ["PAGES", "ROOT", "Block", "Link", "anchors", "blocks", "links", "pros
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 
 _BLOCK = re.compile(
-    r"^(?:<!-- no-run: *(?P<reason>\S[^\n]*?) *-->\n+)?(?P<fence>```+)(?P<language>[^\n`]*)\n(?P<code>.*?)^(?P=fence)$",
+    r"^(?:<!-- (?:no-run: *(?P<reason>\S[^\n]*?)|file: *(?P<file>\S+)) *-->\n+)?(?P<fence>```+)(?P<language>[^\n`]*)\n(?P<code>.*?)^(?P=fence)$",
     re.MULTILINE | re.DOTALL,
 )
 _LINK = re.compile(
@@ -32,12 +32,14 @@ class Block:
         language: The word behind the fence.
         code: What is in it.
         reason: Why it does not run, from `<!-- no-run: it needs a deployment -->` in the line before it; else None.
+        file: The file that commands of the page find it in, from `<!-- file: test_it.py -->` in the line before it; else None.
     """
 
     line: int
     language: str
     code: str
-    reason: str | None
+    reason: str | None = None
+    file: str | None = None
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,13 @@ class Link:
 def blocks(text: str, *languages: str) -> list[Block]:
     """Return the fenced blocks of a page, those in these languages or all."""
     found = [
-        Block(text.count("\n", 0, match.start("code")), match["language"].strip(), match["code"], match["reason"])
+        Block(
+            line=text.count("\n", 0, match.start("code")),
+            language=match["language"].strip(),
+            code=match["code"],
+            reason=match["reason"],
+            file=match["file"],
+        )
         for match in _BLOCK.finditer(text)
     ]
     return [block for block in found if not languages or block.language in languages]

@@ -1,16 +1,23 @@
-"""Every Python block of the pages runs, against the emulator, and every block of data can be read.
+"""Every Python block of the pages runs, against the emulator, and prints what is written down; every block of data can be read.
 
 Blocks of one page share their names, as a reader types them one after the other; each of the README runs alone. A block
-that cannot run says why, in the line before it: `<!-- no-run: it needs a deployment -->`.
+that cannot run says why, in the line before it: `<!-- no-run: it needs a deployment -->`. `make outputs` writes down what
+they print. The emulator answers as a reader's does, who starts it with `--replies examples/replies.yaml`.
 """
 
 from __future__ import annotations
 
 import ast
+import contextlib
 import importlib.util
+import io
 import json
+import os
+import random
 import re
 import tomllib
+from codeop import CommandCompiler
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +25,19 @@ import pytest
 import yaml
 
 from kluster_integrations.emulator import Emulator
+from kluster_integrations.emulator.replies import load
 from kluster_integrations.litellm import _versions
 
+from . import outputs
 from .pages import PAGES, ROOT, Block, blocks
 
 README = ROOT / "README.md"
 FRAMEWORKS = ("langchain", "langchain_core", "langchain_openai", "langgraph", "litellm", "crewai", "redis")
 FRAMEWORKS += ("google.adk", "agents", "strands", "smolagents", "agno", "instructor", "dspy")  # on LiteLLM
+REPLIES = ROOT / "examples" / "replies.yaml"
+WRITE = bool(os.environ.get("WRITE_OUTPUTS"))
 RUN = ("python", "console")  # console blocks: test_docs_console.py
-READ = {"json": json.loads, "toml": tomllib.loads, "yaml": yaml.safe_load}
+READ = {"json": json.loads, "toml": tomllib.loads, "yaml": yaml.safe_load, "text": str}
 
 
 def missing_framework(tree: ast.Module) -> str | None:
@@ -48,13 +59,44 @@ def _works(framework: str) -> bool:
     return framework != "litellm" or not _versions.problem(_versions.installed() or "")
 
 
-def run(page: Path, found: list[Block], names: dict[str, Any]) -> None:
+@contextlib.contextmanager
+def _own_handlers(found: list[Block]) -> Iterator[None]:
+    """Take away what a page adds to CrewAI's one event bus."""
+    if importlib.util.find_spec("crewai") and any("crewai" in block.code for block in found):
+        from crewai.events.event_bus import crewai_event_bus
+
+        with crewai_event_bus.scoped_handlers():
+            yield
+    else:
+        yield
+
+
+def run(page: Path, found: list[Block], names: dict[str, Any]) -> dict[str, str]:
+    """Run the blocks that can run here; return what each of them prints."""
+    printed: dict[str, str] = {}
+    random.seed(0)  # LiteLLM's router takes one of its deployments by chance
     for block in found:
         tree = ast.parse(block.code, str(page))
-        if block.reason or missing_framework(tree):
+        if block.reason or block.file or missing_framework(tree):
             continue
         ast.increment_lineno(tree, block.line)  # so that a traceback names the line of the page
-        exec(compile(tree, str(page), "exec", dont_inherit=True), names)
+        with contextlib.redirect_stdout(io.StringIO()) as stdout:
+            exec(compile(tree, str(page), "exec", dont_inherit=True), names)
+        output = outputs.stable(stdout.getvalue(), Path.cwd())
+        assert printed.get(block.code, output) == output, (
+            f"line {block.line} is on the page twice, and prints something else"
+        )
+        printed[block.code] = output
+    return printed
+
+
+@pytest.fixture
+def emulator() -> Iterator[Emulator]:
+    """Answer as `kluster emulator --replies examples/replies.yaml` does."""
+    with Emulator() as server:
+        for reply in load(str(REPLIES)):
+            server.reply(**reply)
+        yield server
 
 
 @pytest.fixture(autouse=True)
@@ -62,11 +104,6 @@ def _as_a_reader(
     request: pytest.FixtureRequest, emulator: Emulator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     request.getfixturevalue("own_catalog")
-    weather = 'OpenAPI schema: {\n  "properties": {\n    "city"'
-    emulator.reply(json={"city": "Lisbon", "temperature": 18}, when=weather)
-    final = {"name": "final_answer", "arguments": {"answer": "It is sunny in Lisbon."}}
-    emulator.reply(tool_calls=[final], when="Observation:\nSunny in Lisbon")
-    emulator.reply(text="[[ ## answer ## ]]\nEggs\n\n[[ ## completed ## ]]", when="[[ ## question ## ]]")
     monkeypatch.setenv("KLUSTER_API_KEY", "docs")
     monkeypatch.setenv("KLUSTER_BASE_URL", emulator.base_url)
     monkeypatch.setenv("KLUSTER_BATCH_POLL", "0.01")
@@ -86,15 +123,61 @@ README_BLOCKS = PYTHON.pop(README)
 def test_blocks_run(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
     if page.stem in FRAMEWORKS and not _works(page.stem):
         pytest.skip(f"{page.stem} is not installed, or not in a version that works")
-    run(page, PYTHON[page], {"__name__": "docs"})
+    with _own_handlers(PYTHON[page]):
+        printed = run(page, PYTHON[page], {"__name__": "docs"})
+    if WRITE:
+        outputs.write(page, printed)
+    elif outputs.pinned():
+        wanted = outputs.read(page)
+        assert {outputs.digest(code): text for code, text in printed.items() if text} == wanted, "run `make outputs`"
 
 
 @pytest.mark.parametrize("block", README_BLOCKS, ids=lambda block: f"line {block.line}")
 def test_each_block_of_the_readme_runs_alone(block: Block, capsys: pytest.CaptureFixture[str]) -> None:
     if missing := missing_framework(ast.parse(block.code)):
         pytest.skip(f"{missing} is not installed")
-    run(README, [block], {"__name__": "readme"})
-    assert capsys.readouterr().out.strip()
+    with _own_handlers([block]):
+        (printed,) = run(README, [block], {"__name__": "readme"}).values()
+    assert printed
+    if WRITE:
+        outputs.write_readme(block.code, printed)
+    elif outputs.pinned():
+        assert printed == outputs.read_readme(block.code), "run `make outputs`"
+
+
+@pytest.mark.parametrize(
+    ("page", "block"),
+    [(page, block) for page in PAGES for block in blocks(page.read_text("utf-8"), "python")],
+    ids=lambda value: value.name if isinstance(value, Path) else f"line {value.line}",
+)
+def test_each_block_can_be_pasted(page: Path, block: Block) -> None:
+    """Into the prompt of Python 3.11 and 3.12: an empty line ends a statement there, and nothing else ends a compound one."""
+    assert not_pasted(block.code) is None
+
+
+def not_pasted(code: str) -> str | None:
+    """Return the line at which Python's prompt stops, if it does."""
+    compiler, typed = CommandCompiler(), list[str]()
+    for line in [*code.splitlines(), ""]:
+        typed.append(line)
+        try:
+            if compiler("\n".join(typed), symbol="single"):
+                typed.clear()
+        except SyntaxError:
+            return line
+    return "\n".join(typed) if typed else None
+
+
+@pytest.mark.parametrize(
+    ("code", "stops"),
+    [
+        ("for n in range(3):\n    print(n)\nprint()\n", "print()"),
+        ("class A:\n    x = 1\n\n    y = 2\n", "    y = 2"),
+        ("for n in range(3):\n    print(n)\n\nprint()\n", None),
+    ],
+)
+def test_what_the_prompt_refuses_is_seen(code: str, stops: str | None) -> None:
+    assert not_pasted(code) == stops
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -117,7 +200,7 @@ def test_a_block_that_is_marked_does_not_run() -> None:
     text = "<!-- no-run: it needs a deployment -->\n```python\n1 / 0\n```\n\n```python\nprint(1)\n```\n"
 
     first, second = blocks(text)
-    assert (first.reason, second) == ("it needs a deployment", Block(6, "python", "print(1)\n", None))
+    assert (first.reason, second) == ("it needs a deployment", Block(6, "python", "print(1)\n"))
 
 
 def test_a_mark_without_a_reason_does_not_count() -> None:
