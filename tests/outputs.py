@@ -1,6 +1,6 @@
 """What the Python blocks of the pages print: written by a run (`make outputs`), compared with each later one.
 
-A page's outputs are in `tests/outputs/`, by the block's code; the site shows them below the blocks (`release/outputs.py`).
+A page's outputs are in `tests/outputs/`, by the block's code; `release/outputs.py` shows them on the site.
 Those of the README are in the README, for no build adds them there.
 """
 

@@ -14,7 +14,8 @@ __all__ = ["PAGES", "ROOT", "Block", "Link", "anchors", "blocks", "links", "pros
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 
 _BLOCK = re.compile(
-    r"^(?:<!-- (?:no-run: *(?P<reason>\S[^\n]*?)|file: *(?P<file>\S+)) *-->\n+)?(?P<fence>```+)(?P<language>[^\n`]*)\n(?P<code>.*?)^(?P=fence)$",
+    r"^(?:<!-- (?:no-run: *(?P<reason>\S[^\n]*?)|file: *(?P<file>\S+)) *-->\n+)?"
+    r"(?P<fence>```+)(?P<language>[^\n`]*)\n(?P<code>.*?)^(?P=fence)$",
     re.MULTILINE | re.DOTALL,
 )
 _LINK = re.compile(
@@ -32,7 +33,7 @@ class Block:
         language: The word behind the fence.
         code: What is in it.
         reason: Why it does not run, from `<!-- no-run: it needs a deployment -->` in the line before it; else None.
-        file: The file that commands of the page find it in, from `<!-- file: test_it.py -->` in the line before it; else None.
+        file: The file that the page's commands find it in, from `<!-- file: a.py -->` in the line before it; else None.
     """
 
     line: int

@@ -1,8 +1,8 @@
-"""Every Python block of the pages runs, against the emulator, and prints what is written down; every block of data can be read.
+"""Every Python block of the pages runs and prints what is written down, and every block of data can be read.
 
 Blocks of one page share their names, as a reader types them one after the other; each of the README runs alone. A block
-that cannot run says why, in the line before it: `<!-- no-run: it needs a deployment -->`. `make outputs` writes down what
-they print. The emulator answers as a reader's does, who starts it with `--replies examples/replies.yaml`.
+that cannot run says why, in the line before it: `<!-- no-run: it needs a deployment -->`. `make outputs` writes down
+what they print. The emulator answers as a reader's does, who starts it with `--replies examples/replies.yaml`.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ def test_each_block_of_the_readme_runs_alone(block: Block, capsys: pytest.Captur
     ids=lambda value: value.name if isinstance(value, Path) else f"line {value.line}",
 )
 def test_each_block_can_be_pasted(page: Path, block: Block) -> None:
-    """Into the prompt of Python 3.11 and 3.12: an empty line ends a statement there, and nothing else ends a compound one."""
+    """Into the prompt of Python 3.11 and 3.12, where an empty line, and nothing else, ends a compound statement."""
     assert not_pasted(block.code) is None
 
 

@@ -60,7 +60,8 @@ def kluster_cassette(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyP
     if mode == "none" and env_source("api_key") is None:
         monkeypatch.setenv("KLUSTER_API_KEY", _REPLAY_KEY)
     failed = request.session.testsfailed
-    with playing(_cassette_path(request.node), mode, failure=_failure) as player:
+    hint = f'Hint: record this test alone, with a key: pytest --record-mode=rewrite "{request.node.nodeid}"'
+    with playing(_cassette_path(request.node), mode, failure=_failure, hint=hint) as player:
         yield player
         if request.session.testsfailed != failed:  # of a test that failed half-way nothing is to be said or kept
             player.give_up()

@@ -13,10 +13,11 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-__all__ = ["MASTER_KEY", "running_proxies"]
+__all__ = ["MASTER_KEY", "running_proxies", "wait_for"]
 
 MASTER_KEY = f"sk-{secrets.token_hex(16)}"  # LiteLLM refuses to start with a weak one
 _SECONDS = 240.0  # on a machine with much else to do
@@ -32,7 +33,7 @@ def running_proxies(
     proxies = [_start(config, env, python) for _ in range(count)]
     try:
         for port, process, log in proxies:
-            _wait_for(port, process, log)
+            wait_for(port, process, log)
         yield [f"http://127.0.0.1:{port}/v1" for port, _, _ in proxies]
     finally:
         for _, process, _ in proxies:
@@ -54,7 +55,8 @@ def _start(config: Path, env: Mapping[str, str], python: Path | str) -> tuple[in
     return port, process, log
 
 
-def _wait_for(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
+def wait_for(port: int, process: subprocess.Popen[Any], log: Path) -> None:
+    """Wait until the proxy on this port answers; fail with its log if it does not."""
     for _ in range(int(_SECONDS / 0.2)):
         if process.poll() is not None:
             break

@@ -199,7 +199,7 @@ def test_a_missing_request_says_what_and_how(way: Way, emulator: Emulator, file:
         way.post(config())
     assert f"There is no cassette {file}" in str(none.value)
     assert f"POST /v1/chat/completions ({LLAMA}, 1 message)" in str(none.value)
-    assert "--record-mode=rewrite" in str(none.value)
+    assert 'cassette(…, mode="rewrite")' in str(none.value)
 
     with cassette(file):
         ask(emulator.base_url)

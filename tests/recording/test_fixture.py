@@ -154,7 +154,9 @@ def test_nothing_recorded(project: Project) -> None:
     assert summary(output).startswith("1 failed")
     assert f"There is no cassette {Path('cassettes', 'test_calls', 'test_whole.yaml')}" in output
     assert f"POST /v1/chat/completions ({NEMO}, 1 message)" in output
-    assert "Hint: record it, with `pytest --record-mode=rewrite`" in output
+    assert (
+        'Hint: record this test alone, with a key: pytest --record-mode=rewrite "test_calls.py::test_whole"' in output
+    )
     assert project.cassettes() == {}
 
 

@@ -78,15 +78,17 @@ def playing(
     secrets: Iterable[str] = (),
     about: Mapping[str, str] | None = None,
     failure: Failure = CassetteError,
+    hint: str = 'Hint: record this file anew, with a key: cassette(…, mode="rewrite").',
 ) -> Iterator[_Cassette]:
-    """As `cassette`; `failure` makes what is raised of a message, for who does not want the traceback with it."""
+    """As `cassette`; `failure` makes the exception from a message, which ends with `hint`."""
     if mode not in get_args(Mode):
         raise ValueError(f"mode={mode!r} is not allowed; it must be one of {', '.join(get_args(Mode))}.")
     known = _filters.Secrets(secrets)
     tape = _Cassette.use(
         path=os.fspath(path),
-        persister=_Keeper(about or {}, failure),
+        persister=_Keeper(about or {}, failure, hint),
         failure=failure,
+        hint=hint,
         match_on=(_filters.same,),
         record_mode=RecordMode.ALL if mode == "rewrite" else RecordMode(mode),
         drop_unused_requests=mode == "rewrite",
@@ -112,9 +114,10 @@ def _counts(request: Any) -> bool:
 class _Cassette(Cassette):  # type: ignore[misc]
     """A cassette that says at once, and by name, what it lacks."""
 
-    def __init__(self, *, failure: Failure, **options: Any) -> None:
+    def __init__(self, *, failure: Failure, hint: str, **options: Any) -> None:
         super().__init__(**options)
         self._failure = failure
+        self._hint = hint
         self._turn = threading.RLock()
         self._given_up = False
         self._missed: BaseException | None = None
@@ -159,7 +162,7 @@ class _Cassette(Cassette):  # type: ignore[misc]
         if self.write_protected and left:
             names = "; ".join(_filters.named(request) for request in left)
             raise self._failure(
-                f"{self._path} holds {len(left)} of {len(self)} requests that were not sent: {names}. {_HINT}"
+                f"{self._path} holds {len(left)} of {len(self)} requests that were not sent: {names}. {self._hint}"
             )
 
     def _miss(self, request: Any) -> BaseException:
@@ -169,24 +172,22 @@ class _Cassette(Cassette):  # type: ignore[misc]
     def _lack(self, request: Any) -> str:
         name = _filters.named(request)
         if not self.rewound:
-            return f"There is no cassette {self._path}, so this cannot be replayed: {name}. {_HINT}"
+            return f"There is no cassette {self._path}, so this cannot be replayed: {name}. {self._hint}"
         if any(_filters.same(request, recorded) for recorded in self.requests):
-            return f"{self._path} holds {name}, but not as often as it is sent. {_HINT}"
+            return f"{self._path} holds {name}, but not as often as it is sent. {self._hint}"
         left = [recorded for index, recorded in enumerate(self.requests) if not self.play_counts[index]]
         if not left:
-            return f"{self._path} does not hold {name}; all that it holds has been replayed. {_HINT}"
-        return f"{self._path} does not hold {name}: {_filters.difference(request, left[0])}. {_HINT}"
-
-
-_HINT = 'Hint: record it, with `pytest --record-mode=rewrite` and a key, or cassette(…, mode="rewrite").'
+            return f"{self._path} does not hold {name}; all that it holds has been replayed. {self._hint}"
+        return f"{self._path} does not hold {name}: {_filters.difference(request, left[0])}. {self._hint}"
 
 
 class _Keeper:
     """Reads and writes the file; what vcrpy calls a persister."""
 
-    def __init__(self, about: Mapping[str, str], failure: Failure) -> None:
+    def __init__(self, about: Mapping[str, str], failure: Failure, hint: str) -> None:
         self._about = about
         self._failure = failure
+        self._hint = hint
 
     def load_cassette(self, path: str, serializer: object) -> tuple[list[Any], list[Any]]:
         """Return requests and responses. vcrpy takes a FileNotFoundError of its own for "nothing yet"."""
@@ -198,7 +199,7 @@ class _Keeper:
         try:
             rows = _text.load(file.read_text("utf-8"))["interactions"]
         except ValueError as exc:
-            raise self._failure(f"{path} is no cassette: {exc}. {_HINT}") from None
+            raise self._failure(f"{path} is no cassette: {exc}. {self._hint}") from None
         requests = [Request(**row["request"]) for row in rows]
         for row in rows:
             body = row["response"]["body"]

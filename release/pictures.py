@@ -1,0 +1,118 @@
+"""Make the pictures of the site: what commands print, the emulator's page, and the benchmarks. `make docs` runs it.
+
+They go into `docs/assets/pictures/`, which git ignores. The emulator's page needs Chromium; where that is not
+installed its picture says so.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+from tests.emulator.browser import CHROMIUM, Browser
+from tests.pages import ROOT, tables
+
+from kluster_integrations.emulator import Emulator
+from kluster_integrations.emulator.replies import load
+
+__all__: list[str] = []
+
+PICTURES = ROOT / "docs" / "assets" / "pictures"
+REPLIES = ROOT / "examples" / "replies.yaml"
+COMMANDS = {
+    "demo": ["demo"],
+    "models": ["models"],
+    "doctor": ["doctor"],
+    "chat": ["chat", "deepseek-ai/DeepSeek-R1-0528", "What is 12 times 12?"],
+}
+COLUMNS = 84
+"""What fits into the column of the text without being made smaller than the text."""
+
+
+def terminal(name: str, address: str) -> str:
+    """Return what a command prints on a terminal, as SVG that loads nothing from another host."""
+    env = {
+        **{key: value for key, value in os.environ.items() if not key.startswith(("KLUSTER", "OPENAI"))},
+        "FORCE_COLOR": "1",
+        "TERM": "xterm-256color",
+        "COLUMNS": str(COLUMNS),
+        "PYTHONIOENCODING": "utf-8",
+        "KLUSTER_BASE_URL": address,
+        "KLUSTER_API_KEY": "emulator-key",
+    }
+    with tempfile.TemporaryDirectory() as home:
+        command = [sys.executable, "-m", "kluster_integrations.cli", *COMMANDS[name]]
+        output = subprocess.run(
+            command, env=env | {"HOME": home}, cwd=home, check=True, capture_output=True, encoding="utf-8"
+        ).stdout
+    title = "$ kluster " + " ".join(f'"{word}"' if " " in word else word for word in COMMANDS[name])
+    console = Console(record=True, width=COLUMNS, file=open(os.devnull, "w"), force_terminal=True)  # noqa: SIM115, PTH123
+    console.print(Text.from_ansi(re.sub(r"127\.0\.0\.1:\d+", "127.0.0.1:8090", output)))
+    svg = console.export_svg(title=title, unique_id=f"kluster-{name}")
+    return re.sub(r"@font-face \{.*?\}", "", svg, flags=re.DOTALL).replace(
+        "Fira Code", "ui-monospace, DejaVu Sans Mono"
+    )
+
+
+def emulator_page(server: Emulator) -> str:
+    """Return a screenshot of the emulator's page, as it is after the commands above."""
+    if CHROMIUM is None:
+        return _svg(600, 60, '<text x="10" y="35">This picture is made where Chromium is installed.</text>')
+    with Browser() as browser, tempfile.TemporaryDirectory() as folder:
+        browser.do("Emulation.setDeviceMetricsOverride", width=1000, height=560, deviceScaleFactor=2, mobile=False)
+        browser.open(server.base_url.removesuffix("/v1") + "/")
+        browser.until("document.body.innerText.includes('chat/completions')")
+        browser.screenshot(Path(folder) / "page.png")
+        data = base64.b64encode((Path(folder) / "page.png").read_bytes()).decode()
+    return _svg(1000, 560, f'<image width="1000" height="560" href="data:image/png;base64,{data}"/>')
+
+
+def benchmarks() -> str:
+    """Return a plot of the figures of docs/comparison.md, which its tests compare with the runs."""
+    (rows,) = [table for table in tables((ROOT / "docs" / "comparison.md").read_text("utf-8")) if "ratio" in table[0]]
+    top, height, left, width = 40, 26, 360, 400
+    title = "CPU time as a share of what is behind the slash; at the dashed line both are equal"
+    drawn = [f'<text x="10" y="20" class="quiet">{title}</text>']
+    for number, row in enumerate(rows):
+        y, ratio = top + number * height, float(row["ratio"])
+        label = html.escape(f"{row['measured']} / {row['beside'].strip('`')}")
+        drawn.append(f'<text x="{left - 8}" y="{y + 16}" text-anchor="end">{label}</text>')
+        drawn.append(f'<rect x="{left}" y="{y + 3}" width="{min(ratio, 1.5) * width / 1.5:.0f}" height="18" rx="2"/>')
+        drawn.append(f'<text x="{left + min(ratio, 1.5) * width / 1.5 + 6:.0f}" y="{y + 16}">{row["ratio"]}</text>')
+    bottom = top + len(rows) * height
+    one = left + width / 1.5
+    drawn.append(f'<line x1="{one:.0f}" x2="{one:.0f}" y1="{top - 6}" y2="{bottom + 6}"/>')
+    return _svg(left + width + 60, bottom + 20, "\n".join(drawn))
+
+
+def _svg(width: int, height: int, drawn: str) -> str:
+    style = (
+        "text { font: 14px system-ui, sans-serif; fill: #444 } .quiet { fill: #777 } rect { fill: #4a5fc1 }"
+        " line { stroke: #c0392b; stroke-dasharray: 4 3 } svg { background: #fff }"
+    )
+    box = f'viewBox="0 0 {width} {height}" width="{width}" height="{height}" style="background: #fff"'
+    return f'<svg xmlns="http://www.w3.org/2000/svg" {box}>\n<style>{style}</style>\n{drawn}\n</svg>\n'
+
+
+def main() -> None:
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    with Emulator() as server:
+        for reply in load(str(REPLIES)):
+            server.reply(**reply)  # type: ignore[arg-type]
+        made = {name: terminal(name, server.base_url) for name in COMMANDS}
+        made["emulator"] = emulator_page(server)
+    made["benchmarks"] = benchmarks()
+    for name, svg in made.items():
+        (PICTURES / f"{name}.svg").write_text(svg, "utf-8")
+
+
+if __name__ == "__main__":
+    main()
