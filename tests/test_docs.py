@@ -147,7 +147,7 @@ def test_each_block_of_the_readme_runs_alone(block: Block, capsys: pytest.Captur
 
 @pytest.mark.parametrize(
     ("page", "block"),
-    [(page, block) for page in PAGES for block in blocks(page.read_text("utf-8"), "python")],
+    [(page, block) for page in PAGES for block in blocks(page.read_text("utf-8"), "python") if not block.reason],
     ids=lambda value: value.name if isinstance(value, Path) else f"line {value.line}",
 )
 def test_each_block_can_be_pasted(page: Path, block: Block) -> None:
