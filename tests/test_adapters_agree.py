@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import pytest
 
 from kluster_integrations.config import KlusterConfig
+from kluster_integrations.core.client import Client
+from kluster_integrations.core.types import Completion, collect
 
-from .agreeing import WAYS, City, Question, Seen, Way
+from .agreeing import SCHEMA, TOOLS, WAYS, City, Question, Seen, Way
 from .answers import LLAMA, NEMO, QWEN, R1
 from .raw_server import DONE, RawRequest, RawServer, Reply, chunk, event, whole
 
@@ -176,6 +178,33 @@ ROWS = {
         ),
         crewai=Seen(calls=CREATED, usage=(20, 16, None)),
     ),
+    # A final answer behind a call that was wrong. CrewAI's answer is what a crew returns, so it has only the last.
+    "text-behind-a-wrong-call": replace(
+        calling(
+            Answer("Let me look.", "tool_calls", calls=(("create_city", "Oslo"),)),
+            Answer("Oslo is small."),
+            text="Let me look.\n\nOslo is small.",
+        ),
+        crewai=Seen("Oslo is small.", usage=(20, 16, None)),
+    ),
+    # A call of a tool that nobody has offered.
+    "invented": Row(
+        Question(LLAMA),
+        (Answer(None, "tool_calls", calls=CREATED), Answer("Small.")),
+        Seen("Small.", usage=(20, 16, None)),
+    ),
+    "invented-behind-text": Row(
+        Question(LLAMA),
+        (Answer("Let me look.", "tool_calls", calls=CREATED), Answer("Small.", reasoning="Hm.")),
+        Seen("Let me look.\n\nSmall.", "Hm.", usage=(20, 16, 3)),
+        crewai=Seen("Small.", "Hm.", usage=(20, 16, 3)),
+    ),
+    "invented-without-end": Row(
+        Question(LLAMA),
+        (Answer(None, "tool_calls", calls=CREATED),) * 3,
+        Seen(error="OutputValidationError"),
+    ),
+    "invented-for-json": city(Answer(GOOD, "tool_calls", calls=CREATED), GOOD),
     "prompted-result-made-up": calling(
         Answer("<tool_response>\n3\n</tool_response>"), Answer(CALL), model=NEMO, calls=CREATED
     ),
@@ -319,6 +348,9 @@ ROWS = {
 }
 
 
+REPAIRED = [name for name, row in ROWS.items() if len(row.answers) > 1 and not (row.seen.error or row.requests)]
+
+
 @pytest.fixture
 def asked() -> Iterator[RawServer]:
     with RawServer() as server:
@@ -341,3 +373,28 @@ def test_everybody_sees_the_same(name: str, way: Way, asked: RawServer) -> None:
     seen = way.ask(config, row.question)
     assert replace(seen, usage=expected.usage and seen.usage) == expected
     assert len(asked.requests) == (len(row.answers) if requests is None else requests)
+
+
+@pytest.mark.parametrize("name", REPAIRED)
+def test_a_repaired_stream_adds_up_to_the_whole_answer(name: str, asked: RawServer) -> None:
+    row, question = ROWS[name], ROWS[name].question
+
+    def answer(request: RawRequest) -> Reply:
+        attempt = (len(asked.requests) - 1) % len(row.answers)
+        reply = row.answers[attempt].reply(stream=bool(request.json.get("stream")))
+        own_id = b"chatcmpl-%d" % attempt
+        return replace(reply, pieces=[piece.replace(b"chatcmpl-1", own_id) for piece in reply.pieces])
+
+    def comparable(completion: Completion) -> dict[str, Any]:
+        fields = asdict(completion)
+        for call in fields["tool_calls"]:  # of a call out of a text it is made here
+            call["id"] = call["id"].startswith("call_") or call["id"]
+        return {**fields, "headers": None}  # a stream's are those of a stream
+
+    asked.answer = answer
+    client = Client(KlusterConfig(api_key="kk-secret-key", base_url=asked.base_url, max_retries=0, timeout=20))
+    params = {"tools": TOOLS} if question.tools else {"response_format": SCHEMA} if question.city else {}
+    whole = client.complete(client.build(question.model, question.messages, params))
+    streamed = collect(client.stream(client.build(question.model, question.messages, params, stream=True)))
+    assert comparable(streamed) == comparable(whole)
+    assert whole.id == f"chatcmpl-{len(row.answers) - 1}"

@@ -410,24 +410,28 @@ class _Outlet:
         self.request: ChatRequest | None = next(self._tries)
         self._prompted, self._names = bool(request.tools), request.tool_names
         self._holds_text = self._holding = request.is_checked
-        self._must_answer = self._is_blank = request.must_answer and request.max_repairs >= 0
-        self._holds = self._holds_text or self._must_answer or (request.max_repairs >= 0 and bool(request.tool_names))
+        self._is_checked = request.max_repairs >= 0
+        self._must_answer = self._is_blank = request.must_answer and self._is_checked
+        self._holds = self._holds_text or self._must_answer or (self._is_checked and bool(request.tool_names))
         self._deltas: list[Delta] = []
         self._held_text: list[str] = []
         self._blank: list[str] = []  # white space, which may be all that there is
-        self._is_first = True
         self._has_text = self._has_reasoning = False  # of anything that was shown
         self._new_text = self._new_reasoning = False  # of this attempt
         self._lines = prompting.Lines()  # the text that was shown, of this attempt
 
     def take(self, delta: Delta) -> Delta | None:
         """Return what may be seen of a delta at once."""
-        if not self._holds:
-            self._has_text = self._has_text or bool(delta.content or delta.tool_calls)
-            if delta.finish_reason:
-                _note_empty(delta.finish_reason, has_answer=self._has_text)
-            return delta
         self._deltas.append(delta)
+        if not self._holds:
+            self._holds = self._is_checked and bool(delta.tool_calls)  # nobody has offered any
+            if not self._holds:
+                self._has_text = self._has_text or bool(delta.content or delta.tool_calls)
+                self._has_reasoning = self._has_reasoning or bool(delta.reasoning)
+                if delta.finish_reason:
+                    _note_empty(delta.finish_reason, has_answer=self._has_text)
+                return delta
+            self._new_text, self._new_reasoning = self._has_text, self._has_reasoning
         content, reasoning, meta, headers = delta.content, delta.reasoning, delta.meta, delta.headers
         if content:
             content = self._certain(content)
@@ -437,9 +441,7 @@ class _Outlet:
         if reasoning and not self._new_reasoning:
             reasoning = f"\n\n{reasoning}" if self._has_reasoning else reasoning
             self._has_reasoning = self._new_reasoning = True
-        if not self._is_first:  # both stand on the first delta only: who adds deltas up would double them
-            meta = headers = None
-        elif meta and "matched_stop" in meta:  # of an answer that may not be the last
+        if meta and "matched_stop" in meta:  # of an answer that may not be the last
             meta = {k: v for k, v in meta.items() if k != "matched_stop"}
         logprobs = None if self._holding else delta.logprobs
         if not (content or reasoning or meta or logprobs):
@@ -475,7 +477,6 @@ class _Outlet:
         except StopIteration as done:
             self.request = None
             yield from self._rest(done.value)
-        self._is_first = False
         self._new_text = self._new_reasoning = False
         self._lines = prompting.Lines()
         self._deltas, self._held_text, self._holding = [], [], self._holds_text
@@ -485,12 +486,12 @@ class _Outlet:
         text = completion.text if self._holds_text else "".join([*self._blank, *self._held_text])
         if text and self._has_text and not self._new_text:
             text = f"\n\n{text}"
-        calls = tuple(ToolCallDelta(i, c.id, c.name, c.arguments) for i, c in enumerate(completion.tool_calls))
+        calls = tuple(ToolCallDelta(i, c.id, c.name, c.arguments, c.error) for i, c in enumerate(completion.tool_calls))
         _note_empty(completion.finish_reason, has_answer=bool(completion.text or calls))
         meta = {"matched_stop": completion.meta["matched_stop"]} if "matched_stop" in completion.meta else None
         logprobs = completion.logprobs if self._holding else None
         yield Delta(text, "", calls, completion.finish_reason, None, logprobs, meta)
-        yield Delta(usage=completion.usage)
+        yield Delta(usage=completion.usage, earlier=completion.earlier)
 
 
 def _whole(request: ChatRequest) -> ChatRequest:

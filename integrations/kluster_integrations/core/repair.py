@@ -28,7 +28,7 @@ def attempts(request: ChatRequest) -> Generator[ChatRequest, Completion, Complet
         OutputValidationError: If the last answer is wrong, too; it carries the raw text and the completion.
     """
     completion = yield request
-    _check_calls(completion)
+    _check_calls(request, completion)
     if request.max_repairs < 0:
         return completion
     usage, reasoning, text, left = completion.usage, [completion.reasoning], list[str](), request.max_repairs
@@ -38,13 +38,16 @@ def attempts(request: ChatRequest) -> Generator[ChatRequest, Completion, Complet
             text.append(_shown_text(request, completion.text))
         request = replace(request, body={**request.body, "messages": _ask_again(request, completion, problem)})
         completion = yield request
-        _check_calls(completion)
+        _check_calls(request, completion)
         usage = usage.plus(completion.usage)
         reasoning.append(completion.reasoning)
     completion.usage, completion.reasoning = usage, "\n\n".join(filter(None, reasoning))
     if problem and not (request.returns_invalid_calls and _invalid_call(completion)):
         raise _failure(request, completion, problem)
-    completion.text = "\n\n".join(filter(None, [*text, completion.text]))
+    completion.earlier = "\n\n".join(filter(None, text))
+    if completion.earlier and completion.text:
+        completion.earlier += "\n\n"
+    completion.text = completion.earlier + completion.text
     if request.schema is not None and not completion.tool_calls:
         completion.text = compact(find_json(completion.text, is_cut=completion.is_cut))
     return completion
@@ -56,17 +59,22 @@ def _shown_text(request: ChatRequest, text: str) -> str:
     return shown if shown.strip() or not request.must_answer else ""
 
 
-def _check_calls(completion: Completion) -> None:
-    """Give each call its arguments as one JSON object, or its error."""
+def _check_calls(request: ChatRequest, completion: Completion) -> None:
+    """Give each call its arguments as one JSON object, or its error.
+
+    With tools offered, a call of an unknown one is for whoever runs them to refuse; without, nobody runs any.
+    """
     for call in completion.tool_calls:
         call.arguments, call.error = read_arguments(call.arguments, is_cut=completion.is_cut)
         if not call.name:
             call.error = "It names no tool."
+        if not request.tool_names:
+            call.error = "No tool was offered."
 
 
 def find_problem(request: ChatRequest, completion: Completion) -> str | None:
     """Return what is wrong with a completion, in words for the model; None if nothing is."""
-    if request.tool_names and (problem := _invalid_call(completion)):
+    if problem := _invalid_call(completion):
         return problem
     calls, text = completion.tool_calls, completion.text
     if isinstance(request.must_call, str) and request.must_call not in {c.name for c in calls}:

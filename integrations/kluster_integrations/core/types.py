@@ -83,16 +83,24 @@ class ToolCall:
 
 @dataclass(slots=True)
 class ToolCallDelta:
-    """A fragment of a tool call. The first of a call has `id` and `name`; `index` counts calls from 0."""
+    """A fragment of a tool call. The first of a call has `id` and `name`; `index` counts calls from 0.
+
+    `error` is that of `ToolCall`, where the call has been checked.
+    """
 
     index: int
     id: str | None
     name: str | None
     arguments: str
+    error: str | None = None
 
 
 class Delta(NamedTuple):
-    """What one event adds. The first has `meta` (id, model, …) and `headers`, the last `usage` and `priced`."""
+    """What one event adds. The last has `usage`, `priced` and `earlier`.
+
+    The first of each attempt has `meta` (id, model, …) and `headers`: of an answer that was repaired those of the last
+    attempt hold.
+    """
 
     content: str = ""
     reasoning: str = ""
@@ -103,6 +111,7 @@ class Delta(NamedTuple):
     meta: Mapping[str, Any] | None = None
     headers: Mapping[str, str] | None = None
     priced: ModelSpec | None = None
+    earlier: str = ""
 
 
 @dataclass(slots=True)
@@ -110,7 +119,7 @@ class Completion:
     """A whole answer.
 
     Attributes:
-        text: The answer, without reasoning.
+        text: The answer, without reasoning; behind `earlier`, where there is such text.
         reasoning: The model's reasoning, "" where there is none; of an answer that was repaired, of all attempts.
         tool_calls: In the model's order.
         usage: Tokens of all attempts.
@@ -121,6 +130,8 @@ class Completion:
         logprobs: OpenAI's structure, where asked for.
         headers: The HTTP headers of the answer.
         priced: The model's spec with the prices that hold, where they are not those in real time: inside `deferred`.
+        earlier: With what `text` begins, of an answer that was repaired: the text of wrong attempts, which a stream had
+            shown before they turned out to be wrong. "" where there is none.
     """
 
     text: str
@@ -134,6 +145,7 @@ class Completion:
     logprobs: Mapping[str, Any] | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     priced: ModelSpec | None = None
+    earlier: str = ""
 
     @property
     def is_cut(self) -> bool:
@@ -202,6 +214,7 @@ def collect(deltas: Iterable[Delta]) -> Completion:
     headers: Mapping[str, str] = {}
     logprobs: dict[str, list[Any] | None] = {}
     priced: ModelSpec | None = None
+    earlier = ""
     for delta in deltas:
         text.append(delta.content)
         reasoning.append(delta.reasoning)
@@ -210,11 +223,12 @@ def collect(deltas: Iterable[Delta]) -> Completion:
                 calls.append(ToolCall(fragment.id, "", ""))
                 arguments.append([])
             calls[fragment.index].name += fragment.name or ""
+            calls[fragment.index].error = fragment.error or calls[fragment.index].error
             arguments[fragment.index].append(fragment.arguments)
         finish = delta.finish_reason or finish
         usage = delta.usage or usage
         meta.update(delta.meta or {})
-        headers, priced = delta.headers or headers, delta.priced or priced
+        headers, priced, earlier = delta.headers or headers, delta.priced or priced, delta.earlier or earlier
         for key, more in (delta.logprobs or {}).items():  # lists (`content`, `refusal`), any of which may be null
             logprobs[key] = logprobs.get(key)
             if more:
@@ -234,13 +248,14 @@ def collect(deltas: Iterable[Delta]) -> Completion:
         logprobs=logprobs or None,
         headers=headers,
         priced=priced,
+        earlier=earlier,
     )
 
 
 def spread(completion: Completion) -> Iterator[Delta]:
     """Yield deltas that `collect` puts together to a completion, the reasoning first."""
-    calls = tuple(ToolCallDelta(i, call.id, call.name, call.arguments) for i, call in enumerate(completion.tool_calls))
+    calls = tuple(ToolCallDelta(i, c.id, c.name, c.arguments, c.error) for i, c in enumerate(completion.tool_calls))
     meta = {**completion.meta, "id": completion.id, "model": completion.model}
     yield Delta(reasoning=completion.reasoning, meta=meta, headers=completion.headers)
     yield Delta(completion.text, "", calls, completion.finish_reason, None, completion.logprobs)
-    yield Delta(usage=completion.usage, priced=completion.priced)
+    yield Delta(usage=completion.usage, priced=completion.priced, earlier=completion.earlier)

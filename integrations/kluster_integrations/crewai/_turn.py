@@ -194,7 +194,8 @@ class Turn:
         if self._model is not None and self._instance is not None:
             self._complete(completion, completion.text)
             return self._instance
-        text = _compat.cut_at_stops(self._llm, completion.text)  # a server may not know them
+        # Listeners can tell attempts apart by their `response_id`. A server may not know the stops.
+        text = _compat.cut_at_stops(self._llm, completion.text.removeprefix(completion.earlier))
         if calls and not text:
             text = f"There is no function {calls[0].name!r}."
         self._complete(completion, text)

@@ -158,6 +158,8 @@ class ChunkMaker:
         self._with_headers = with_headers
         self._v1 = v1
         self._arguments: dict[int, list[str]] = {}
+        self._wrong: set[int] = set()  # calls that must not be run, though their arguments are an object
+        self._begun = False
 
     def make(self, delta: Delta) -> ChatGenerationChunk:
         """Return the chunk of one delta."""
@@ -165,6 +167,8 @@ class ChunkMaker:
             return _text_chunk(delta)
         for call in delta.tool_calls:
             self._arguments.setdefault(call.index, []).append(call.arguments)
+            if call.error is not None:
+                self._wrong.add(call.index)
         if self._arguments and (delta.usage or (delta.finish_reason and delta.tool_calls)):  # they are complete
             delta = delta._replace(tool_calls=self._ended(delta.tool_calls))
         calls = [tool_call_chunk(name=c.name, args=c.arguments, id=c.id, index=c.index) for c in delta.tool_calls]
@@ -182,7 +186,7 @@ class ChunkMaker:
         """Return the last fragments of all calls, such that langchain-core reads no call into invalid arguments."""
         ended = list(calls)
         for index, parts in self._arguments.items():
-            if suffix := _invalidating_suffix("".join(parts)):
+            if suffix := _invalidating_suffix("".join(parts), is_wrong=index in self._wrong):
                 at = max((at for at, call in enumerate(ended) if call.index == index), default=-1)
                 if at < 0:
                     ended.append(ToolCallDelta(index, None, None, suffix))
@@ -192,11 +196,15 @@ class ChunkMaker:
         return tuple(ended)
 
     def _metadata(self, delta: Delta) -> dict[str, Any]:
-        metadata = {"model_name" if name == "model" else name: value for name, value in (delta.meta or {}).items()}
+        meta, headers = delta.meta or {}, delta.headers
+        if self._begun:  # of a repair: the sum would have both
+            meta, headers = {name: value for name, value in meta.items() if name == "matched_stop"}, None
+        metadata = {"model_name" if name == "model" else name: value for name, value in meta.items()}
         if "model_name" in metadata:
             metadata["model_provider"] = PROVIDER
-        if delta.headers and self._with_headers:
-            metadata["headers"] = dict(delta.headers)
+        if headers and self._with_headers:
+            metadata["headers"] = dict(headers)
+        self._begun = self._begun or bool(meta)
         if delta.usage:
             metadata |= _cost(delta.usage, delta.priced or self._spec)
         if self._v1:
@@ -204,14 +212,14 @@ class ChunkMaker:
         return metadata
 
 
-def _invalidating_suffix(arguments: str) -> str:
+def _invalidating_suffix(arguments: str, *, is_wrong: bool) -> str:
     """Return a suffix that stops langchain-core from completing truncated JSON; "" where none is needed.
 
     langchain-core reads the sum of chunks as partial JSON, and so makes a valid call of `{"path": "/tm`, which an agent
     would run; and it tries each beginning of what is not JSON, which takes minutes for 100 kB. With a bracket that
     closes what is not open it gives up: an invalid call, as in a whole answer.
     """
-    if read_arguments(arguments, is_cut=True)[1] is None:
+    if not is_wrong and read_arguments(arguments, is_cut=True)[1] is None:
         return ""
     closers: list[str] = []
     out_of_string = ""

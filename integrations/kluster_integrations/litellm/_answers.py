@@ -115,7 +115,7 @@ class ChunkMaker:
     def make(self, delta: Delta) -> ModelResponseStream | dict[str, Any] | None:
         """Return the chunk of a delta, None where it adds nothing that a caller sees."""
         self._headers = delta.headers or self._headers
-        for name in self._meta:
+        for name in self._meta if not self._begun else ():
             self._meta[name] = (delta.meta or {}).get(name) or self._meta[name]
         self._finish = delta.finish_reason or self._finish
         if self._merges_reasoning:
