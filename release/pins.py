@@ -30,22 +30,14 @@ FILES = {
     "constraints.txt": Pins(
         "the world with CrewAI: openai 2.x on httpx", ("all",), ("test", "crewai", "lint", "bench", "record")
     ),
+    # The oldest langchain-tests on pytest 9 is 1.1.5, which wants langchain-core 1.2.7; langgraph-prebuilt 1.0.9 and
+    # later import names of langgraph 1.1.
     "constraints-oldest.txt": Pins(
         "the oldest of each framework that is supported",
         ("all",),
         ("test", "crewai"),
-        options=("--resolution=lowest-direct",),
-    ),
-    # The oldest langchain-tests on pytest 9 is 1.1.5, which wants langchain-core 1.2.7; langgraph-prebuilt 1.0.9 and
-    # later import names of langgraph 1.1.
-    "constraints-langchain-oldest.txt": Pins(
-        "the oldest langchain-core and openai that are supported",
-        ("langchain", "emulator", "redis"),
-        ("test",),
-        (
-            *("langchain-core==1.2.7", "openai==2.30.0", "langchain==1.1.*", "langchain-tests==1.1.5"),
-            "langgraph-prebuilt==1.0.8",
-        ),
+        ("langchain-core==1.2.7", "openai==2.30.0", "langchain==1.1.*", "langgraph-prebuilt==1.0.8"),
+        ("--resolution=lowest-direct",),
     ),
     "constraints-openai3.txt": Pins(
         "the newest world without CrewAI and LiteLLM: openai 3.x on httpx2",

@@ -86,7 +86,10 @@ def test_empty_texts_are_refused(only_kluster: Emulator) -> None:
     assert only_kluster.requests == []
 
 
-@pytest.mark.parametrize("options", [{"chunk_size": 0}, {"base_ulr": "x"}, {"base_url": "http://example.org"}])
+WRONG = [{"chunk_size": 0}, {"base_ulr": "x"}, {"base_url": "http://example.org", "api_key": KEY}]
+
+
+@pytest.mark.parametrize("options", WRONG)
 def test_wrong_options_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(options))):
         kluster_embedder(**options)

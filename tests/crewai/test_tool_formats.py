@@ -14,7 +14,7 @@ from crewai import LLM
 from kluster_integrations.crewai import kluster_llm
 
 from ..raw_server import RawRequest, RawServer, Reply, whole
-from .crews import KEY, R1, ran, weather
+from .crews import INSTALLED, KEY, R1, ran, weather
 
 CALL = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Paris"}}\n</tool_call>'
 ACTION = 'Thought: I look it up.\nAction: get_weather\nAction Input: {"city": "Paris"}'
@@ -67,6 +67,8 @@ SLIPS: dict[str, tuple[str, str]] = {
 
 CREWAI_FAILS = {"a guess before it", "no arguments", "a call like code"}
 """Where CrewAI's own class does not end well: what its parser cannot read, it takes for the final answer."""
+if INSTALLED < (1, 15, 17):
+    CREWAI_FAILS.add("an invented result and answer")
 
 
 NO_TOOLS = Reply([b'{"error": {"message": "This model does not support tools"}}'], 400, "application/json")

@@ -302,6 +302,7 @@ def test_an_openai_key_goes_to_another_host(server: RawServer, monkeypatch: pyte
     assert b"openai" not in server.requests[1].raw.lower()
 
 
+@since[1, 15, 17]
 def test_the_model_id_decides_the_provider() -> None:
     # llms/base_llm.py:330; the formats of images and of JSON hang on it.
     class Minimal(BaseLLM):
