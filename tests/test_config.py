@@ -14,6 +14,7 @@ import pytest
 from pydantic import ValidationError
 
 import kluster_integrations
+from kluster_integrations.batch import BatchJob, deferred
 from kluster_integrations.config import (
     DEFAULT_BASE_URL,
     ENVIRONMENT,
@@ -23,8 +24,9 @@ from kluster_integrations.config import (
     env_values,
     known_plan,
 )
+from kluster_integrations.core.client import Client
 from kluster_integrations.core.config import seconds_from
-from kluster_integrations.errors import AuthenticationError
+from kluster_integrations.errors import AuthenticationError, BadRequestError
 from kluster_integrations.limits import Limits
 
 KEY = "kk-the-key-of-this-test"
@@ -660,3 +662,17 @@ class TestValues:
         before = dict(os.environ)
         KlusterConfig(api_key=KEY)
         assert dict(os.environ) == before
+
+
+@pytest.mark.parametrize("wrong", [5, {"api_key": KEY}])
+def test_a_configuration_of_another_type_is_refused(wrong: Any, tmp_path: Path) -> None:
+    takers: tuple[Callable[[], object], ...] = (
+        lambda: Client(wrong),
+        lambda: KlusterConfig.merged(wrong),
+        lambda: BatchJob(tmp_path, wrong),
+        lambda: deferred(tmp_path, config=wrong),
+    )
+    for take in takers:
+        with pytest.raises(BadRequestError, match="must be a KlusterConfig") as refused:
+            take()
+        assert KEY not in str(refused.value)

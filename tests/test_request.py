@@ -403,3 +403,8 @@ class TestEstimate:
 
     def test_can_be_counted_by_another_tokenizer(self) -> None:
         assert estimate_prompt([{"role": "user", "content": "hello"}], count=len) == len("hello") + 4
+
+
+def test_an_extra_body_that_is_no_mapping_is_refused() -> None:
+    with pytest.raises(BadRequestError, match="extra_body=5 must be a mapping"):
+        build(LLAMA, HELLO, {}, config=ERROR, extra_body=5)  # type: ignore[arg-type]

@@ -49,7 +49,7 @@ class Verifier:
     """
 
     def __init__(self, config: KlusterConfig | None = None) -> None:
-        self._config = config or KlusterConfig()
+        self._config = KlusterConfig.of(config)
         self._transport = Transport(self._config)
 
     def check(self, prompt: str, output: str, context: str | None = None, *, search: bool = False) -> Verdict:

@@ -18,7 +18,7 @@ from kluster_integrations.core.types import collect
 from kluster_integrations.emulator import BatchBehavior, Emulator
 from kluster_integrations.limits import Limits
 
-from .jobs import LLAMA, connection, lines_by_id, questions
+from .jobs import LLAMA, connection, create, lines_by_id, questions
 
 R1 = "deepseek-ai/DeepSeek-R1"
 SCHEMA = {"type": "object", "properties": {"mood": {"enum": ["good", "bad"]}}, "required": ["mood"]}
@@ -386,6 +386,12 @@ class TestFailures:
             ask(client)
             with pytest.raises(errors.BadRequestError, match="another key or address"):
                 ask(other)
+
+    def test_an_on_progress_that_is_no_function_is_refused(self, service: Emulator, tmp_path: Path) -> None:
+        with pytest.raises(errors.BadRequestError, match="on_progress=5 must be a function"):
+            deferred(tmp_path, on_progress=5)  # type: ignore[arg-type]
+        with pytest.raises(errors.BadRequestError, match="on_progress=5 must be a function"):
+            create(service, tmp_path, 1).wait(on_progress=5)  # type: ignore[arg-type]
 
     def test_an_error_of_on_progress(self, client: Client, tmp_path: Path) -> None:
         with deferred(tmp_path, on_progress=lambda _: 1 / 0), pytest.raises(ZeroDivisionError):

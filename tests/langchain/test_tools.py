@@ -582,3 +582,24 @@ def test_index_of_calls_counts_from_zero(chat: Callable[..., ChatKluster]) -> No
         indices = [part["index"] for chunk in chunks for part in chunk.tool_call_chunks]
         assert sorted(set(indices)) == [0, 1]
         assert indices == sorted(indices)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_call_of_a_tool_that_nobody_offered_is_never_valid(stream: bool, server: RawServer) -> None:
+    call_of_none = [{"index": 0, "id": "c0", "type": "function", "function": {"name": "rm", "arguments": '{"a": 1}'}}]
+    fields: dict[str, Any] = {"content": "I look.", "tool_calls": call_of_none}
+    reply = Reply(sse(fields, finish="tool_calls")) if stream else whole(fields, finish="tool_calls")
+    server.script(*[reply] * 3)
+    model = model_of(server, LLAMA)
+
+    message = merged(model.stream("hi")) if stream else model.invoke("hi")
+    assert len(server.requests) == 3  # two repairs
+    assert message.tool_calls == []
+    assert [invalid["name"] for invalid in message.invalid_tool_calls] == ["rm"]
+
+
+@pytest.mark.parametrize("wrong", [{"extra_body": 5}, {"extra_headers": 5}])
+def test_what_is_no_mapping_is_refused(wrong: dict[str, Any], server: RawServer) -> None:
+    with pytest.raises(KlusterBadRequestError, match=f"{next(iter(wrong))}.* must be a mapping"):
+        model_of(server, LLAMA).invoke("hi", **wrong)
+    assert server.requests == []

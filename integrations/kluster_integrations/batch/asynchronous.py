@@ -133,7 +133,7 @@ def _prepare(
     strict: bool,
     config: KlusterConfig | None,
 ) -> tuple[Transport, ChatRequest, dict[str, Any]]:
-    config = config or KlusterConfig()
+    config = KlusterConfig.of(config)
     if not isinstance(request, ChatRequest):
         if not isinstance(request, Mapping):
             raise BadRequestError(

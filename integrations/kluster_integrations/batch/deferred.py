@@ -30,8 +30,8 @@ from weakref import WeakKeyDictionary
 from kluster_integrations.batch.job import BatchJob, check_cost, check_window
 from kluster_integrations.batch.journal import Row, folder_of
 from kluster_integrations.batch.lines import dump
-from kluster_integrations.batch.steps import FILE_BYTES, TRANSIENT, Do, Steps, TimeOver, check_seconds
-from kluster_integrations.batch.types import BatchStatus, Window
+from kluster_integrations.batch.steps import FILE_BYTES, TRANSIENT, Do, Steps, TimeOver
+from kluster_integrations.batch.types import BatchStatus, Window, check_callable, check_seconds
 from kluster_integrations.core import deferral
 from kluster_integrations.core.config import KlusterConfig, seconds_from
 from kluster_integrations.core.errors import BadRequestError, CostLimitError, JobLockedError, KlusterError
@@ -93,11 +93,12 @@ class Deferred:
         check_cost(max_cost)
         if quiet is not None:
             check_seconds("quiet", quiet)
+        check_callable("on_progress", on_progress)
         self.folder = folder_of(folder)
         self._settings = {"window": window, "max_cost": max_cost}
         self._on_progress = on_progress
         self._quiet = seconds_from("batch_quiet", 2.0) if quiet is None else quiet
-        self._config = config
+        self._config = None if config is None else KlusterConfig.of(config)
         self._job: _Rounds | None = None
 
     def __enter__(self) -> Self:

@@ -59,7 +59,7 @@ class BatchJob(JobSteps):
     """
 
     def __init__(self, folder: str | Path, config: KlusterConfig | None = None) -> None:
-        config, path = config or KlusterConfig(), folder_of(folder)
+        config, path = KlusterConfig.of(config), folder_of(folder)
         super().__init__(path, config)
         self._transport = Transport(config)
         self._limit: asyncio.Timeout | None = None  # of the request that an async operation waits for

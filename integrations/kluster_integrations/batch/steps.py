@@ -40,6 +40,8 @@ from kluster_integrations.batch.types import (
     JobStatus,
     ModelTokens,
     Window,
+    check_callable,
+    check_seconds,
     dollars,
     price,
 )
@@ -64,7 +66,7 @@ from kluster_integrations.core.sse import loads
 from kluster_integrations.core.transport import path_of
 from kluster_integrations.core.types import ChatRequest
 
-__all__ = ["FILE_BYTES", "TRANSIENT", "Do", "JobSteps", "Steps", "TimeOver", "check_seconds"]
+__all__ = ["FILE_BYTES", "TRANSIENT", "Do", "JobSteps", "Steps", "TimeOver"]
 
 _logger = logging.getLogger(__name__)
 
@@ -357,6 +359,7 @@ class JobSteps:
     def _waiting(self, timeout: float | None, on_progress: Callable[[BatchStatus], object] | None) -> Steps:
         if timeout is not None:
             check_seconds("timeout", timeout)
+        check_callable("on_progress", on_progress)
         self._deadline = math.inf if timeout is None else time.monotonic() + timeout
         delay, before = self.poll, None
         try:
@@ -554,12 +557,6 @@ class JobSteps:
             index = numbers[line - 1] if isinstance(line, int) and 0 < line <= len(numbers) else None
             found.append({"code": problem.get("code"), "message": problem.get("message"), "line": line, "index": index})
         return found
-
-
-def check_seconds(name: str, seconds: object) -> None:
-    """Refuse what is not a number of seconds."""
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds >= 0:
-        raise BadRequestError(f"{name}={seconds!r} must be seconds, 0 or more.", hint=f"such as {name}=10.")
 
 
 def _checked(batch: Any) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from enum import Enum
 from typing import Final, Literal, NamedTuple
 
 from kluster_integrations.core import own_models
-from kluster_integrations.core.errors import KlusterError
+from kluster_integrations.core.errors import BadRequestError, KlusterError
 from kluster_integrations.core.types import Completion, Usage
 
 __all__ = [
@@ -22,6 +22,8 @@ __all__ = [
     "ModelTokens",
     "Unset",
     "Window",
+    "check_callable",
+    "check_seconds",
     "dollars",
     "price",
 ]
@@ -207,3 +209,15 @@ class BatchResult:
     error: KlusterError | None
     cost: float | None
     tries: int
+
+
+def check_seconds(name: str, seconds: object) -> None:
+    """Refuse what is not a number of seconds."""
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds >= 0:
+        raise BadRequestError(f"{name}={seconds!r} must be seconds, 0 or more.", hint=f"such as {name}=10.")
+
+
+def check_callable(name: str, function: object) -> None:
+    """Refuse what can neither be called nor is None."""
+    if function is not None and not callable(function):
+        raise BadRequestError(f"{name}={function!r} must be a function.", hint=f"such as {name}=print.")

@@ -103,7 +103,7 @@ class Client:
         http_async_client: Any = None,
         adapt: Mapping[type[KlusterError], type[KlusterError]] | None = None,
     ) -> None:
-        self.config = config
+        self.config = config = KlusterConfig.of(config)
         own_models.check(config)
         self._transport = Transport(config, http_client=http_client, http_async_client=http_async_client, adapt=adapt)
         self.errors = self._transport.errors

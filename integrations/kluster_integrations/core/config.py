@@ -24,7 +24,7 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
-from kluster_integrations.core.errors import AuthenticationError
+from kluster_integrations.core.errors import AuthenticationError, BadRequestError
 from kluster_integrations.core.plans import Plan, parse_plan
 from kluster_integrations.core.user import stored_key
 
@@ -260,6 +260,22 @@ class KlusterConfig(BaseModel):
             raise refusal
 
     @classmethod
+    def of(cls, config: KlusterConfig | None) -> KlusterConfig:
+        """Return a configuration as it is, and that of the environment in place of None.
+
+        Raises:
+            BadRequestError: If it is anything else.
+        """
+        if config is None:
+            return cls()
+        if not isinstance(config, KlusterConfig):  # its value is not shown: a mapping would hold the key
+            raise BadRequestError(
+                f"config is of type {type(config).__name__}; it must be a KlusterConfig.",
+                hint="write config=KlusterConfig(api_key=…, base_url=…), or leave it out.",
+            )
+        return config
+
+    @classmethod
     def merged(cls, base: KlusterConfig | None = None, **arguments: Any) -> Self:
         """Return a configuration from arguments, where None means "not passed", over `base`.
 
@@ -269,8 +285,9 @@ class KlusterConfig(BaseModel):
 
         Raises:
             pydantic.ValidationError: As `KlusterConfig`.
+            BadRequestError: If `base` is not a configuration.
         """
-        values = {name: getattr(base, name) for name in cls.model_fields} if base is not None else {}
+        values = {name: getattr(cls.of(base), name) for name in cls.model_fields} if base is not None else {}
         values |= {name: value for name, value in arguments.items() if value is not None}
         try:
             return cls(**values)

@@ -33,7 +33,7 @@ def refresh(config: KlusterConfig | None = None, *, cache: Path | str | None = N
     Raises:
         KlusterError: If the request fails, or the response is not a list of models.
     """
-    answer = transport.get(config or KlusterConfig(), "/models", query={"extended": "true"}).data
+    answer = transport.get(KlusterConfig.of(config), "/models", query={"extended": "true"}).data
     rows = answer.get("data") if isinstance(answer, dict) else None
     try:
         found = _read_rows(rows)

@@ -131,8 +131,12 @@ def _log_lowered(model: str, most: int) -> None:
 def _split_extra(
     params: Mapping[str, Any], extra_body: Mapping[str, Any] | None
 ) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    if not extra_body:
+    if extra_body is None:
         return params, {}
+    if not isinstance(extra_body, Mapping):
+        raise BadRequestError(
+            f"extra_body={_short(extra_body)} must be a mapping of names to values.", hint='write it as {"top_k": 5}.'
+        )
     ours = {k: v for k, v in extra_body.items() if k in _OPENAI}
     return {**params, **ours}, {k: v for k, v in extra_body.items() if k not in _OPENAI}
 

@@ -234,6 +234,11 @@ def _with_headers(headers: _Headers, more: Mapping[str, Any]) -> _Headers:
 def _credentials(headers: Mapping[str, Any]) -> frozenset[str]:
     """Return what headers of the caller's hold that a server must not echo: all that may be a credential."""
     found: set[str] = set()
+    if not isinstance(headers, Mapping):
+        raise BadRequestError(
+            f"extra_headers is of type {type(headers).__name__}; it must be a mapping of names to values.",
+            hint='write it as {"X-Team": "search"}.',
+        )
     for name, value in headers.items():
         if name.lower() not in _HARMLESS:
             text = (value.decode("latin-1") if isinstance(value, bytes) else str(value)).strip()

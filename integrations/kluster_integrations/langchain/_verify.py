@@ -21,7 +21,7 @@ class Checker:
     """A `Verifier` that takes LangChain's objects, and raises LangChain's errors."""
 
     def __init__(self, config: KlusterConfig | None) -> None:
-        config = config or KlusterConfig()
+        config = KlusterConfig.of(config)
         self._verifier = Verifier(config)
         self._errors = Client(config, adapt=LANGCHAIN_ERRORS).errors
 

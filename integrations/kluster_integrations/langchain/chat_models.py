@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import warnings
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
@@ -22,7 +21,7 @@ from kluster_integrations._version import __version__
 from kluster_integrations.batch import BatchJob, BatchResult, Window
 from kluster_integrations.batch.types import UNSET, Unset
 from kluster_integrations.catalog import ModelSpec
-from kluster_integrations.core.client import asks_nothing, estimate
+from kluster_integrations.core.client import asks_nothing, estimate, warn
 from kluster_integrations.core.types import ChatRequest, ToolCalling
 from kluster_integrations.langchain._batch import BoundKluster, create_job, to_output
 from kluster_integrations.langchain._compat import add_version
@@ -147,12 +146,12 @@ class ChatKluster(Connected, BaseChatModel):
             if instead and value not in harmless:
                 raise ValueError(f"{name} is not an argument of ChatKluster: {instead}.")
             if not instead:
-                warnings.warn(f"{name} is not an argument of ChatKluster: it goes to model_kwargs.", stacklevel=5)
+                warn(f"{name} is not an argument of ChatKluster: it goes to model_kwargs.", stacklevel=5)
                 if name in extra:
                     raise ValueError(f"{name} is an argument, and in model_kwargs: pass it once.")
                 extra[name] = value
         for name in sorted(extra.keys() & names - {"metadata"}):  # the argument of that name is for LangChain's traces
-            warnings.warn(f"{name} in model_kwargs is an argument of ChatKluster: pass {name}=….", stacklevel=5)
+            warn(f"{name} in model_kwargs is an argument of ChatKluster: pass {name}=….", stacklevel=5)
             if name in values:
                 raise ValueError(f"{name} is an argument, and in model_kwargs: pass it once.")
             values[name] = extra.pop(name)
@@ -240,7 +239,9 @@ class ChatKluster(Connected, BaseChatModel):
     def _request(
         self, messages: list[BaseMessage], stop: list[str] | None, kwargs: Mapping[str, Any], *, stream: bool = False
     ) -> ChatRequest:
-        check, max_repairs = kwargs.get("check"), kwargs.get("max_repairs")
+        check, max_repairs, extra_body = (kwargs.get(name) for name in ("check", "max_repairs", "extra_body"))
+        if isinstance(extra_body, Mapping):
+            extra_body = {**(self.extra_body or {}), **extra_body}
         client = self._fresh_client()
         with client.errors:
             options = {
@@ -253,7 +254,7 @@ class ChatKluster(Connected, BaseChatModel):
                 self._params(stop, kwargs),
                 stream=stream,
                 tool_calling=kwargs.get("tool_calling") or self.tool_calling,
-                extra_body={**(self.extra_body or {}), **(kwargs.get("extra_body") or {})},
+                extra_body=self.extra_body if extra_body is None else extra_body,
                 max_repairs=self.max_repairs if max_repairs is None else max_repairs,
                 check=check,
                 options={name: value for name, value in options.items() if value is not None},

@@ -139,7 +139,7 @@ def register(config: KlusterConfig | None = None, *, limits: Limits | None = Non
         ValueError: If the value of an environment variable is not acceptable.
     """
     _warn_about(_versions.installed() or "")
-    known = config or KlusterConfig()
+    known = KlusterConfig.of(config)
     Limits.of(known.plan)  # refuses a wrong environment here, and not at the first call
     handler = KlusterLLM(config, limits=limits)
     with _lock:

@@ -84,7 +84,7 @@ class KlusterRows:
         self._model, self._prompt, self._messages = model, prompt, messages
         self._output, self._error = output, error
         self._max_concurrency, self._max_repairs = max_concurrency, max_repairs
-        self._client = Client(config or KlusterConfig(), limits=limits)
+        self._client = Client(KlusterConfig.of(config), limits=limits)
         self._build([{"role": "user", "content": "Hello"}])  # parameters that are wrong are so for every row
         self._log = AnswerLog(Path(log)) if log is not None else None
         self._runner = asyncio.Runner()  # one event loop for all batches, which keeps the connections
