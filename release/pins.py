@@ -51,7 +51,7 @@ FILES = {
     "constraints-litellm-oldest.txt": Pins(
         "the oldest LiteLLM that is supported, with its proxy", _LITELLM, ("test",), ("litellm[proxy]==1.90.*",)
     ),
-    "constraints-frameworks.txt": Pins("the frameworks on LiteLLM that docs/frameworks.md shows", _LITELLM, ("test", "frameworks")),
+    "constraints-frameworks.txt": Pins("docs/litellm-frameworks.md", _LITELLM, ("test", "frameworks")),
     "constraints-ray.txt": Pins("Ray Data", ("ray", "emulator", "redis"), ("test",)),
     "constraints-clients.txt": Pins("tests/clients, on openai 3.x", ("emulator",), ("clients",)),
     "constraints-llama-index.txt": Pins(

@@ -55,7 +55,7 @@ def create_app(
     """
     if key is not None and (len(key) < _SHORTEST_KEY or not key.isascii() or not key.isprintable() or " " in key):
         raise ValueError(f"key (not shown) must have {_SHORTEST_KEY} or more characters of ASCII, and no white space.")
-    config = config or KlusterConfig()
+    config = KlusterConfig.of(config)
     service = Service(
         Client(config, limits=limits),
         Files(config),
