@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any
 
 from pydantic import BaseModel
@@ -194,13 +195,13 @@ def crewai(config: KlusterConfig, question: Question, *, stream: bool, sync: boo
     from kluster_integrations.crewai import kluster_llm
 
     llm = kluster_llm(question.model, config=config, stream=stream, **question.params)
-    thoughts: list[str] = []
+    thoughts: list[tuple[int, str]] = []  # CrewAI calls handlers from several threads, in any order
     arguments = {"tools": TOOLS if question.tools else None, "response_model": City if question.city else None}
     with getattr(crewai_event_bus, "scoped_handlers", nullcontext)():
 
         @crewai_event_bus.on(LLMThinkingChunkEvent)
         def listen(_: Any, event: Any) -> None:
-            thoughts.append(event.chunk)
+            thoughts.append((event.emission_sequence or 0, event.chunk))
 
         if sync:
             done = llm.call(question.messages, **arguments)
@@ -213,7 +214,7 @@ def crewai(config: KlusterConfig, question: Question, *, stream: bool, sync: boo
     found = done if isinstance(done, list) else []
     return Seen(
         done if isinstance(done, str) else "",
-        "".join(thoughts),
+        "".join(chunk for _, chunk in sorted(thoughts, key=itemgetter(0))),
         calls_of([(c["function"]["name"], normal(c["function"]["arguments"])) for c in found]),
         done if isinstance(done, City) else None,
         usage=(usage.prompt_tokens, usage.completion_tokens, usage.reasoning_tokens or None),
