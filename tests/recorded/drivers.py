@@ -98,9 +98,9 @@ class Core:
     def _told(self, answer: Completion) -> Outcome:
         told = asdict(answer)
         assert told.pop("priced") is None  # of batch jobs alone
+        assert told.pop("earlier") == ""  # of repaired answers alone
         for call in told["tool_calls"]:
             assert call.pop("error") is None
-        assert told.pop("priced") is None  # of a batch alone
         return {"headers": dict(told.pop("headers")), "answer": told}
 
     def embed(self, texts: list[str]) -> Outcome:

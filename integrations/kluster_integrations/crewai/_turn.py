@@ -251,8 +251,9 @@ class Turn:
     def _usage(self, completion: Completion) -> dict[str, Any]:
         """Return what the last event says of tokens, price and probabilities."""
         usage = completion.usage
-        cost = self._spec.cost(usage.prompt_tokens, usage.completion_tokens) if self._spec else None
-        more = {"cost": cost, "logprobs": completion.logprobs}
+        spec = completion.priced or self._spec
+        cost = spec.cost(usage.prompt_tokens, usage.completion_tokens) if spec else None
+        more = {"cost": None if cost is None else round(cost, 12), "logprobs": completion.logprobs}
         return _tokens(usage) | {name: value for name, value in more.items() if value is not None}
 
 
