@@ -106,9 +106,14 @@ def over_the_limit(server: Emulator) -> None:
 def hopeless(server: Emulator) -> None:
     from kluster_integrations.langchain import ChatKluster
 
-    schema = {"title": "t", "type": "object", "properties": {"a": {"type": "string", "pattern": "(?=b)c"}}}
+    schema = {"title": "t", "type": "object", "properties": {"a": {"type": "string", "pattern": "b$c"}}}
     model = ChatKluster(model=NEMO, api_key="some-key", base_url=server.base_url)
     model.with_structured_output({**schema, "required": ["a"]}).invoke("a: x")
+
+
+def looks_around(server: Emulator) -> None:
+    pattern = {"type": "object", "properties": {"a": {"type": "string", "pattern": "(?=b)c"}}}
+    ask(server, response_format={"type": "json_schema", "json_schema": {"name": "t", "schema": pattern}})
 
 
 def did_you_mean(server: Emulator) -> None:
@@ -171,6 +176,7 @@ RAISES: dict[str, Callable[[Emulator], Any]] = {
     "no finish reason": faulty(Fault("end"), stream=True),
     "redirect": redirected,
     "not what was asked for": hopeless,
+    "the schema": looks_around,
     "plain http": lambda server: KlusterConfig(base_url="http://example.com/v1", api_key="some-key"),
     "bad catalog": bad_catalog,
     "ended": ended,
