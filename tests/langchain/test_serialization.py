@@ -200,8 +200,15 @@ def test_registering_again_does_no_harm() -> None:
 
 
 def test_importing_registers_nothing() -> None:
-    with pytest.raises(ValueError, match="kluster"):
-        langchain.chat_models.init_chat_model(f"kluster:{R1}", api_key="key")
+    code = (
+        "import langchain.chat_models, kluster_integrations.langchain\n"
+        f"langchain.chat_models.init_chat_model('kluster:{R1}', api_key='key')"
+    )
+
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+    assert "ValueError" in out.stderr
+    assert "kluster" in out.stderr
 
 
 def test_import_needs_langchain_core_only() -> None:
