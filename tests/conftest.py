@@ -33,7 +33,8 @@ _PROXIES = frozenset({"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"})
 def clean_environ(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take away what the developer's own shell would bring into a test."""
     for name in list(os.environ):
-        if name.upper().startswith(("KLUSTER", "OPENAI_")) or name.upper() in _PROXIES:
+        # Of a terminal's size pytest-xdist brings its own.
+        if name.upper().startswith(("KLUSTER", "OPENAI_")) or name.upper() in {*_PROXIES, "COLUMNS", "LINES"}:
             monkeypatch.delenv(name)
 
 
