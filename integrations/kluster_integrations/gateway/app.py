@@ -43,7 +43,7 @@ def create_app(
     Args:
         config: The connection to kluster.ai; default: from the environment.
         limits: The account's limits; default: those of the plan.
-        budget: Counts and limits what all requests cost.
+        budget: Counts and limits what all requests cost, batch jobs aside.
         key: What clients must send, as OpenAI's or Anthropic's clients send theirs. None lets all in that ask this
             machine under a name that means it, from no web page but its own.
         origins: Origins of web pages that may ask without a key, such as `https://www.typingmind.com`; `*` is any.
