@@ -40,8 +40,8 @@ help:
 	@echo "make test-ray      rows of Ray Data on two actors (wants Debian's redis-server)"
 	@echo "make test-llama    the adapters against llama.cpp with a small model, without the emulator"
 	@echo "make evidence      how often that model is right, into docs/evidence.md"
-	@echo "make lint          ruff, mypy, and a search for keys"
-	@echo "make bench         overhead against the SDK and ChatOpenAI"
+	@echo "make lint          ruff, mypy, imports, and a search for keys; make format corrects what ruff can"
+	@echo "make bench         overhead against the SDK and ChatOpenAI, and does time grow faster than its input"
 	@echo "make bench-crewai  overhead against CrewAI's own class"
 	@echo "make bench-litellm overhead of kluster/ against openai/ in LiteLLM"
 	@echo "make bench-gateway overhead of kluster gateway against LiteLLM's proxy"
@@ -51,9 +51,11 @@ help:
 	@echo "make docs          the documentation, in site/; make docs-serve shows it on port 8000"
 	@echo "make outputs       what the pages' Python blocks print, written anew into tests/outputs and the README"
 	@echo "make record        the cassettes anew, against the emulator; make record-live against the service, with a key"
+	@echo "make record-check  each line of each recorded answer left out, and altered: does a test see it?"
 	@echo "make pins          the constraint files anew, with uv; UPGRADE=1 takes the newest versions"
 	@echo "make dist          wheel and sdist, in dist/"
 	@echo "make release-check both of them checked, and each extra installed alone and used"
+	@echo "make clean         removes what these have made"
 
 # The first of these Pythons that is installed, pyenv's among them; else the one that all else uses.
 python = $(or $(firstword $(foreach v,$(1),$(shell python$(v) -c '' 2>/dev/null && echo python$(v) \
