@@ -33,4 +33,5 @@ def test_example(name: str) -> None:
     out = run_example(f"crewai.{name}", timeout=120)
     assert re.search(".*".join(SAYS[name]), out, re.DOTALL), out
     if name == "briefing":
+        out, *_ = out.partition("\n\n")  # CrewAI 1.14.7 goes on with a hint of its own
         assert out in (ROOT / "docs" / "crewai.md").read_text("utf-8"), "the page shows what it prints"

@@ -212,7 +212,9 @@ def test_thought_text_and_two_calls_merge_right(server: RawServer, version: str)
         )
     )
 
-    message = merged(model_of(server, QWEN3, output_version=version).stream("go"))
+    city = {"type": "object", "properties": {"city": {"type": "string"}}}
+    tools = [{"name": name, "description": "Look it up.", "parameters": city} for name in ("weather", "time")]
+    message = merged(model_of(server, QWEN3, output_version=version).bind_tools(tools).stream("go"))
 
     kinds = [block["type"] for block in message.content_blocks]
     assert kinds == ["reasoning", "text", "tool_call", "tool_call"]

@@ -65,8 +65,8 @@ class BatchJob(JobSteps):
         self._limit: asyncio.Timeout | None = None  # of the request that an async operation waits for
         self._open_journal = open_journal(path)
         # Also of a job that is forgotten and never closed, so that the folder does not stay locked.
-        self._close_journal = weakref.finalize(self, self._open_journal.close)
-        self._close_journal.atexit = False  # the lock ends with the process
+        self._forgotten = weakref.finalize(self, self._open_journal.close, tidy=False)
+        self._forgotten.atexit = False  # the lock ends with the process
 
     @classmethod
     def create(
@@ -210,7 +210,8 @@ class BatchJob(JobSteps):
     def close(self) -> None:
         """Close the journal, and let other processes in. The jobs of the service go on. Closing again does nothing."""
         self._is_closed = True
-        self._close_journal()
+        if self._forgotten.detach():
+            self._open_journal.close()
 
     @property
     def window(self) -> Any:

@@ -163,13 +163,18 @@ class Journal:
         """Whether nobody uses it any more."""
         return self._db is None
 
-    def close(self) -> None:
-        """Close it, once nobody in this process uses it, and let other processes in. An empty one is removed."""
+    def close(self, *, tidy: bool = True) -> None:
+        """Close it, once nobody in this process uses it, and let other processes in.
+
+        Args:
+            tidy: Remove it if it is empty. Not from a finalizer, which may run in an event loop: nothing is read there.
+        """
         with _opening:
             self.users -= 1
             if self.users <= 0 and self._key[0] == os.getpid():  # a forked process leaves its parent's alone
                 try:
-                    self._discard_if_empty()
+                    if tidy:
+                        self._discard_if_empty()
                 finally:
                     self._release()
 
