@@ -25,6 +25,7 @@ FAILED = {
     "extra-bracket": f'{{"name": "Oslo", {TWIN}]}}',
     "double-braces": f'{{{{"name": "Oslo", {TWIN}}}}}',
     "fence-inside": '{"code": "```json\n{"name": "Bergen", "size": 40}\n```"}',
+    "constructor": f'City(name="Oslo", twin = {{{TWIN}}})',
     "list-of-words": '[Oslo, {"name": "Bergen", "size": 40}]',
 }
 # What is plainly meant, and complete.
@@ -146,8 +147,15 @@ def test_cut_arguments_are_not_read_leniently() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["```json" + "\n" * 64_000, "{" * 30_000, "[x] " * 30_000, "{'a': " * 3_000, '{"a": "' + "\\" * 50_001],
-    ids=range(5),
+    [
+        "```json" + "\n" * 64_000,
+        "{" * 30_000,
+        "[x] " * 30_000,
+        "[1] {x} " * 30_000 + "[2]",
+        "{'a': " * 3_000,
+        '{"a": "' + "\\" * 50_001,
+    ],
+    ids=range(6),
 )
 def test_no_text_takes_more_than_a_few_passes(text: str) -> None:
     assert find_json(text) is None  # a quadratic reader takes minutes

@@ -130,11 +130,16 @@ def find_json(text: str, *, is_cut: bool = False, default: Any = None) -> Any:
     while found := _BRACKET.search(text, at):
         start = found.start()
         value, at = _outermost(text, start, is_cut=is_cut)
-        if at < 0 or (value is not None and _CALL_BEFORE.search(text, max(0, start - 500), start)):
+        if at < 0:
             break
-        if value is not None and _FENCE_BEFORE.search(text, max(0, start - 40), start):
+        if value is None:
+            continue
+        before = text[max(0, start - 500) : start]  # its end is looked at first: an expression tries every place of it
+        if before.rstrip().endswith("=") and _CALL_BEFORE.search(before):
+            break
+        if "```" in before[-40:] and _FENCE_BEFORE.search(before[-40:]):
             return value
-        if value is not None and len(known := values[type(value)]) < 2:
+        if len(known := values[type(value)]) < 2:
             known[_sorted(value)] = value
     only = [*(values[dict] or values[list]).values()]
     return only[0] if len(only) == 1 else default
