@@ -283,3 +283,14 @@ def test_an_object_that_stays_wrong_after_tools(kind: str, stage: Stage) -> None
         stage.run(kind, calls(kind, PARIS), {"content": "It is sunny."}, output_pydantic=Report)
     assert caught.value.raw_text == "It is sunny."
     assert len(stage.server.requests) <= 3 * 3 + 1
+
+
+@pytest.mark.parametrize("id_", [7, 0])
+@BOTH
+def test_the_id_of_a_call_may_be_a_number(stream: bool, id_: int, stage: Stage) -> None:
+    message = calls(NATIVE, PARIS)
+    message["tool_calls"][0]["id"] = id_
+    assert stage.run(NATIVE, message, final(NATIVE), stream=stream) == "Sunny."
+    assert ran == ["Paris"]
+    asked, result = stage.server.requests[-1].json["messages"][-2:]
+    assert asked["tool_calls"][0]["id"] == result["tool_call_id"] == str(id_)
