@@ -193,11 +193,12 @@ def _next_tag(text: str, at: int) -> tuple[int, str]:
 class StopMatcher:
     """Cuts an answer at stop sequences that the server was not told of (it takes four)."""
 
-    __slots__ = ("_begun", "_held", "_stops", "hit")
+    __slots__ = ("_begun", "_first", "_held", "_stops", "hit")
 
     def __init__(self, stops: tuple[str, ...]) -> None:
         self._stops = stops
         self._begun = [_Beginning(stop) for stop in stops]
+        self._first = {stop[0] for stop in stops}
         self._held = ""
         self.hit: str | None = None
 
@@ -207,6 +208,8 @@ class StopMatcher:
 
     def split(self, text: str) -> tuple[str, str]:
         """Return what is certain to stand before any stop sequence, and the sequence with what follows it."""
+        if not self._held and self._first.isdisjoint(text):
+            return text, ""
         new, text = text, self._held + text
         found = [(text.find(stop) + len(stop), -len(stop), stop) for stop in self._stops if stop in text]
         if found:  # the one that is complete first, however the text was cut; of two, the longer
