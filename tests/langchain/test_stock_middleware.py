@@ -27,6 +27,7 @@ MADE: dict[str, Callable[[ChatKluster, Path], Any]] = {
     "LLMToolSelectorMiddleware": lambda model, folder: stock.LLMToolSelectorMiddleware(model=model, max_tools=1),
     "ModelCallLimitMiddleware": lambda model, folder: stock.ModelCallLimitMiddleware(run_limit=5),
     "ModelFallbackMiddleware": lambda model, folder: stock.ModelFallbackMiddleware(model),
+    "ModelRefusalMiddleware": lambda model, folder: stock.ModelRefusalMiddleware(),  # langchain 1.5
     "ModelRetryMiddleware": lambda model, folder: stock.ModelRetryMiddleware(),
     "PIIMiddleware": lambda model, folder: stock.PIIMiddleware("email", apply_to_tool_results=True),
     "ShellToolMiddleware": lambda model, folder: stock.ShellToolMiddleware(workspace_root=folder),
@@ -36,8 +37,12 @@ MADE: dict[str, Callable[[ChatKluster, Path], Any]] = {
     "ToolErrorMiddleware": lambda model, folder: stock.ToolErrorMiddleware(on_error=lambda *_: "It failed."),
     "ToolRetryMiddleware": lambda model, folder: stock.ToolRetryMiddleware(max_retries=1),
 }
-# The model stands in for the tool, so that what the tool says is the model's; and one for other providers' servers.
-ELSEWHERE = {"AgentMiddleware", "LLMToolEmulator", "ProviderToolSearchMiddleware"}
+# The model stands in for the tool, so that what the tool says is the model's; one is for other providers' servers, and
+# two of langchain 1.5 have a decision model decide, which no chat model is.
+ELSEWHERE = {
+    *("AgentMiddleware", "LLMToolEmulator", "ProviderToolSearchMiddleware"),
+    *("AutoModeMiddleware", "ModelRouterMiddleware"),
+}
 
 
 @pytest.mark.parametrize("name", MADE)
