@@ -171,6 +171,13 @@ class RawServer:
         self._open.discard(connection)
 
     def _play(self, reply: Reply, connection: socket.socket) -> None:
+        try:
+            self._send(reply, connection)
+        finally:  # also if the client was gone before the first piece
+            if reply.end == "hang":
+                self.hung_up.set()
+
+    def _send(self, reply: Reply, connection: socket.socket) -> None:
         last = b"0\r\n\r\n" if reply.end == "clean" and reply.framing == "chunked" else b""
         if reply.at_once:
             connection.sendall(reply.head() + b"".join(map(reply.frame, reply.pieces)) + last)
@@ -187,7 +194,6 @@ class RawServer:
         elif reply.end == "hang":
             with contextlib.suppress(ConnectionError):
                 connection.recv(1)
-            self.hung_up.set()
         else:
             connection.sendall(last)
 

@@ -150,7 +150,7 @@ def test_a_stream_without_done_ends_soon(
             sent = asked(settings, stream=True)
             sender = Transport(settings, http_client=own)
             assert text_of(list(sender.stream(sent.body, ChatStream(sent)))) == "Hello"
-    assert server.hung_up.wait(30) or pieces[0]
+    assert server.hung_up.wait(5) or pieces[0]
 
 
 def test_usage_that_comes_late_still_counts(server: RawServer, way: Way) -> None:

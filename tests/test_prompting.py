@@ -373,6 +373,11 @@ class TestAttempts:
         assert (answer.text, len(sent)) == ("Oslo", 2)
         assert "empty" in sent[1][2]["content"]
 
+    def test_a_call_where_no_tool_was_offered_is_no_answer(self) -> None:
+        answer, sent = run(asking(must_answer=True), [saying("", [CALL]), saying("Oslo")])
+        assert (answer.text, len(sent)) == ("Oslo", 2)
+        assert "offered" in sent[1][2]["content"]
+
     def test_a_call_of_an_offered_tool_is_an_answer(self) -> None:
         request = asking(tools=[WEATHER], tool_names=frozenset({"get_weather"}), must_answer=True)
         assert run(request, [saying("", [CALL])])[0].tool_calls == [CALL]

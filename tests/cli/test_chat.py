@@ -128,6 +128,16 @@ def test_an_unknown_price_is_null(kluster: Run) -> None:
     assert json.loads(done.stdout)["cost"] is None
 
 
+def test_a_call_where_no_tool_was_offered_is_asked_for_again(kluster: Run) -> None:
+    call = {"index": 0, "id": "c1", "function": {"name": "look", "arguments": '{"at": 1}'}}
+    with RawServer() as server:
+        server.script(Reply(sse({"tool_calls": [call]}, finish="tool_calls")))
+        done = kluster("chat", LLAMA, "Hi", "--json", env={"KLUSTER_BASE_URL": server.base_url, "KLUSTER_API_KEY": KEY})
+        assert len(server.requests) == 2
+    said = json.loads(done.stdout)
+    assert (said["text"], said["tool_calls"]) == ("Hello", [])
+
+
 def test_a_cut_answer_is_an_error_on_a_line_of_its_own(kluster: Run, emulator: Emulator, reach: dict[str, str]) -> None:
     emulator.reply("One two three four.")
     emulator.add_fault(Fault("cut", chunks=3))

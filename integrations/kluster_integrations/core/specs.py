@@ -172,6 +172,14 @@ class ModelSpec:
         """Return the real-time cost in US$ of one request, None where the price is unknown."""
         return self.prices.cost(prompt_tokens, completion_tokens) if self.prices else None
 
+    def cost_to_show(self, prompt_tokens: int, completion_tokens: int) -> float | None:
+        """As `cost`, without the digits that floats add (0.00024500000000000005).
+
+        No price per million has more than 6 decimals, so the cost of whole tokens has 12 at most.
+        """
+        cost = self.cost(prompt_tokens, completion_tokens)
+        return None if cost is None else round(cost, 12)
+
 
 def is_date(text: str) -> bool:
     """Whether a text is `YYYY`, `YYYY-MM` or `YYYY-MM-DD`."""

@@ -252,8 +252,8 @@ class Turn:
         """Return what the last event says of tokens, price and probabilities."""
         usage = completion.usage
         spec = completion.priced or self._spec
-        cost = spec.cost(usage.prompt_tokens, usage.completion_tokens) if spec else None
-        more = {"cost": None if cost is None else round(cost, 12), "logprobs": completion.logprobs}
+        cost = spec.cost_to_show(usage.prompt_tokens, usage.completion_tokens) if spec else None
+        more = {"cost": cost, "logprobs": completion.logprobs}
         return _tokens(usage) | {name: value for name, value in more.items() if value is not None}
 
 

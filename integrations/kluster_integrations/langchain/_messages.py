@@ -121,11 +121,10 @@ def to_result(completion: Completion, spec: ModelSpec, *, with_headers: bool) ->
 def _cost(usage: Usage, spec: ModelSpec) -> dict[str, Any]:
     """Return the cost in US$ where the price is known, and the mark of estimated tokens."""
     metadata: dict[str, Any] = {}
-    cost = spec.cost(usage.prompt_tokens, usage.completion_tokens)
+    cost = spec.cost_to_show(usage.prompt_tokens, usage.completion_tokens)
     if cost is not None:
-        # No price per million has more than 6 decimals, so the rest (0.00024500000000000005) is what floats add.
         # LangSmith reads `total_cost` of the usage, but langchain-core's `add_usage` takes whole numbers only.
-        metadata["cost"] = round(cost, 12)
+        metadata["cost"] = cost
     if usage.estimated:
         metadata["usage_estimated"] = True
     return metadata
