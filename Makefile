@@ -92,7 +92,8 @@ $(VENV)/.bench: $(VENV)/.demo
 
 $(VENV3)/.test: $(WHAT) constraints-openai3.txt
 	$(call venv,$(VENV3),$(call python,3.12))
-	$(VENV3)/bin/python -m pip install --quiet --constraint constraints-openai3.txt --editable ".[langchain,emulator,redis]" \
+	$(VENV3)/bin/python -m pip install --quiet --constraint constraints-openai3.txt \
+		--editable ".[langchain,emulator,gateway,redis]" \
 		--group test
 	@touch $@
 

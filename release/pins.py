@@ -41,7 +41,7 @@ FILES = {
     ),
     "constraints-openai3.txt": Pins(
         "the newest world without CrewAI and LiteLLM: openai 3.x on httpx2",
-        ("langchain", "emulator", "redis"),
+        ("langchain", "emulator", "gateway", "redis"),
         ("test",),
         ("openai>=3",),
     ),
@@ -53,7 +53,7 @@ FILES = {
     ),
     "constraints-frameworks.txt": Pins("docs/litellm-frameworks.md", _LITELLM, ("test", "frameworks")),
     "constraints-ray.txt": Pins("Ray Data", ("ray", "emulator", "redis"), ("test",)),
-    "constraints-clients.txt": Pins("tests/clients, on openai 3.x", ("emulator",), ("clients",)),
+    "constraints-clients.txt": Pins("tests/clients, on openai 3.x", ("emulator", "gateway"), ("clients",)),
     "constraints-llama-index.txt": Pins(
         "LlamaIndex in tests/clients, on openai 2.x", further=("llama-index-llms-openai-like",)
     ),
