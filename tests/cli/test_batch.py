@@ -129,7 +129,7 @@ class TestFailures:
 
 
 def test_cancel(kluster: Run, env: dict[str, str], inputs: Path, folder: str, emulator: Emulator) -> None:
-    emulator.batches.behavior = BatchBehavior(pre_schedule=60)
+    emulator.batches.behavior = BatchBehavior(pre_schedule=3600)
     kluster("batch", "submit", folder, "--input", str(inputs), "--model", LLAMA, env=env)
     assert kluster("batch", "cancel", folder, env=env).returncode == 0
     done = kluster("batch", "watch", folder, env=env)

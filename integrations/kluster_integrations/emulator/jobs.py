@@ -8,6 +8,7 @@ import secrets
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -139,6 +140,7 @@ class Job:
     failed: list[Fields] = field(default_factory=list)
     output_file_id: str | None = None
     error_file_id: str | None = None
+    _cancelling: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
     def custom_ids(self) -> list[str]:
@@ -149,6 +151,16 @@ class Job:
         """Take the next status, and note when."""
         self.status = status
         self.times[f"{status}_at"] = int(time.time())
+        if status == "cancelling":
+            self._cancelling.set()
+
+    async def pause(self, seconds: float) -> None:
+        """Sleep, but no longer than until the job is cancelled."""
+        if seconds:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._cancelling.wait(), seconds)
+        else:
+            await asyncio.sleep(0)
 
     def fields(self) -> Fields:
         """Return the batch object of the API."""
@@ -268,7 +280,7 @@ class Batches:
 
     async def _run(self, job: Job, answer: Answer) -> None:
         behavior = job.behavior
-        await asyncio.sleep(behavior.pre_schedule)
+        await job.pause(behavior.pre_schedule)
         if job.problems:
             job.turn("failed")
             return
@@ -276,7 +288,7 @@ class Batches:
             job.turn("in_progress")
         end = "completed"
         for number, line in enumerate(job.lines):
-            await asyncio.sleep(behavior.line_time)
+            await job.pause(behavior.line_time)
             if job.status == "cancelling":
                 break
             if behavior.expires_after is not None and number >= behavior.expires_after:
