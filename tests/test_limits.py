@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -21,11 +22,12 @@ import pytest
 
 from kluster_integrations import limits
 from kluster_integrations.config import KlusterConfig
+from kluster_integrations.core.client import Client
 from kluster_integrations.core.limits import account
 from kluster_integrations.core.limits import limiter as limiter_module
 from kluster_integrations.core.transport import CHAT_PATH, Transport
 from kluster_integrations.emulator import Emulator, Fault
-from kluster_integrations.errors import RateLimitError
+from kluster_integrations.errors import BadRequestError, RateLimitError
 from kluster_integrations.limits import Limiter, Limits
 from tests.raw_server import RawRequest, RawServer, Reply, whole
 from tests.redis_server import running_redis
@@ -122,6 +124,12 @@ def test_refuses_numbers_that_make_no_sense(fields: dict[str, Any]) -> None:
     ((name, value),) = fields.items()
     with pytest.raises(ValueError, match=f"{name}={value!r} must be"):
         Limits(**fields)
+
+
+@pytest.mark.parametrize("wrong", [5, "core", {"requests": 5}])
+def test_refuses_limits_of_another_type(wrong: Any) -> None:
+    with pytest.raises(BadRequestError, match=f"limits={re.escape(repr(wrong))} is of type .*; it must be a Limits"):
+        Client(KlusterConfig(api_key="kk"), limits=wrong)
 
 
 def test_takes_the_plans_numbers_and_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ from kluster_integrations import catalog
 from kluster_integrations.catalog import ModelSpec
 from kluster_integrations.config import KlusterConfig
 from kluster_integrations.emulator import Emulator, Fault
+from kluster_integrations.errors import BadRequestError
 from kluster_integrations.limits import Limits
 from kluster_integrations.litellm import KlusterLLM, _calls, register
 from tests.litellm.asking import ASK, EMBED, LLAMA, NEMO, WAYS, bodies, stream
@@ -75,6 +76,14 @@ def test_register_again_replaces_the_handler(kluster: Emulator) -> None:
     assert handlers == [second]
     assert litellm.provider_list.count("kluster") == 1
     assert litellm._custom_providers.count("kluster") == 1
+
+
+@pytest.mark.parametrize("wrong", [{"config": 5}, {"limits": 5}])
+def test_register_refuses_another_type_and_replaces_nothing(kluster: Emulator, wrong: dict[str, Any]) -> None:
+    before = list(litellm.custom_provider_map)
+    with pytest.raises(BadRequestError, match="is of type int; it must be a"):
+        register(**wrong)
+    assert litellm.custom_provider_map == before
 
 
 def test_register_from_many_threads_installs_one() -> None:

@@ -89,6 +89,9 @@ class Client:
         http_async_client: The same for async calls.
         adapt: An adapter's error class for each of `errors`.
 
+    Raises:
+        BadRequestError: If an argument is not acceptable.
+
     Attributes:
         config: The configuration.
         errors: A context manager that turns whatever goes wrong inside into the adapter's errors.
@@ -105,6 +108,7 @@ class Client:
     ) -> None:
         self.config = config = KlusterConfig.of(config)
         own_models.check(config)
+        Limits.check(limits)
         self._transport = Transport(config, http_client=http_client, http_async_client=http_async_client, adapt=adapt)
         self.errors = self._transport.errors
         self.limits = limits or Limits.of(config.plan)

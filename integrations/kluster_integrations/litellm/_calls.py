@@ -41,6 +41,7 @@ class Connections:
     """
 
     def __init__(self, config: KlusterConfig | None, limits: Limits | None) -> None:
+        Limits.check(limits)  # here, and not at the first call
         self._config = config
         self._limits = limits
         self._client = functools.lru_cache(_MAX_CLIENTS)(self._make)

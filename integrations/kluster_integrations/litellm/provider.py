@@ -36,6 +36,7 @@ class KlusterLLM(CustomLLM):
         limits: The account's limits, kept over all calls with the same key. Default: those of the plan.
 
     Raises:
+        BadRequestError: If `limits` is not a `Limits`.
         KlusterError: At calls; each is LiteLLM's exception class, too.
     """
 
@@ -136,7 +137,7 @@ def register(config: KlusterConfig | None = None, *, limits: Limits | None = Non
         The handler that is now installed.
 
     Raises:
-        ValueError: If the value of an environment variable is not acceptable.
+        ValueError: If an argument or the value of an environment variable is not acceptable.
     """
     _warn_about(_versions.installed() or "")
     known = KlusterConfig.of(config)

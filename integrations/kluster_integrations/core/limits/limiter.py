@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from kluster_integrations.core.config import env_value
-from kluster_integrations.core.errors import KlusterError, RateLimitError
+from kluster_integrations.core.errors import BadRequestError, KlusterError, RateLimitError
 from kluster_integrations.core.plans import PLANS, Plan, parse_plan
 
 __all__ = [
@@ -102,6 +102,19 @@ class Limits:
             max_wait=_max_wait() if max_wait is None else max_wait,
             redis_url=redis_url or env_value("redis_url"),
         )
+
+    @classmethod
+    def check(cls, limits: Limits | None) -> None:
+        """Refuse what is neither limits nor None.
+
+        Raises:
+            BadRequestError: If it is anything else.
+        """
+        if limits is not None and not isinstance(limits, cls):
+            raise BadRequestError(
+                f"limits={limits!r} is of type {type(limits).__name__}; it must be a Limits.",
+                hint="write limits=Limits(requests=30, concurrent=2), or leave it out for those of the plan.",
+            )
 
 
 def _is_seconds(value: object) -> bool:
