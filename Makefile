@@ -20,8 +20,9 @@ VENVN := .venv-newest
 VENVW := .venv-frameworks
 PYTEST_ARGS ?=
 UPGRADE ?=
-# Both cores; each file on one of them, for its tests share servers. The table of langchain-tests' benchmarks helps nobody here.
-PYTEST = -m pytest -n auto --dist loadfile --benchmark-disable
+# All cores; each file on one of them, for its tests share servers. xdist would leave the files with the fewest tests to the
+# end, and those have the longest ones. The table of langchain-tests' benchmarks helps nobody here.
+PYTEST = -m pytest -n auto --dist loadfile --no-loadscope-reorder --benchmark-disable
 
 .PHONY: help demo test test-openai3 test-oldest test-newest test-litellm test-litellm-oldest test-clients test-frameworks test-ray test-llama evidence lint format pins bench bench-crewai \
 	bench-litellm bench-gateway bench-emulator fuzz docs \

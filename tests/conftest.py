@@ -26,6 +26,13 @@ os.environ.update(HOME=_HOME.name, USERPROFILE=_HOME.name)
 for _name in ("XDG_DATA_HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME", "CREWAI_STORAGE_DIR"):
     os.environ.pop(_name, None)
 
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """One worker more than there are cores: a third of the time tests wait for servers, processes and clocks."""
+    return (os.cpu_count() or 1) + 1
+
+
 _PROXIES = frozenset({"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"})
 
 
