@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import socket
 import threading
 import time
@@ -17,6 +18,7 @@ import pytest
 
 from kluster_integrations import Budget, KlusterConfig
 from kluster_integrations.emulator import Emulator, Fault
+from kluster_integrations.errors import BadRequestError
 from kluster_integrations.gateway import LOGGER, Gateway, create_app
 from kluster_integrations.gateway.gate import is_loopback
 from kluster_integrations.limits import Limits
@@ -75,6 +77,27 @@ def test_a_key_that_cannot_be_one(key: str) -> None:
     with pytest.raises(ValueError, match=r"key \(not shown\)") as caught:
         create_app(KlusterConfig(api_key=KEY), key=key)
     assert not key or key not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("budget", 5),
+        ("limits", 5),
+        ("key", 12345678),
+        ("origins", "https://a.example"),
+        ("origins", 5),
+        ("aliases", 5),
+        ("aliases", {"gpt-4o": 5}),
+        ("aliases", {"": "x"}),
+        ("max_body", 0),
+        ("max_body", "1"),
+    ],
+)
+def test_an_argument_of_another_type(name: str, wrong: Any) -> None:
+    shown = f"{name}={wrong!r} " if name != "key" else "key (not shown) must"
+    with pytest.raises((ValueError, BadRequestError), match=re.escape(shown)):
+        create_app(KlusterConfig(api_key=KEY), **{name: wrong})
 
 
 @pytest.mark.parametrize(

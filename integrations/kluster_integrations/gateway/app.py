@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 
@@ -51,10 +52,10 @@ def create_app(
         max_body: The largest body, in bytes.
 
     Raises:
-        ValueError: If an argument or an environment variable is not acceptable.
+        BadRequestError: If `config` or `limits` is of another type.
+        ValueError: If another argument or an environment variable is not acceptable.
     """
-    if key is not None and (len(key) < _SHORTEST_KEY or not key.isascii() or not key.isprintable() or " " in key):
-        raise ValueError(f"key (not shown) must have {_SHORTEST_KEY} or more characters of ASCII, and no white space.")
+    _check(budget=budget, key=key, origins=origins, aliases=aliases, max_body=max_body)
     config = KlusterConfig.of(config)
     service = Service(
         Client(config, limits=limits),
@@ -85,6 +86,20 @@ def create_app(
 
 
 _SHORTEST_KEY = 8
+
+
+def _check(*, budget: object, key: object, origins: object, aliases: object, max_body: object) -> None:
+    if key is not None and not (isinstance(key, str) and len(key) >= _SHORTEST_KEY and re.fullmatch(r"[!-~]+", key)):
+        raise ValueError(f"key (not shown) must have {_SHORTEST_KEY} or more characters of ASCII, and no white space.")
+    if budget is not None and not isinstance(budget, Budget):
+        raise ValueError(f"budget={budget!r} must be a Budget, such as budget(usd=5.0).")
+    if isinstance(origins, str) or not (isinstance(origins, Sequence) and all(isinstance(o, str) for o in origins)):
+        raise ValueError(f"origins={origins!r} must be a list of origins, such as ['https://www.typingmind.com'].")
+    pairs = aliases.items() if isinstance(aliases, Mapping) else () if aliases is None else None
+    if pairs is None or not all(isinstance(word, str) and word for pair in pairs for word in pair):
+        raise ValueError(f"aliases={aliases!r} must be a dict of names and model ids, such as {{'gpt-4o': '…'}}.")
+    if not isinstance(max_body, int) or isinstance(max_body, bool) or max_body < 1:
+        raise ValueError(f"max_body={max_body!r} must be a whole number of bytes, 1 or more.")
 
 
 async def _health(_: Request) -> Response:

@@ -137,7 +137,8 @@ def register(config: KlusterConfig | None = None, *, limits: Limits | None = Non
         The handler that is now installed.
 
     Raises:
-        ValueError: If an argument or the value of an environment variable is not acceptable.
+        BadRequestError: If an argument is of another type.
+        ValueError: If the value of an environment variable is not acceptable.
     """
     _warn_about(_versions.installed() or "")
     known = KlusterConfig.of(config)
