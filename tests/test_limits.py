@@ -273,6 +273,19 @@ def test_says_at_once_what_would_take_too_long() -> None:
     assert free_slots(limiter) == 1
 
 
+def test_a_wait_that_one_notices_is_logged(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    limiter = Limiter(Limits(requests=1, slack=0))
+    caplog.set_level("INFO", "kluster_integrations")
+    with limits.admitted(limiter):
+        limits.wait_for_rate_limit()
+    assert not caplog.records
+    with limits.admitted(limiter):
+        limits.wait_for_rate_limit()
+    (record,) = caplog.records
+    assert re.fullmatch(r"Wait [56]\d\.\d s: the limit is 1 requests in 60 s\.", record.getMessage())
+
+
 def test_too_many_at_once_is_refused_and_does_not_cost_a_start() -> None:
     limiter = Limiter(Limits(requests=5, concurrent=1, max_wait=0.0))
     ticket = limiter.enter()

@@ -25,13 +25,13 @@ def start(tmp_path: Path, reach: dict[str, str]) -> Iterator[Start]:
     """Start `kluster …` in a terminal; its folder is `tmp_path`, its data are below `tmp_path/data`."""
     with ExitStack() as stack:
 
-        def run(*args: str, **env: str) -> Tmux:
+        def run(*args: str, program: list[str] | None = None, **env: str) -> Tmux:
             home = {"XDG_DATA_HOME": str(tmp_path / "data"), "TERM": "screen-256color", "PYTHONPATH": ""}
             folder = tmp_path if not (tmp_path / "tmux").exists() else tmp_path / f"again{len(env)}"
             folder.mkdir(exist_ok=True)
             whole = environment(**reach, **home, **env)
             wanted = {n: v for n, v in whole.items() if n in ("PATH", "HOME", "VIRTUAL_ENV", *reach, *home, *env)}
-            return stack.enter_context(tmux(folder, command(*args), wanted))
+            return stack.enter_context(tmux(folder, program or command(*args), wanted))
 
         yield run
 
@@ -197,6 +197,28 @@ def test_a_wait_is_counted_down(emulator: Emulator, start: Start) -> None:
     terminal.until("Echo: Hello")
     screen = terminal.until("[exit 0]")
     assert "next try" not in screen
+
+
+# As `kluster chat` does it; at the least of the plans it would take 31 questions.
+OVER_THE_LIMIT = f"""
+from kluster_integrations.cli._waiting import shown_waits
+from kluster_integrations.core.client import Client
+from kluster_integrations.limits import Limits
+
+client = Client(None, limits=Limits(requests=1, period=3, slack=0))
+for number in (1, 2):
+    with shown_waits():
+        request = client.build("{LLAMA}", [dict(role="user", content=f"Question {{number}}")], {{}})
+        print(client.complete(request).text)
+"""
+
+
+def test_a_wait_for_ones_own_limit_is_counted_down(emulator: Emulator, start: Start) -> None:
+    terminal = start(program=[sys.executable, "-c", OVER_THE_LIMIT])
+    terminal.until("Echo: Question 1")
+    terminal.until("The limit is 1 requests in 3 s: next try in ")
+    terminal.until("Echo: Question 2")
+    assert "next try" not in terminal.until("[exit 0]")
 
 
 def test_the_shell_completes(start: Start, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A countdown on the terminal, while a request waits to be sent again."""
+"""A countdown on the terminal, while a request waits to be sent, or to be sent again."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _CLEAR = "\r\x1b[K"
 
 
 class _Countdown(logging.Handler):
-    """Shows the wait that a record of the transport announces, from a thread of its own."""
+    """Shows the wait that a record of the transport or of the limits announces, from a thread of its own."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -29,7 +29,10 @@ class _Countdown(logging.Handler):
         if seconds is None:
             return
         self.end()
-        why = "Too many requests" if record.__dict__.get("status") == 429 else "No answer yet"
+        if "limit" in record.__dict__:
+            why = f"The limit is {record.__dict__['limit']}"
+        else:
+            why = "Too many requests" if record.__dict__.get("status") == 429 else "No answer yet"
         self._stop.clear()
         self._thread = threading.Thread(target=self._count, args=(why, time.monotonic() + seconds), daemon=True)
         self._thread.start()

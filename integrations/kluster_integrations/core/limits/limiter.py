@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import bisect
 import contextlib
+import logging
 import math
 import threading
 import time
@@ -43,6 +44,8 @@ __all__ = [
     "await_for_rate_limit",
     "wait_for_rate_limit",
 ]
+
+_log = logging.getLogger("kluster_integrations")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -395,7 +398,7 @@ class Limiter:
             return
         start = self._book(ticket.deadline)
         try:
-            yield max(0.0, start - time.monotonic())
+            yield self.announced(start - time.monotonic())
         except BaseException:
             with self._lock, contextlib.suppress(ValueError):  # it has left the window, and so the list
                 self._starts.remove(start)
@@ -423,10 +426,20 @@ class Limiter:
         """Return until when a request that begins now waits, None for as long as it takes."""
         return None if self.limits.max_wait is None else time.monotonic() + self.limits.max_wait
 
+    def announced(self, wait: float) -> float:
+        """Return the seconds to wait, 0 or more; a wait that a user notices is logged."""
+        if wait >= 1:
+            _log.info(
+                "Wait %.1f s: the limit is %s.", wait, self._limit(), extra={"retry_in": wait, "limit": self._limit()}
+            )
+        return max(0.0, wait)
+
+    def _limit(self) -> str:
+        return f"{self.limits.requests} requests in {self.limits.period:g} s"
+
     def too_many(self, wait: float) -> KlusterError:
         """Return the error of a request whose start is too far away."""
-        limit = f"{self.limits.requests} requests in {self.limits.period:g} s"
-        return refused(f"This key's limit of {limit} is reached; the next is free in {wait:.1f} s.", wait)
+        return refused(f"This key's limit of {self._limit()} is reached; the next is free in {wait:.1f} s.", wait)
 
     def too_many_at_once(self) -> KlusterError:
         """Return the error of a request for which no slot is free."""

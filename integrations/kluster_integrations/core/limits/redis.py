@@ -177,7 +177,7 @@ class RedisLimiter(Limiter):
             yield Turn(question.answer, None)
             wait = question.answer.result()
             if wait is not None and wait >= 0:
-                yield wait / 1000
+                yield self.announced(wait / 1000)
         except BaseException:
             self._take_back(question)
             raise
