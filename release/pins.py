@@ -51,11 +51,14 @@ FILES = {
     "constraints-litellm-oldest.txt": Pins(
         "the oldest LiteLLM that is supported, with its proxy", _LITELLM, ("test",), ("litellm[proxy]==1.90.*",)
     ),
-    "constraints-frameworks.txt": Pins("docs/litellm-frameworks.md", _LITELLM, ("test", "frameworks")),
+    "constraints-frameworks.txt": Pins(
+        "docs/litellm-frameworks.md and the gateway's Python clients", (*_LITELLM, "gateway"), ("test", "frameworks")
+    ),
     "constraints-ray.txt": Pins("Ray Data", ("ray", "emulator", "redis"), ("test",)),
     "constraints-clients.txt": Pins("tests/clients, on openai 3.x", ("emulator", "gateway"), ("clients",)),
-    "constraints-llama-index.txt": Pins(
-        "LlamaIndex in tests/clients, on openai 2.x", further=("llama-index-llms-openai-like",)
+    "constraints-clients-openai2.txt": Pins(
+        "LlamaIndex, Semantic Kernel and Strands in tests/clients, on openai 2.x",
+        further=("llama-index-llms-openai-like", "semantic-kernel>=1.45", "strands-agents[openai]>=1.62"),
     ),
     "constraints-docs.txt": Pins("building the documentation", groups=("docs",)),
     "constraints-release.txt": Pins("building and checking what is released", groups=("release",)),

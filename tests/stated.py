@@ -40,7 +40,9 @@ _PARIS = [call("get_weather", city="Paris")]
 _BOTH = [*_PARIS, call("get_time", city="Tokyo")]
 CALLS: dict[str, list[dict[str, Any]]] = {
     "What is the weather in Paris?": _PARIS,
-    "What is the weather in Lisbon?": [call("get_weather", city="Lisbon"), call("weather", city="Lisbon")],
+    "What is the weather in Lisbon?": [
+        call(name, city="Lisbon") for name in ("get_weather", "weather", "Weather-get_weather")
+    ],
     "What is the weather in Boston?": [call("get_weather", city="Boston")],
     "Which version of llm is this?": [call("llm_version")],
     "The weather in Paris?": _PARIS,

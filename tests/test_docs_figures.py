@@ -121,6 +121,13 @@ def test_figures_in_the_text() -> None:
     assert f"{embeddings.MAX_BATCH:,} texts a request" in text
 
 
+def test_versions_of_what_runs_through_the_gateway() -> None:
+    files = [ROOT / f"constraints-{name}.txt" for name in ("frameworks", "clients-openai2", "openai3")]
+    pins = "".join(file.read_text("utf-8") for file in files)
+    [rows] = [table for table in tables((ROOT / "docs" / "gateway.md").read_text("utf-8")) if "version" in table[0]]
+    assert [row for row in rows if f"\n{row['package']}=={row['version']}\n" not in pins] == []
+
+
 def test_the_bill_of_the_batch_page() -> None:
     spec = catalog.get("klusterai/Meta-Llama-3.3-70B-Instruct-Turbo")
     real_time = spec.cost(300 * 100_000, 50 * 100_000)

@@ -57,7 +57,7 @@ def test_list_is_a_line_a_program(kluster: Run) -> None:
 
 def test_what_is_said_to_be_tried_is_what_the_tests_run(kluster: Run) -> None:
     pins = json.loads((ROOT / "tests" / "clients" / "package.json").read_text("utf-8"))["dependencies"]
-    for path in (ROOT / "constraints-clients.txt", ROOT / "constraints-llama-index.txt", ROOT / "Makefile"):
+    for path in (ROOT / "constraints-clients.txt", ROOT / "constraints-clients-openai2.txt", ROOT / "Makefile"):
         pins |= dict(re.findall(r"(?<![\w-])([\w.-]+)==([\w.]+)", path.read_text("utf-8")))
     for target in filter(lambda one: one.tried, TARGETS.values()):
         for said in target.tried.split(" and "):

@@ -86,6 +86,11 @@ def bodies(server: Emulator, path: str = "/v1/chat/completions") -> list[dict[st
     return [request.body for request in server.requests if request.path == path and isinstance(request.body, dict)]
 
 
+def rows(printed: str) -> list[dict[str, Any]]:
+    """Return what a script prints: one JSON object per line."""
+    return [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
+
+
 Node = Callable[..., list[dict[str, Any]]]
 
 
@@ -98,8 +103,7 @@ def node(tmp_path: Path) -> Node:
 
     def start(script: str, *args: str, **env: str) -> list[dict[str, Any]]:
         shutil.copy(Path(__file__).with_name(script), tmp_path)
-        out = run([program, script, *args], cwd=tmp_path, env=env)
-        return [json.loads(line) for line in out.splitlines() if line.startswith("{")]
+        return rows(run([program, script, *args], cwd=tmp_path, env=env))
 
     return start
 

@@ -17,7 +17,7 @@ from .conftest import CLIENTS, KEY, LLAMA, R1, bodies, export, need, run
 
 
 def answers(folder: Path, model: str, *, tools: bool, **env: str) -> dict[str, Any]:
-    python = need(CLIENTS / "llama-index" / "bin" / "python")
+    python = need(CLIENTS / "openai2" / "bin" / "python")
     shutil.copy(Path(__file__).with_name("llama_index.py"), folder / "ask.py")
     return dict(json.loads(run([python, "ask.py", model, "tools" if tools else ""], cwd=folder, env=env)))
 

@@ -239,6 +239,8 @@ def test_a_stream_that_breaks_is_an_error_in_the_stream(claude: anthropic.Anthro
         ("messages", [{"role": "user", "content": 5}], "content"),
         ("tools", [5], "tools"),
         ("model", 5, "model"),
+        ("thread", {"type": "continue", "previous_message_id": "msg_1"}, "thread"),
+        ("compaction", {"type": "enabled"}, "compaction"),
     ],
 )
 def test_what_cannot_be_had_is_refused_by_name(
@@ -248,6 +250,25 @@ def test_what_cannot_be_had_is_refused_by_name(
     with pytest.raises(anthropic.BadRequestError, match=said):
         claude.post("/v1/messages", cast_to=object, body=body)
     assert not emulator.requests
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_sdks_tool_runner(claude: anthropic.Anthropic, emulator: Emulator, model: str, stream: bool) -> None:
+    """It asks the server to keep the conversation; where that is refused it sends the whole of it each time."""
+
+    @anthropic.beta_tool
+    def get_weather(city: str) -> str:
+        """Return the weather of a city."""
+        return f"Sunny in {city}"
+
+    asked: Any = {"model": model, "max_tokens": 500, "tools": [get_weather], "messages": user(PARIS)}
+    last: Any = claude.beta.messages.tool_runner(**asked, stream=stream).until_done()
+    assert [block.text for block in last.content if block.type == "text"] == [
+        "This is what the tools have said, one after the other: Sunny in Paris."
+    ]
+    first, second = bodies(emulator)
+    assert second["messages"][: len(first["messages"])] == first["messages"]
 
 
 def test_names_that_clients_know(serve: Serve, emulator: Emulator) -> None:

@@ -8,7 +8,19 @@ from typing import Any
 from kluster_integrations import errors
 from kluster_integrations.errors import KlusterError
 
-__all__ = ["anthropic_error", "body_of", "headers_of", "message_of", "openai_error", "refusal", "status_of"]
+__all__ = [
+    "NO_THREADS",
+    "anthropic_error",
+    "body_of",
+    "headers_of",
+    "message_of",
+    "openai_error",
+    "refusal",
+    "status_of",
+]
+
+NO_THREADS = "thread_unsupported_request"
+"""The code by which Anthropic's SDKs see that the conversation is not kept here."""
 
 # By class where there is no status: nothing was sent, or nothing that can be read came back.
 _STATUS: Mapping[type[KlusterError], int] = {
@@ -77,7 +89,8 @@ def anthropic_error(err: KlusterError) -> dict[str, Any]:
     """Return the object `error` of Anthropic's API."""
     status = status_of(err)
     kind = _ANTHROPIC.get(status, "invalid_request_error" if status < 500 else "api_error")
-    return {"type": kind, "message": message_of(err)}
+    details = {"details": {"error_code": err.code}} if err.code == NO_THREADS else {}
+    return {"type": kind, "message": message_of(err), **details}
 
 
 def body_of(err: KlusterError, *, anthropic: bool) -> dict[str, Any]:

@@ -12,9 +12,9 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from kluster_integrations.core.types import Delta, ToolCallDelta, Usage, spread
-from kluster_integrations.errors import BadRequestError, KlusterError
+from kluster_integrations.errors import BadRequestError, KlusterError, UnsupportedParameterError
 from kluster_integrations.gateway.answers import completed, streamed
-from kluster_integrations.gateway.errors import anthropic_error
+from kluster_integrations.gateway.errors import NO_THREADS, anthropic_error, refusal
 from kluster_integrations.gateway.message_blocks import messages_of, output_format, tool_choice_of, tools_of
 from kluster_integrations.gateway.service import Json, body_of, dump, service_of
 
@@ -29,6 +29,7 @@ _STOP_REASONS = {"length": "max_tokens", "tool_calls": "tool_use", "content_filt
 async def _create(request: Request) -> Response:
     body = await body_of(request)
     service = service_of(request)
+    _refuse(body)
     if body.get("max_tokens") is None:
         raise BadRequestError("max_tokens is missing.", hint="set it to the most tokens that the answer may have.")
     messages, tools = messages_of(body), tools_of(body)
@@ -59,6 +60,18 @@ async def _create(request: Request) -> Response:
         writer.take(delta)
     writer.end()
     return Json(writer.message)
+
+
+def _refuse(body: Mapping[str, Any]) -> None:
+    if body.get("thread"):
+        # The tool_runner of anthropic 2.14 asks for one, and on this error goes on with whole conversations.
+        raise refusal(
+            400, "thread is not done by the gateway. Send the whole conversation, without thread.", NO_THREADS
+        )
+    if body.get("compaction"):
+        raise UnsupportedParameterError(
+            "compaction is not done by the gateway.", hint="ask for a summary in a message."
+        )
 
 
 async def _count(request: Request) -> Response:
