@@ -362,3 +362,54 @@ class TestSettings:
         monkeypatch.setenv("KLUSTER_BATCH_SETTLE", value)
         with pytest.raises(ValueError, match=f"KLUSTER_BATCH_SETTLE='{value}' must be a number of seconds"):
             BatchJob.create(questions(1), folder=tmp_path, config=KlusterConfig(), model=LLAMA)
+
+
+OWN = """
+[[models]]
+id = "mine"
+context_window = 8_192
+reasoning = true
+opens_in_thought = true
+native = ["max_tokens"]
+prices = { input = 3.0, output = 3.0 }
+batch_prices = { 24h = 2.0, 48h = 1.5, 72h = 1.0 }
+"""
+
+
+class TestACatalogOfTheConnections:
+    """`KlusterConfig(catalog=…)`, without a KLUSTER_CATALOG in the environment."""
+
+    def create(self, server: Emulator, tmp_path: Path, **options: Any) -> BatchJob:
+        path = tmp_path / "models.toml"
+        path.write_text(OWN, "utf-8")
+        options = {"model": "mine", "max_tokens": 100, "window": "72h", **options}
+        return create(server, tmp_path / "job", 2, config=connection(server, catalog=path), **options)
+
+    def test_the_estimate(self, service: Emulator, tmp_path: Path) -> None:
+        estimate = self.create(service, tmp_path).estimate()
+        tokens = estimate.tokens.total_tokens
+        assert estimate.tokens.completion_tokens == 200
+        assert (estimate.unknown, estimate.assumed) == ((), 0)
+        assert estimate.real_time == pytest.approx(tokens * 3.0 / 1_000_000)
+        assert estimate.by_window == pytest.approx(
+            {"24h": tokens * 2.0 / 1_000_000, "48h": tokens * 1.5 / 1_000_000, "72h": tokens * 1.0 / 1_000_000}
+        )
+
+    def test_max_cost(self, service: Emulator, tmp_path: Path) -> None:
+        job = self.create(service, tmp_path, max_cost=0.00001)
+        with pytest.raises(errors.CostLimitError, match=r"would cost about"):
+            job.submit()
+        assert not service.requests
+
+    def test_reading_and_paying(self, tmp_path: Path) -> None:
+        with Emulator(plan="core", models=[catalog.ModelSpec(id="mine")], strict=False) as server:
+            for _ in range(2):
+                server.reply(text="It is a thought.</think>\n\nGood.")
+            job = self.create(server, tmp_path, max_cost=1.0)
+            status = job.wait()
+        results = list(job.results())
+        used = sum(r.completion.usage.total_tokens for r in results if r.completion)
+        assert status.cost == pytest.approx(used * 1.0 / 1_000_000)
+        assert [r.completion and (r.completion.reasoning, r.completion.text) for r in results] == [
+            ("It is a thought.", "Good.")
+        ] * 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import litellm
@@ -146,3 +147,19 @@ def test_many_texts_go_in_several_requests(kluster: Emulator) -> None:
     assert len(kluster.requests) == 2
     assert [row["index"] for row in response.data] == list(range(300))
     assert response.usage.prompt_tokens >= 300
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_cost_with_thoughts_is_exact_with_the_connections_own_catalog(way: str, tmp_path: Path) -> None:
+    path = tmp_path / "models.toml"
+    path.write_text('[[models]]\nid = "my/one"\nreasoning = true\nprices = { input = 0.3, output = 0.7 }\n', "utf-8")
+    with RawServer() as server:
+        config = KlusterConfig(api_key="key", base_url=server.base_url, catalog=path)
+        register(config)
+        spec = catalog.get("my/one", config=config)
+        for tokens in (7, 1_001, 54_321):
+            usage = {"prompt_tokens": 11, "completion_tokens": tokens, "total_tokens": 11 + tokens}
+            message = {"content": "Hi there", "reasoning_content": "Hm. " * tokens}
+            server.script(Reply(sse(message, usage=usage)) if "stream" in way else whole(message, usage=usage))
+            response = WAYS[way](model="kluster/my/one", messages=ASK)
+            assert litellm.completion_cost(response, model="kluster/my/one") == spec.cost(11, tokens)

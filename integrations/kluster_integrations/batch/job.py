@@ -313,7 +313,7 @@ class BatchJob(JobSteps):
         for row in self._journal.rows():
             if row.state == "answered":
                 answers = map(loads, self._journal.answers(row.number))
-                done = replay(unpack(str(row.body), row.extra), answers)
+                done = replay(unpack(str(row.body), row.extra, self._config), answers)
                 yield BatchResult(row.number, done.completion, done.error, row.cost, row.lines)
             else:
                 yield BatchResult(row.number, None, self._error_of(row), row.cost, row.lines)

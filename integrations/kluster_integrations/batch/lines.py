@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from kluster_integrations.core import own_models, repair, tokens
+from kluster_integrations.core.config import KlusterConfig
 from kluster_integrations.core.errors import BadRequestError, KlusterError
 from kluster_integrations.core.response import read
 from kluster_integrations.core.sse import loads
@@ -92,7 +93,7 @@ def repack(index: int, request: ChatRequest) -> Line:
         len(as_bytes(custom_id, "")) + len(encoded),
         prompt,
         completion,
-        not request.body.get("max_completion_tokens"),
+        not request.max_tokens,
     )
 
 
@@ -106,10 +107,10 @@ def dump(body: Mapping[str, Any]) -> str:
     return text
 
 
-def unpack(body: str, extra: str | None) -> ChatRequest:
-    """Return the request that `pack` was given."""
+def unpack(body: str, extra: str | None, config: KlusterConfig) -> ChatRequest:
+    """Return the request that `pack` was given; `config` has the catalog that its model is looked up in."""
     read_body = json.loads(body)
-    request = ChatRequest(read_body, own_models.get(str(read_body.get("model"))))
+    request = ChatRequest(read_body, own_models.get(str(read_body.get("model")), config=config))
     for name, value in json.loads(extra or "{}").items():
         default = getattr(request, name)
         setattr(request, name, type(default)(value) if isinstance(default, (tuple, frozenset)) else value)

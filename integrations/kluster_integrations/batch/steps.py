@@ -125,7 +125,7 @@ class JobSteps:
         journal = self._journal
         files = len(journal.split(self._most_lines, FILE_BYTES, new=False))
         models, assumed = journal.model_tokens(), journal.assumed()
-        return CostEstimate.of(models, lines=journal.count(), files=files, assumed=assumed)
+        return CostEstimate.of(models, lines=journal.count(), files=files, assumed=assumed, config=self._config)
 
     def _other_job(self, why: str) -> BadRequestError:
         return BadRequestError(
@@ -173,7 +173,8 @@ class JobSteps:
 
     def _add_foreign(self, number: int, custom_id: str, body: Mapping[str, Any]) -> None:
         """Add a line with an id of its own, whose answer is taken as it is."""
-        request = ChatRequest(dict(body), own_models.get(str(body.get("model"))), max_repairs=-1)
+        spec = own_models.get(str(body.get("model")), config=self._config)
+        request = ChatRequest(dict(body), spec, max_repairs=-1)
         line = pack(number, request)
         size = line.size + len(custom_id) - len(line.custom_id)
         self._journal.add(number, line._replace(custom_id=custom_id, size=size))
@@ -227,7 +228,7 @@ class JobSteps:
             journal.plan(files)
 
     def _known_cost(self, models: Sequence[ModelTokens], window: Window) -> float:
-        costs = {m.model: m.cost(window) for m in models}
+        costs = {m.model: m.cost(window, self._config) for m in models}
         if unknown := [model for model, cost in costs.items() if cost is None]:
             raise CostLimitError(
                 f"max_cost={dollars(self._journal.get('max_cost'))}: no batch price is known of {', '.join(unknown)}.",
@@ -347,7 +348,7 @@ class JobSteps:
         for number, custom_id, body, is_repair in self._journal.part_rows(part):
             if is_repair:
                 request = replay(
-                    unpack(*self._journal.input(number)), map(loads, self._journal.answers(number))
+                    unpack(*self._journal.input(number), self._config), map(loads, self._journal.answers(number))
                 ).request
                 assert request is not None
                 body = dump(request.body)
@@ -463,7 +464,7 @@ class JobSteps:
             again = status is None or status in _AGAIN or status >= 500
             self._fail(number, {"status": status, "body": body or error}, again=again)
             return
-        request = unpack(*journal.input(number))
+        request = unpack(*journal.input(number), self._config)
         try:
             done = replay(request, [*map(loads, journal.answers(number)), body or {}])
         except KlusterError as err:  # an error inside a 200
@@ -471,7 +472,7 @@ class JobSteps:
             self._fail(number, {"status": status, "body": body}, again=status in _AGAIN or status >= 500)
             return
         journal.keep_answer(number, json.dumps(body))
-        cost = price(request.spec.id, done.tokens, journal.get("window"))
+        cost = price(request.spec.id, done.tokens, journal.get("window"), self._config)
         if done.request is None:
             journal.end(number, "answered", cost)
         else:

@@ -9,6 +9,7 @@ from enum import Enum
 from typing import Final, Literal, NamedTuple
 
 from kluster_integrations.core import own_models
+from kluster_integrations.core.config import KlusterConfig
 from kluster_integrations.core.errors import BadRequestError, KlusterError
 from kluster_integrations.core.types import Completion, Usage
 
@@ -61,14 +62,21 @@ class ModelTokens(NamedTuple):
     prompt: int
     completion: int
 
-    def cost(self, window: Window) -> float | None:
+    def cost(self, window: Window, config: KlusterConfig | None = None) -> float | None:
         """Return what they cost in a batch job, in US$; None where the price is unknown."""
-        return price(self.model, self.prompt + self.completion, window)
+        return price(self.model, self.prompt + self.completion, window, config)
 
 
-def price(model: str, tokens: int, window: Window) -> float | None:
-    """Return what tokens of a model cost in a batch job, in US$: one price for input and output; None if unknown."""
-    per_million = own_models.get(model).batch_prices.get(window)
+def price(model: str, tokens: int, window: Window, config: KlusterConfig | None = None) -> float | None:
+    """Return what tokens of a model cost in a batch job, in US$: one price for input and output; None if unknown.
+
+    Args:
+        model: The model's id.
+        tokens: Of prompts and answers together.
+        window: The completion window.
+        config: Its `catalog` has the prices of one's own models; default: that of `KLUSTER_CATALOG`.
+    """
+    per_million = own_models.get(model, config=config).batch_prices.get(window)
     return None if per_million is None else tokens * per_million / 1_000_000
 
 
@@ -97,15 +105,17 @@ class CostEstimate:
     unknown: tuple[str, ...]
 
     @classmethod
-    def of(cls, models: list[ModelTokens], *, lines: int, files: int, assumed: int) -> CostEstimate:
-        """Add up the requests of some models."""
+    def of(
+        cls, models: list[ModelTokens], *, lines: int, files: int, assumed: int, config: KlusterConfig | None = None
+    ) -> CostEstimate:
+        """Add up the requests of some models; `config` is that of `price`."""
         prompt, completion = sum(m.prompt for m in models), sum(m.completion for m in models)
-        real_time = [own_models.get(m.model).cost(m.prompt, m.completion) for m in models]
-        by_window = {window: _total([m.cost(window) for m in models]) for window in WINDOWS}
+        real_time = [own_models.get(m.model, config=config).cost(m.prompt, m.completion) for m in models]
+        by_window = {window: _total([m.cost(window, config) for m in models]) for window in WINDOWS}
         unknown = tuple(
             m.model
             for m, cost in zip(models, real_time, strict=True)
-            if cost is None or any(m.cost(window) is None for window in WINDOWS)
+            if cost is None or any(m.cost(window, config) is None for window in WINDOWS)
         )
         tokens = Usage(prompt, completion, prompt + completion, estimated=True)
         return cls(lines, files, tokens, assumed, _total(real_time), by_window, unknown)

@@ -10,7 +10,7 @@ from litellm.types.utils import Delta as LiteDelta
 from litellm.types.utils import EmbeddingResponse, Message, ModelResponse, ModelResponseStream, StreamingChoices
 from litellm.types.utils import Usage as LiteUsage
 
-from kluster_integrations import catalog
+from kluster_integrations.catalog import ModelSpec
 from kluster_integrations.core.client import Vectors
 from kluster_integrations.core.types import Completion, Delta, Usage
 
@@ -19,14 +19,14 @@ __all__ = ["ChunkMaker", "fill", "fill_vectors"]
 _NEAR = 50
 
 
-def _usage(usage: Usage, model: str) -> dict[str, Any]:
+def _usage(usage: Usage, spec: ModelSpec) -> dict[str, Any]:
     """Return the fields of LiteLLM's usage; `estimated` is there where the numbers are estimates.
 
     LiteLLM prices reasoning and text apart, and adds the two. Where the number of reasoning tokens is an estimate, one
     near it is taken whose sum is the price of all tokens to the last digit.
     """
     total, reasoning = usage.completion_tokens, usage.reasoning_tokens
-    if reasoning and usage.reasoning_estimated and (prices := catalog.get(model).prices):
+    if reasoning and usage.reasoning_estimated and (prices := spec.prices):
         rate, guess = prices.output / 1_000_000, reasoning
         near = range(max(1, guess - _NEAR), min(total, guess + _NEAR) + 1)
         exact = (n for n in near if (total - n) * rate + n * rate == total * rate)
@@ -51,12 +51,12 @@ def _hidden(headers: Mapping[str, str]) -> dict[str, Any]:
     return {"additional_headers": shown}
 
 
-def fill(response: ModelResponse, model: str, completion: Completion) -> ModelResponse:
+def fill(response: ModelResponse, spec: ModelSpec, completion: Completion) -> ModelResponse:
     """Put a completion into the response object that LiteLLM has made for it.
 
     Args:
         response: LiteLLM's object.
-        model: The id that was asked for: a price belongs to it, whatever name the server calls it by.
+        spec: Of the id that was asked for: a price belongs to it, whatever name the server calls it by.
         completion: What the model answered.
     """
     calls = [_call(call.id, call.name, call.arguments) for call in completion.tool_calls]
@@ -72,20 +72,20 @@ def fill(response: ModelResponse, model: str, completion: Completion) -> ModelRe
     for name, value in {"id": completion.id, **completion.meta}.items():
         if name in ("id", "created", "system_fingerprint") and value is not None:
             setattr(response, name, value)
-    response.model = model
-    response.usage = LiteUsage(**_usage(completion.usage, model))  # type: ignore[attr-defined]
+    response.model = spec.id
+    response.usage = LiteUsage(**_usage(completion.usage, spec))  # type: ignore[attr-defined]
     response._hidden_params.update(_hidden(completion.headers))
-    if (spec := completion.priced) is not None:  # LiteLLM's own table has the prices in real time
+    if (priced := completion.priced) is not None:  # LiteLLM's own table has the prices in real time
         usage = completion.usage
-        response._hidden_params["response_cost"] = spec.cost(usage.prompt_tokens, usage.completion_tokens)
+        response._hidden_params["response_cost"] = priced.cost(usage.prompt_tokens, usage.completion_tokens)
     return response
 
 
-def fill_vectors(response: EmbeddingResponse, model: str, vectors: Vectors) -> EmbeddingResponse:
+def fill_vectors(response: EmbeddingResponse, spec: ModelSpec, vectors: Vectors) -> EmbeddingResponse:
     """Put vectors into the response object that LiteLLM has made for them."""
-    response.model = model
+    response.model = spec.id
     response.data = [{"object": "embedding", "index": i, "embedding": row} for i, row in enumerate(vectors.rows)]
-    response.usage = LiteUsage(**_usage(vectors.usage, model))
+    response.usage = LiteUsage(**_usage(vectors.usage, spec))
     response._hidden_params.update(_hidden(vectors.headers))
     return response
 
@@ -97,13 +97,13 @@ class ChunkMaker:
     none is logged with a cost of 0 by several versions.
 
     Args:
-        model: The id that was asked for.
+        spec: Of the id that was asked for.
         merges_reasoning: Whether reasoning is a part of the text, in `<think>…</think>`: LiteLLM's
             `merge_reasoning_content_in_choices`, which does not reach a custom provider's chunks.
     """
 
-    def __init__(self, model: str, *, merges_reasoning: bool = False) -> None:
-        self._model = model
+    def __init__(self, spec: ModelSpec, *, merges_reasoning: bool = False) -> None:
+        self._spec = spec
         self._merges_reasoning = merges_reasoning
         self._thinks = False
         self._headers: Mapping[str, str] = {}
@@ -128,7 +128,7 @@ class ChunkMaker:
                 "finish_reason": self._finish,
                 "index": 0,
             }
-            return {**last, "usage": _usage(delta.usage, self._model)}
+            return {**last, "usage": _usage(delta.usage, self._spec)}
         ends_empty = bool(delta.finish_reason) and not self._begun
         if not (delta.content or delta.reasoning or delta.tool_calls or delta.logprobs or ends_empty):
             return None
@@ -139,7 +139,7 @@ class ChunkMaker:
             reasoning_content=delta.reasoning or None,
         )
         choice = StreamingChoices(delta=part, logprobs=delta.logprobs)
-        chunk = ModelResponseStream(model=self._model, choices=[choice], **self._meta)
+        chunk = ModelResponseStream(model=self._spec.id, choices=[choice], **self._meta)
         self._meta["id"] = chunk.id  # LiteLLM makes one where the server has none
         if not self._begun:
             chunk._hidden_params = _hidden(self._headers)

@@ -10,6 +10,7 @@ from typing import Any, Self
 import litellm
 from pydantic import ValidationError
 
+from kluster_integrations import catalog
 from kluster_integrations.catalog import ModelSpec
 from kluster_integrations.config import KlusterConfig, environment
 from kluster_integrations.core.client import Client
@@ -133,6 +134,11 @@ class Call:
         model, error = getattr(self._log, _FAILURE, (None, None))
         if error is not None and model == self.model and not self._options.get("max_retries"):
             raise error
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The spec of the id that was asked for, in the connection's own catalog."""
+        return catalog.get(self.model, config=self.client.config)
 
     def build(self, *, stream: bool = False) -> ChatRequest:
         """Return the chat request, after LiteLLM's log has been told.

@@ -49,12 +49,12 @@ class KlusterLLM(CustomLLM):
     def completion(self, *_: Any, **kwargs: Any) -> ModelResponse:
         """Answer `litellm.completion`."""
         with Call(kwargs, self._connections) as call:
-            return fill(kwargs["model_response"], call.model, call.client.complete(call.build()))
+            return fill(kwargs["model_response"], call.spec, call.client.complete(call.build()))
 
     async def acompletion(self, *_: Any, **kwargs: Any) -> ModelResponse:
         """Answer `litellm.acompletion`."""
         with Call(kwargs, self._connections) as call:
-            return fill(kwargs["model_response"], call.model, await call.client.acomplete(call.build()))
+            return fill(kwargs["model_response"], call.spec, await call.client.acomplete(call.build()))
 
     def streaming(self, *_: Any, **kwargs: Any) -> Iterator[Any]:
         """Answer `litellm.completion(stream=True)`. What goes wrong before the first chunk is raised here."""
@@ -68,7 +68,7 @@ class KlusterLLM(CustomLLM):
             Call(kwargs, self._connections) as call,
             closing(call.client.stream(call.build(stream=True))) as deltas,  # type: ignore[type-var]
         ):
-            chunks = filter(None, map(ChunkMaker(call.model, merges_reasoning=call.merges_reasoning).make, deltas))
+            chunks = filter(None, map(ChunkMaker(call.spec, merges_reasoning=call.merges_reasoning).make, deltas))
             first = next(chunks)
             yield None
             yield first
@@ -84,7 +84,7 @@ class KlusterLLM(CustomLLM):
             return _compat.AsyncChunks(self._achunks(call, call.build(stream=True)))
 
     async def _achunks(self, call: Call, request: ChatRequest) -> AsyncIterator[Any]:
-        maker = ChunkMaker(call.model, merges_reasoning=call.merges_reasoning)
+        maker = ChunkMaker(call.spec, merges_reasoning=call.merges_reasoning)
         with call:
             stream: Any = call.client.astream(request)
             async with aclosing(stream) as deltas:
@@ -96,13 +96,13 @@ class KlusterLLM(CustomLLM):
         """Answer `litellm.embedding`."""
         with Call(kwargs, self._connections) as call:
             vectors = call.client.embed(**call.embedding(kwargs["input"]))
-            return fill_vectors(kwargs["model_response"], call.model, vectors)
+            return fill_vectors(kwargs["model_response"], call.spec, vectors)
 
     async def aembedding(self, *_: Any, **kwargs: Any) -> EmbeddingResponse:
         """Answer `litellm.aembedding`."""
         with Call(kwargs, self._connections) as call:
             vectors = await call.client.aembed(**call.embedding(kwargs["input"]))
-            return fill_vectors(kwargs["model_response"], call.model, vectors)
+            return fill_vectors(kwargs["model_response"], call.spec, vectors)
 
     def image_generation(self, *_: Any, **kwargs: Any) -> ImageResponse:
         """Refuse `litellm.image_generation` and `image_edit`: kluster.ai makes no images.
