@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from kluster_integrations.core.transport import Transport
-from kluster_integrations.errors import APIConnectionError, NotFoundError
+from kluster_integrations.errors import APIConnectionError, APITimeoutError, InternalServerError, NotFoundError
 
 from .raw_server import RawServer, Reply
 from .ways import JSON, config
@@ -107,3 +107,19 @@ def test_a_download_that_is_not_there(server: RawServer, files: Files) -> None:
     server.script(Reply([b'{"error": {"message": "No such file"}}'], status=404, **JSON))
     with pytest.raises(NotFoundError, match="No such file"):
         files.download(server)
+
+
+def test_an_error_in_place_of_a_download_has_the_bound_of_an_answer(server: RawServer, files: Files) -> None:
+    server.answer = lambda _: Reply([b"a" * 60_000] * 2, status=404, **JSON)
+    with pytest.raises(InternalServerError, match="max_response_bytes=100000"):
+        files.download(server, max_response_bytes=100_000)
+    server.answer = lambda _: Reply([DATA], content_type="application/jsonl")
+    assert files.download(server, max_response_bytes=100_000) == DATA  # a file itself has none
+
+
+def test_an_error_in_place_of_a_download_has_twice_the_timeout(server: RawServer, files: Files) -> None:
+    server.script(Reply([b"a"] * 1_000, status=500, pause=0.02, **JSON))
+    with pytest.raises(APITimeoutError, match=r"0\.4 s \(twice the timeout\)"):
+        files.download(server, timeout=0.2)
+    server.script(Reply([b"a"] * 25, pause=0.02, content_type="application/jsonl"))
+    assert files.download(server, timeout=0.2) == b"a" * 25

@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing
 from typing import Any, BinaryIO
 
 from kluster_integrations.config import KlusterConfig
@@ -58,6 +59,12 @@ class Files:
         to = io.BytesIO()
         await self._transport.adownload(path_of("files", file_id, "content"), to)
         return to.getvalue()
+
+    async def apieces(self, file_id: str) -> AsyncGenerator[bytes]:
+        """Yield a file as it comes, piece by piece; close the generator where not all are wanted. Async alone."""
+        async with aclosing(self._transport.apieces(path_of("files", file_id, "content"))) as pieces:
+            async for piece in pieces:
+                yield piece
 
     def create_batch(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """Create a batch job. It is sent once: retries after a 500 that came too late have been seen to make two."""

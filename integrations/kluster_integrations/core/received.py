@@ -75,7 +75,7 @@ class Request(Protocol):
         timeouts: Seconds to connect, between bytes read and written, and for a place in a pool, of a try that begins.
         deadline: Until when the answer must be complete, on the monotonic clock; it may move while one waits. None is
             never.
-        max_bytes: How long the answer may be, decoded.
+        max_bytes: How long the answer may be, decoded; None is no bound. It may change once the answer has begun.
         streamed: Whether the body of the answer may take longer than its head.
     """
 
@@ -129,15 +129,20 @@ class _Body:
 
     Args:
         headers: The answer's; without `content-encoding` nothing is decoded.
-        max_bytes: How long it may be; None is no bound.
+        request: Says how long it may be.
     """
 
-    def __init__(self, headers: Mapping[str, str], max_bytes: int | None) -> None:
+    def __init__(self, headers: Mapping[str, str], request: Request) -> None:
         self._coding = headers.get("content-encoding", "").strip().lower()
         self._plain = self._coding in ("", "identity")
         self._inflate: Any = None
-        self._most = max_bytes
-        self._left = sys.maxsize if max_bytes is None else max_bytes
+        self._request = request
+        self._taken = 0
+
+    @property
+    def _left(self) -> int:
+        most = self._request.max_bytes
+        return sys.maxsize if most is None else most - self._taken
 
     def take(self, piece: bytes) -> bytes:
         """Return a piece decoded, which may be empty.
@@ -147,10 +152,10 @@ class _Body:
         """
         if not self._plain:
             piece = self._decode(piece)
-        self._left -= len(piece)
+        self._taken += len(piece)
         if self._left < 0:
             raise InternalServerError(
-                f"The answer is longer than max_response_bytes={self._most}.",
+                f"The answer is longer than max_response_bytes={self._request.max_bytes}.",
                 hint="raise max_response_bytes=… (KLUSTER_MAX_RESPONSE_BYTES), if it may be as long.",
             )
         return piece
@@ -186,7 +191,7 @@ class Received:
         self.headers: Mapping[str, str] = response.headers
         self._response = response
         self._request = request
-        self._body = _Body({} if self.is_decoded else self.headers, request.max_bytes)
+        self._body = _Body({} if self.is_decoded else self.headers, request)
         self._pieces: Iterator[bytes] = self._iterate()
 
     def _iterate(self) -> Iterator[bytes]:
@@ -284,7 +289,7 @@ class AsyncReceived:
         self.headers: Mapping[str, str] = {name.lower(): _text(value) for name, value in response.headers.items()}
         self._response: Any = response
         self._request = request
-        self._body = _Body(self.headers, request.max_bytes)
+        self._body = _Body(self.headers, request)
         self._raw: Callable[[], Awaitable[bytes]] = response.content.readany
 
     async def piece(self) -> bytes:
@@ -343,7 +348,7 @@ class AsyncForeign(AsyncReceived):
         self.is_http1 = response.http_version.startswith("HTTP/1")
         self._response = response
         self._request = request
-        self._body = _Body({}, request.max_bytes)
+        self._body = _Body({}, request)
         pieces = response.aiter_bytes()
         self._raw = lambda: cancelled_once(anext(pieces, b""))
 

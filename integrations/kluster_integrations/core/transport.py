@@ -16,7 +16,7 @@ import re
 import time
 import urllib.parse
 import uuid
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from typing import Any, BinaryIO, Literal, NamedTuple
 
 import httpx
@@ -105,12 +105,12 @@ class _Call:
         self.url = _url(config.base_url + path)
         self.content = content or (b"" if body is None else _dumps(body).encode())
         self._timeout = config.timeout if timeout is None else timeout
-        self.max_bytes = None if streamed == "raw" else config.max_response_bytes
+        self.max_bytes: int | None = config.max_response_bytes
         self._total = config.total_timeout if total_timeout is None else total_timeout
         self._until = deadline
         # A stream and a file take as long as they take; else something is wrong if an answer takes twice as long.
         read = getattr(self._timeout, "read", self._timeout)
-        is_bounded = self._total is None and read is not None and content is None and streamed != "raw"
+        is_bounded = self._total is None and read is not None and content is None
         self._seconds = 2 * read if is_bounded else self._total
         self._left = self._seconds
         self.deadline: float | None = None
@@ -139,9 +139,11 @@ class _Call:
         self._set_deadline(math.inf if self._left is None else time.monotonic() + self._left)
 
     def stream_begins(self) -> None:
-        """Let a stream take as long as it takes, unless the caller says how long."""
+        """Let a stream take as long as it takes, unless the caller says how long, and a file have any length."""
         if self._total is None:
             self._set_deadline(math.inf)
+        if self.streamed == "raw":  # not before: the body of an error has the bounds of any other answer
+            self.max_bytes = None
 
     def hurry(self) -> None:
         """End soon: the answer is complete."""
@@ -376,12 +378,23 @@ class Transport:
 
     async def adownload(self, path: str, to: BinaryIO, **options: Any) -> None:
         """As `download`."""
+        with self.errors, self._io:
+            async with contextlib.aclosing(self.apieces(path, **options)) as pieces:
+                async for piece in pieces:
+                    to.write(piece)
+
+    async def apieces(self, path: str, **options: Any) -> AsyncGenerator[bytes]:
+        """Yield the body of an answer as it comes. `options` are as those of `post`.
+
+        Raises:
+            KlusterError: Whatever goes wrong, also in the middle.
+        """
         with self.errors:
             found = await self._asend(_Call(self, path, streamed="raw", **options))
             try:
                 with self._io:
                     while piece := await found.piece():
-                        to.write(piece)
+                        yield piece
             finally:
                 await found.close()
 

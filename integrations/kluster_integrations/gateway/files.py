@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
 from starlette.datastructures import UploadFile
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from kluster_integrations.errors import BadRequestError
 from kluster_integrations.gateway.service import Json, body_of, service_of
@@ -24,8 +28,34 @@ async def _upload(request: Request) -> Response:
 
 
 async def _content(request: Request) -> Response:
-    content = await service_of(request).files.acontent(request.path_params["id"])
-    return Response(content, media_type="application/octet-stream")
+    pieces = service_of(request).files.apieces(request.path_params["id"])
+    return _File(await anext(pieces, b""), pieces)
+
+
+class _File(Response):
+    """A file, passed on piece by piece, none of which is read before the client has taken those before it.
+
+    The first is there before the 200, so that what the service refuses has its own status. Where it breaks later, the
+    connection breaks: an answer in chunks without its end is known to be cut.
+    """
+
+    media_type = "application/octet-stream"
+
+    def __init__(self, first: bytes, pieces: AsyncGenerator[bytes]) -> None:
+        self._first = first
+        self._pieces = pieces
+        self.status_code = 200
+        self.background = None
+        self.init_headers()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the file."""
+        async with aclosing(self._pieces) as pieces:
+            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            await send({"type": "http.response.body", "body": self._first, "more_body": True})
+            async for piece in pieces:
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
 
 
 async def _create(request: Request) -> Response:

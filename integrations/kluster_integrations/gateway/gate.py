@@ -92,7 +92,9 @@ class Gate:
                 if body is not None and not await self._attended(scope, body, receive, noted):
                     log.error = "ClientGone"
             except KlusterError as err:
-                await _fail(err, log, scope, noted)
+                if status == 0:
+                    await _fail(err, log, scope, noted)
+                log.error = type(err).__name__  # as below: a file that breaks in the middle
             except Exception as err:
                 # Its message may quote a prompt: only its kind and the place are said.
                 frame = traceback.extract_tb(err.__traceback__)[-1]
