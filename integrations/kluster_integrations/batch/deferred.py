@@ -22,7 +22,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Self
 from weakref import WeakKeyDictionary
@@ -31,11 +30,11 @@ from kluster_integrations.batch.job import BatchJob, check_cost, check_window
 from kluster_integrations.batch.journal import Row, folder_of
 from kluster_integrations.batch.lines import dump
 from kluster_integrations.batch.steps import FILE_BYTES, TRANSIENT, Do, Steps, TimeOver
-from kluster_integrations.batch.types import BatchStatus, Window, check_callable, check_seconds
+from kluster_integrations.batch.types import BatchStatus, Window, check_callable, check_seconds, priced
 from kluster_integrations.core import deferral
 from kluster_integrations.core.config import KlusterConfig, seconds_from
 from kluster_integrations.core.errors import BadRequestError, CostLimitError, JobLockedError, KlusterError
-from kluster_integrations.core.specs import ModelSpec, Prices
+from kluster_integrations.core.specs import ModelSpec
 from kluster_integrations.core.sse import loads
 from kluster_integrations.core.transport import Answer, Transport
 
@@ -219,8 +218,7 @@ class _Rounds(BatchJob):
     def priced(self, spec: ModelSpec) -> ModelSpec:
         """Return a model's spec with the price of the window; before `auto` is known, with its cheapest."""
         prices = spec.batch_prices
-        price = prices.get(self._journal.get("window"), min(prices.values(), default=None))
-        return replace(spec, prices=None if price is None else Prices(price, price))
+        return priced(spec, prices.get(self._journal.get("window"), min(prices.values(), default=None)))
 
     def ask(self, body: Mapping[str, Any], config: KlusterConfig) -> Future[Answer]:
         """Take a request; its answer is there at once if the journal has it."""

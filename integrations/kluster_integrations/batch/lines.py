@@ -123,7 +123,10 @@ def as_bytes(custom_id: str, body: str) -> bytes:
     return f"{head}{body}}}\n".encode()
 
 
-def read_foreign(raw: bytes, where: str) -> tuple[str, dict[str, Any]]:
+_ADOPTED = "the job cannot be adopted: read its output file by itself."
+
+
+def read_foreign(raw: bytes, where: str, hint: str = _ADOPTED) -> tuple[str, dict[str, Any]]:
     """Return custom id and body of a line that something else has written; `where` begins the error.
 
     Raises:
@@ -132,22 +135,22 @@ def read_foreign(raw: bytes, where: str) -> tuple[str, dict[str, Any]]:
     try:
         line = loads(raw)
     except (ValueError, RecursionError):
-        raise not_a_line(where, f"is not JSON: {raw.strip()[:100]!r}") from None
+        raise not_a_line(where, f"is not JSON: {raw.strip()[:100]!r}", hint) from None
     if not isinstance(line, dict):
-        raise not_a_line(where, f"is not a JSON object: {raw.strip()[:100]!r}")
+        raise not_a_line(where, f"is not a JSON object: {raw.strip()[:100]!r}", hint)
     custom_id = line.get("custom_id")
     body = found if isinstance(found := line.get("body"), dict) else {}
     if not isinstance(custom_id, str) or not custom_id:
-        raise not_a_line(where, f"has custom_id={custom_id!r}, which must be a text that is not empty")
+        raise not_a_line(where, f"has custom_id={custom_id!r}, which must be a text that is not empty", hint)
     messages = body.get("messages")
     if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
-        raise not_a_line(where, f"has no list of messages in its body: body={str(found)[:100]}")
+        raise not_a_line(where, f"has no list of messages in its body: body={str(found)[:100]}", hint)
     return custom_id, body
 
 
-def not_a_line(where: str, why: str) -> BadRequestError:
+def not_a_line(where: str, why: str, hint: str = _ADOPTED) -> BadRequestError:
     """Return the error of a line whose answer could not be told from others, or not be read."""
-    return BadRequestError(f"{where} {why}.", hint="the job cannot be adopted: read its output file by itself.")
+    return BadRequestError(f"{where} {why}.", hint=hint)
 
 
 class Replayed(NamedTuple):

@@ -60,6 +60,7 @@ from kluster_integrations.core.errors import (
     PermissionDeniedError,
     RateLimitError,
     SubmissionUnclearError,
+    is_refusal,
 )
 from kluster_integrations.core.plans import PLANS
 from kluster_integrations.core.sse import loads
@@ -268,7 +269,7 @@ class JobSteps:
                     raise
                 yield Do("sleep", (err.retry_after or self.poll,))
             except KlusterError as err:
-                if not isinstance(err, (APIConnectionError, InternalServerError)) and err.status_code != 409:
+                if is_refusal(err):
                     journal.set_part(part, intent=None)  # refused: nothing was made
                     raise
                 batch = yield from self._finding(part)

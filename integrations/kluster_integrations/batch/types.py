@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Final, Literal, NamedTuple
 
 from kluster_integrations.core import own_models
 from kluster_integrations.core.config import KlusterConfig
 from kluster_integrations.core.errors import BadRequestError, KlusterError
+from kluster_integrations.core.specs import ModelSpec, Prices
 from kluster_integrations.core.types import Completion, Usage
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "check_seconds",
     "dollars",
     "price",
+    "priced",
 ]
 
 Window = Literal["24h", "48h", "72h"]
@@ -78,6 +80,11 @@ def price(model: str, tokens: int, window: Window, config: KlusterConfig | None 
     """
     per_million = own_models.get(model, config=config).batch_prices.get(window)
     return None if per_million is None else tokens * per_million / 1_000_000
+
+
+def priced(spec: ModelSpec, per_million: float | None) -> ModelSpec:
+    """Return a spec with the price of a batch job, which is one for input and output; None is unknown."""
+    return replace(spec, prices=None if per_million is None else Prices(per_million, per_million))
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,16 +5,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple, Self
 
-from kluster_integrations.core.errors import BudgetExceededError
+from kluster_integrations.core.errors import BudgetExceededError, KlusterError, is_refusal
 from kluster_integrations.core.scope import Scope
 from kluster_integrations.core.specs import ModelSpec
 from kluster_integrations.core.types import Usage
 
-__all__ = ["Budget", "ModelSpend", "budget", "check", "count", "current"]
+__all__ = ["Budget", "ModelSpend", "budget", "check", "count", "current", "job", "waiting"]
 
 _ROUNDING = 1 - 1e-9  # ten times 0.1 adds up to a little less than 1.0
 
@@ -102,20 +102,32 @@ class Budget:
     async def __aexit__(self, *_: object) -> None:
         self.__exit__()
 
-    def _check(self, spec: ModelSpec) -> None:
+    def _check(self, spec: ModelSpec, where: str = "") -> None:
         spent = self.usd
         if spent + self._waiting >= self.limit_usd * _ROUNDING:
             waiting = f", and about {_usd(self._waiting)} for what waits in batch jobs" if self._waiting else ""
             message = f"The budget of {_usd(self.limit_usd)} is spent ({_usd(spent)} so far{waiting})."
             hint = "pass a higher usd=… to budget(), or send the rest outside of it."
         elif spec.prices is None and not self.allow_unpriced:
-            message = f"model={spec.id!r} has no known price, so a budget cannot limit it."
+            message = f"model={spec.id!r} has no known price{where}, so a budget cannot limit it."
             hint = "pass allow_unpriced=True to budget(), or give the model its prices with catalog.add(ModelSpec(…))."
         else:
             return
+        raise self._refusal(message, hint)
+
+    def _check_job(self, rows: Sequence[tuple[ModelSpec, Usage]], cost: float) -> None:
+        for spec, _ in rows:
+            self._check(spec, " for this batch job")
+        taken = self.usd + self._waiting
+        if (taken + cost) * _ROUNDING > self.limit_usd:
+            message = f"The batch job would cost about {_usd(cost)}; the budget of {_usd(self.limit_usd)} has"
+            hint = "make the job smaller, set max_completion_tokens in its lines, or raise the budget."
+            raise self._refusal(f"{message} {_usd(max(0.0, self.limit_usd - taken))} left.", hint)
+
+    def _refusal(self, message: str, hint: str) -> BudgetExceededError:
         error = BudgetExceededError(f"{message} Nothing was sent.", hint=hint)
-        error.spent_usd, error.limit_usd = spent, self.limit_usd
-        raise error
+        error.spent_usd, error.limit_usd = self.usd, self.limit_usd
+        return error
 
     def _count(self, spec: ModelSpec, usage: Usage) -> None:
         cost = spec.cost(usage.prompt_tokens, usage.completion_tokens)
@@ -123,7 +135,7 @@ class Budget:
             self._unpriced[spec.id] = None
         before = self._by_model.get(spec.id, ModelSpend())
         self._by_model[spec.id] = ModelSpend(
-            before.requests + 1,
+            before.requests + usage.requests,
             before.prompt_tokens + usage.prompt_tokens,
             before.completion_tokens + usage.completion_tokens,
             before.usd + (cost or 0.0),
@@ -171,6 +183,40 @@ def waiting(spec: ModelSpec, expected: Usage) -> Iterator[tuple[Budget, ...]]:
         with _budgets.lock:
             for each in budgets:
                 each._waiting = max(0.0, each._waiting - cost)
+
+
+@contextmanager
+def job(rows: Sequence[tuple[ModelSpec, Usage]]) -> Iterator[None]:
+    """Let a batch job be created inside, if what it is expected to cost fits into what the open budgets have left.
+
+    It counts by that estimate and keeps it, for its answers come in a file that nobody here may see. It does not count
+    where the service has refused it; where nobody knows whether there is a job, it does.
+
+    Args:
+        rows: For each model its spec, with the price of the batch job, and what all its requests are expected to take.
+
+    Raises:
+        BudgetExceededError: It does not fit, or a budget does not allow a model without a price.
+    """
+    cost = sum(spec.cost(usage.prompt_tokens, usage.completion_tokens) or 0.0 for spec, usage in rows)
+    with _budgets.lock:
+        budgets = current()
+        for each in budgets:
+            each._check_job(rows, cost)
+        for each in budgets:
+            each._waiting += cost
+    is_made = True
+    try:
+        yield
+    except KlusterError as err:
+        is_made = not is_refusal(err)
+        raise
+    finally:
+        with _budgets.lock:
+            for each in budgets:
+                each._waiting = max(0.0, each._waiting - cost)
+                for spec, usage in rows if is_made else ():
+                    each._count(spec, usage)
 
 
 def count(budgets: tuple[Budget, ...], spec: ModelSpec, usage: Usage) -> None:

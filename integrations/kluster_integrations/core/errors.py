@@ -58,6 +58,7 @@ __all__ = [
     "TruncatedStreamError",
     "UnsupportedParameterError",
     "from_body",
+    "is_refusal",
     "mapped",
     "masked",
 ]
@@ -144,6 +145,11 @@ class KlusterError(Exception):
         error = cls(other.message)
         error.__dict__.update(other.__dict__)
         return error
+
+
+def is_refusal(err: KlusterError) -> bool:
+    """Whether the server has surely not done what was asked; else nobody knows."""
+    return not isinstance(err, (APIConnectionError, InternalServerError)) and err.status_code != 409
 
 
 def _rebuild(cls: type[KlusterError], message: str, state: dict[str, Any]) -> KlusterError:

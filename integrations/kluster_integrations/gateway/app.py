@@ -18,15 +18,17 @@ from kluster_integrations._version import __version__
 from kluster_integrations.config import KlusterConfig
 from kluster_integrations.core.client import Client
 from kluster_integrations.files import Files
-from kluster_integrations.gateway import chat, embeddings, files, messages, models, responses
+from kluster_integrations.gateway import chat, embeddings, messages, models, responses
+from kluster_integrations.gateway import files as files_
 from kluster_integrations.gateway.errors import refusal
 from kluster_integrations.gateway.gate import Gate
+from kluster_integrations.gateway.jobs import Jobs
 from kluster_integrations.gateway.service import Json, Service
 from kluster_integrations.limits import Limits
 
 __all__ = ["create_app"]
 
-_GROUPS = (chat.ROUTES, responses.ROUTES, messages.ROUTES, embeddings.ROUTES, models.ROUTES, files.ROUTES)
+_GROUPS = (chat.ROUTES, responses.ROUTES, messages.ROUTES, embeddings.ROUTES, models.ROUTES, files_.ROUTES)
 
 
 def create_app(
@@ -44,7 +46,7 @@ def create_app(
     Args:
         config: The connection to kluster.ai; default: from the environment.
         limits: The account's limits; default: those of the plan.
-        budget: Counts and limits what all requests cost, batch jobs aside.
+        budget: Counts and limits what all requests cost; batch jobs by an estimate, when they are created.
         key: What clients must send, as OpenAI's or Anthropic's clients send theirs. None lets all in that ask this
             machine under a name that means it, from no web page but its own.
         origins: Origins of web pages that may ask without a key, such as `https://www.typingmind.com`; `*` is any.
@@ -57,9 +59,11 @@ def create_app(
     """
     _check(budget=budget, key=key, origins=origins, aliases=aliases, max_body=max_body)
     config = KlusterConfig.of(config)
+    files = Files(config)
     service = Service(
         Client(config, limits=limits),
-        Files(config),
+        files,
+        Jobs(files, config),
         key=key,
         origins=tuple(origins),
         aliases=dict(aliases or {}),

@@ -11,6 +11,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from kluster_integrations.batch.foreign import counted
+from kluster_integrations.batch.types import WINDOWS
 from kluster_integrations.errors import BadRequestError
 from kluster_integrations.gateway.service import Json, body_of, service_of
 
@@ -24,7 +26,11 @@ async def _upload(request: Request) -> Response:
         raise BadRequestError("The form has no file in its field 'file'.", hint="send it as multipart/form-data.")
     purpose = str(form.get("purpose") or "batch")
     name = (file.filename or "batch.jsonl").replace('"', "_").replace("\r", "_").replace("\n", "_")
-    return Json(await service_of(request).files.aupload(file.file, name, purpose=purpose))
+    service = service_of(request)
+    made = await service.files.aupload(file.file, name, purpose=purpose)
+    if service.budget is not None and purpose == "batch":
+        await service.jobs.note(made["id"], file.file)
+    return Json(made)
 
 
 async def _content(request: Request) -> Response:
@@ -59,7 +65,17 @@ class _File(Response):
 
 
 async def _create(request: Request) -> Response:
-    return Json(await service_of(request).files.acreate_batch(await body_of(request)))
+    body, service = await body_of(request), service_of(request)
+    if service.budget is None:
+        return Json(await service.files.acreate_batch(body))
+    file_id, window = body.get("input_file_id"), body.get("completion_window")
+    if not isinstance(file_id, str) or not file_id:
+        raise BadRequestError(f"input_file_id={file_id!r} must be the id of a file.", hint="upload one first.")
+    if window not in WINDOWS:
+        raise BadRequestError(f"completion_window={window!r} must be one of {', '.join(WINDOWS)}.", hint="correct it.")
+    expected = await service.jobs.expected(file_id)
+    with service.counted(), counted(expected, window, service.client.config):
+        return Json(await service.files.acreate_batch(body))
 
 
 async def _batch(request: Request) -> Response:

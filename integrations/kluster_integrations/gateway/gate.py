@@ -26,12 +26,12 @@ from kluster_integrations._hosts import is_registrable
 from kluster_integrations.errors import KlusterError
 from kluster_integrations.gateway import LOGGER
 from kluster_integrations.gateway.errors import body_of, headers_of, refusal, status_of
+from kluster_integrations.gateway.jobs import MAX_FILE
 from kluster_integrations.gateway.service import Json, Log, Service
 
 __all__ = ["Gate", "is_loopback"]
 
 _log = logging.getLogger(LOGGER)
-_MAX_FILE = 101 * 2**20  # a batch file is at most 100 MB; a form is a little more
 _METHODS = "GET, POST, DELETE, OPTIONS"
 
 
@@ -140,7 +140,7 @@ class Gate:
         """Return the body, None if the client has left meanwhile."""
         most = self._service.max_body
         if scope["path"] == "/v1/files":
-            most = max(most, _MAX_FILE)
+            most = max(most, MAX_FILE)
         pieces, size = [], 0
         declared = headers.get(b"content-length", "0")
         if declared.isdigit() and int(declared) > most:

@@ -17,6 +17,7 @@ from kluster_integrations.core.client import Client
 from kluster_integrations.core.types import ChatRequest
 from kluster_integrations.errors import BadRequestError
 from kluster_integrations.files import Files
+from kluster_integrations.gateway.jobs import Jobs
 from kluster_integrations.gateway.memory import Memory
 
 __all__ = ["Json", "Log", "Service", "body_of", "dump", "log_of", "service_of"]
@@ -47,10 +48,12 @@ class Service:
         budget: Counts and limits what all requests cost.
         max_body: The largest body in bytes; of files 100 MB and a little are always taken.
         memory: The answers of `/v1/responses`.
+        jobs: What files of batch jobs are expected to take; read where there is a budget.
     """
 
     client: Client
     files: Files
+    jobs: Jobs
     key: str | None = None
     origins: Sequence[str] = ()
     aliases: Mapping[str, str] = field(default_factory=dict)
