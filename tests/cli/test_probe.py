@@ -14,7 +14,7 @@ from kluster_integrations.core.client import Client
 from kluster_integrations.emulator import Emulator
 
 from ..answers import LLAMA, R1
-from ..raw_server import RawRequest, RawServer, Reply
+from ..raw_server import RawRequest, RawServer, Reply, sse, whole
 from .conftest import KEY, Run
 
 GEMMA = "google/gemma-3-27b-it"
@@ -139,3 +139,25 @@ def test_a_key_that_is_refused_is_said(kluster: Run, tmp_path: Path, own_catalog
     assert done.returncode == 1
     assert "401" in done.stderr
     assert not (tmp_path / "m.toml").exists()
+
+
+def test_a_server_that_hangs_up_after_a_stream(kluster: Run, tmp_path: Path, own_catalog: None) -> None:
+    """As llama.cpp does, without saying so: the next request on such a connection is not refused."""
+    streamed: set[int] = set()
+
+    def answer(request: RawRequest) -> Reply:
+        if request.connection in streamed:
+            return Reply(silent=True, end="cut")
+        body = request.json if request.body else {}
+        if not body.get("stream"):
+            return whole({"content": "hi"})
+        streamed.add(request.connection)
+        counts = {"usage": {"prompt_tokens": 5, "completion_tokens": 1, "total_tokens": 6}}
+        return Reply(sse({"content": "hi"}, **(counts if body.get("stream_options") else {})))
+
+    with RawServer() as server:
+        server.answer = answer
+        summary = probe(kluster, server.base_url, "mine", tmp_path / "m.toml")
+    assert summary["findings"]["stream_options"]["found"] == "yes"
+    assert summary["findings"]["json_schema"]["found"] == "ignored"
+    assert "stream_usage" in summary["row"]["native"]

@@ -179,7 +179,10 @@ class Probe:
         headers = {"Authorization": f"Bearer {self._config.require_key()}"} if self._config.api_key else {}
         headers |= self._config.default_headers
         uses_environment = self._config.base_url.startswith("https:")  # as the package itself: no proxy over plain http
-        with httpx.Client(headers=headers, timeout=self._config.timeout, trust_env=uses_environment) as http:
+        # A connection each: llama.cpp (2026-10) hangs up after a stream without saying so, which is not a refusal.
+        limits = httpx.Limits(max_keepalive_connections=0)
+        timeout = self._config.timeout
+        with httpx.Client(headers=headers, timeout=timeout, trust_env=uses_environment, limits=limits) as http:
             self.requests += 1
             if self.spec.purpose == "embeddings":
                 length = len(self._client.embed(self._model, ["Hello"]).rows[0])
