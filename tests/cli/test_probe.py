@@ -108,7 +108,9 @@ def test_a_server_that_knows_max_tokens_alone(kluster: Run, tmp_path: Path, own_
     assert (found["max_completion_tokens"], found["max_tokens"], found["n"]) == ("ignored", "yes", "yes")
     assert (found["json_schema"], found["tools"], found["images"]) == ("ignored", "ignored", "accepted")
     [spec] = catalog.read(tmp_path / "m.toml")
-    assert spec.native == {"max_tokens"}
+    assert spec.native == {"max_tokens", "n"}
+    config = KlusterConfig(base_url="http://127.0.0.1:9", api_key="any", catalog=tmp_path / "m.toml")
+    assert Client(config).build("mine", [{"role": "user", "content": "hi"}], {"n": 2}, several=True).body["n"] == 2
 
 
 def test_it_asks_before_it_spends(kluster: Run, tmp_path: Path, own_catalog: None) -> None:

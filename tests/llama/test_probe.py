@@ -6,14 +6,17 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from langchain_core.messages import HumanMessage
 
 from kluster_integrations import catalog
 from kluster_integrations.catalog import ModelSpec
+from kluster_integrations.cli import _local_llm
 from kluster_integrations.config import KlusterConfig
 from kluster_integrations.langchain import ChatKluster
 
@@ -25,6 +28,13 @@ SCHEMA = {
 }
 OSLO = '{"name": "Oslo", "size": 7}'
 ASK = ("user", f"Repeat this text exactly:\n{OSLO}")
+
+
+@pytest.fixture(scope="module")
+def llama() -> Iterator[str]:
+    """Two answers at once: then llama.cpp (2026-10) takes `n` up to 2."""
+    with _local_llm.serve(_local_llm.find_model(None), n_parallel=2, n_ctx=8_192) as url:
+        yield url
 
 
 @pytest.fixture(scope="module")
@@ -55,9 +65,9 @@ def spec(probed: Path) -> ModelSpec:
 
 def test_it_writes_what_is_true(spec: ModelSpec) -> None:
     """llama.cpp has grammars, logprobs, and usage in streams where it is asked for; this model sees nothing."""
-    assert spec.native >= {"response_format", "stream_usage", "logprobs"}
+    assert spec.native >= {"response_format", "stream_usage", "logprobs", "n"}
     assert "max_tokens" not in spec.native  # it knows max_completion_tokens, too
-    assert (spec.context_window, spec.max_output_tokens) == (8_192, 8_192)
+    assert (spec.context_window, spec.max_output_tokens) == (4_096, 4_096)  # of each answer
     assert (spec.supports_vision, spec.reasoning, spec.strict_roles) == (False, False, False)
 
 
@@ -80,3 +90,11 @@ def test_langchain_goes_by_it(llama: str, probed: Path, spec: ModelSpec, uses_fi
         assert ("stream_options" in body) is (uses_file and stream)
         if sent is not None:
             assert sent["json_schema"]["schema"]["required"] == ["name", "size"]
+
+
+def test_several_answers_to_one_request(llama: str, probed: Path, spec: ModelSpec) -> None:
+    config = KlusterConfig(base_url=llama, catalog=probed, max_retries=0, timeout=120)
+    model = ChatKluster(model=spec.id, config=config, temperature=1.0, seed=4, max_completion_tokens=8)
+    result = model.generate([[HumanMessage("Say hello.")]], n=2)
+    assert len(result.generations[0]) == 2
+    assert all(generation.text for generation in result.generations[0])

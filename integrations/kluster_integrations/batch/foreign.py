@@ -34,7 +34,7 @@ def expected(lines: Iterable[bytes], config: KlusterConfig) -> dict[str, Usage]:
         model = body.get("model")
         if not isinstance(model, str) or not model:
             raise BadRequestError(f"{where} has model={str(model)[:100]!r}, which must be a model id.", hint=_HINT)
-        for name in ("max_completion_tokens", "max_tokens"):
+        for name in ("max_completion_tokens", "max_tokens", "n"):
             limit = body.get(name)
             if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 1):
                 wrong = f"{name}={str(limit)[:100]!r}, which must be a whole number of 1 or more"

@@ -311,6 +311,8 @@ class Probe:
 
     def _n(self, seen: _Seen) -> Iterator[Finding]:
         count = len(seen.choices)
+        if count == 2 and not seen.is_refused:
+            self._native.append("n")
         yield Finding(
             "n", *(seen.refused() if seen.is_refused else ("yes" if count == 2 else "ignored", f"{count} of 2"))
         )

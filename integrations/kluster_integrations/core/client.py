@@ -139,6 +139,7 @@ class Client:
         max_repairs: int = 2,
         check: Check | None = None,
         options: Mapping[str, Any] | None = None,
+        several: bool = False,
     ) -> ChatRequest:
         """Build a request from OpenAI-shaped messages and parameters.
 
@@ -152,6 +153,7 @@ class Client:
             max_repairs: How often a wrong answer is asked for again; below zero answers are not checked.
             check: What else must be true of the answer.
             options: `timeout` and `total_timeout` (seconds), `headers` and `max_retries` of this request.
+            several: Whether `n` may ask for more answers, which are in `Completion.others`; where the server has it.
 
         Raises:
             UnsupportedParameterError: A parameter cannot be had here, and `config.unsupported` is `error`.
@@ -167,6 +169,7 @@ class Client:
                 stream=stream,
                 tool_calling=tool_calling,
                 extra_body=extra_body,
+                several=several,
             )
             made.max_repairs, made.check, made.options = max_repairs, check, options or {}
             return made
@@ -356,7 +359,8 @@ class Client:
             except StopIteration as done:
                 completion: Completion = done.value
                 if later is not None:
-                    completion.priced = request.spec
+                    for each in (completion, *completion.others):
+                        each.priced = request.spec
                 has_answer = bool(completion.text or completion.tool_calls)
                 _note_empty(completion.finish_reason, has_answer=has_answer)
                 return completion

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Generator
 from dataclasses import replace
 
@@ -9,7 +10,7 @@ from kluster_integrations.core import prompting
 from kluster_integrations.core.errors import OutputValidationError
 from kluster_integrations.core.json_text import MISSING, compact, find_json, read_arguments
 from kluster_integrations.core.schemas import schema_error
-from kluster_integrations.core.types import ChatRequest, Completion, Message
+from kluster_integrations.core.types import NO_USAGE, ChatRequest, Completion, Message, Usage
 
 __all__ = ["attempts", "find_problem", "repair_text"]
 
@@ -22,11 +23,13 @@ def attempts(request: ChatRequest) -> Generator[ChatRequest, Completion, Complet
     What is wrong goes back to the model, at most `request.max_repairs` times; not where the answer was cut at its limit
     of tokens, which would cut it again. The completion that is returned has the tokens, the reasoning and (where the
     text itself is not checked) the text of all attempts, for a stream has shown it by then. Where JSON was asked for,
-    its text is JSON alone.
+    its text is JSON alone. Of several answers (`n`) each is checked, and asked for again alone.
 
     Raises:
         OutputValidationError: If the last answer is wrong, too; it carries the raw text and the completion.
     """
+    if request.n > 1:
+        return (yield from _several(request))
     completion = yield request
     _check_calls(request, completion)
     if request.max_repairs < 0:
@@ -51,6 +54,28 @@ def attempts(request: ChatRequest) -> Generator[ChatRequest, Completion, Complet
     if request.schema is not None and not completion.tool_calls:
         completion.text = compact(find_json(completion.text, is_cut=completion.is_cut))
     return completion
+
+
+def _several(request: ChatRequest) -> Generator[ChatRequest, Completion, Completion]:
+    """Check each of several answers as if it were the only one, and repair it so."""
+    answer = yield request
+    alone = replace(request, body={name: value for name, value in request.body.items() if name != "n"})
+    done: list[Completion] = []
+    for completion in (answer, *answer.others):
+        tries = attempts(alone)
+        next(tries)  # which has been sent
+        try:
+            current = tries.send(completion)
+            while True:
+                current = tries.send((yield current))
+        except StopIteration as ended:
+            done.append(ended.value)
+    first, *others = done
+    first.usage = functools.reduce(Usage.plus, (completion.usage for completion in done))
+    first.others = others
+    for other in others:
+        other.usage = NO_USAGE
+    return first
 
 
 def _shown_text(request: ChatRequest, text: str) -> str:

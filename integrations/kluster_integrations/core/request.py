@@ -62,6 +62,7 @@ def build(
     stream: bool = False,
     tool_calling: ToolCalling = "auto",
     extra_body: Mapping[str, Any] | None = None,
+    several: bool = False,
 ) -> ChatRequest:
     """Build a chat request from OpenAI-shaped messages and parameters.
 
@@ -75,6 +76,7 @@ def build(
             prefers native where the model has it.
         extra_body: Sent as it is, for fields that OpenAI's API does not know (a dedicated deployment's `top_k`, say);
             and `response_format`, in place of the prompt. OpenAI's other fields in it are treated like `params`.
+        several: Whether the caller takes more answers than one (`n`), where they are native.
 
     Raises:
         UnsupportedParameterError: A parameter cannot be had here, and `config.unsupported` is `error`.
@@ -86,11 +88,10 @@ def build(
     spec = own_models.for_request(model, config)
     if spec.purpose == "embeddings":
         raise BadRequestError(
-            f"model={model!r} makes embeddings, not chat.",
-            hint="use KlusterEmbeddings, or a chat model.",
+            f"model={model!r} makes embeddings, not chat.", hint="use KlusterEmbeddings, or a chat model."
         )
     sent, extra = _split_extra(params, extra_body)
-    values = _known_values(sent, config, spec)
+    values = _known_values(sent, config, spec, several=several and not stream)
     stops = _stops(values.pop("stop", None))
     wire = _messages(messages, spec)
     request = ChatRequest({"model": spec.id, "messages": wire}, spec)
@@ -141,7 +142,9 @@ def _split_extra(
     return {**params, **ours}, {k: v for k, v in extra_body.items() if k not in _OPENAI}
 
 
-def _known_values(params: Mapping[str, Any], config: KlusterConfig, spec: ModelSpec) -> dict[str, Any]:
+def _known_values(
+    params: Mapping[str, Any], config: KlusterConfig, spec: ModelSpec, *, several: bool
+) -> dict[str, Any]:
     """Return the parameters that are sent or handled here, checked and under their present names."""
     values: dict[str, Any] = {}
     refused: dict[str, Any] = {}
@@ -153,6 +156,9 @@ def _known_values(params: Mapping[str, Any], config: KlusterConfig, spec: ModelS
                 values["max_completion_tokens"] = _check(name, value, "max_completion_tokens")
         elif name == "logprobs" and value and name not in spec.native:
             refused[name] = value
+        elif name == "n" and name in spec.native:
+            if not asks_nothing(name, value):
+                (values if several else refused)[name] = _check(name, value, name)
         elif name in _CHECKS:
             values[name] = _check(name, value, name)
         elif name in _DONE_HERE or name in spec.native:
@@ -164,8 +170,7 @@ def _known_values(params: Mapping[str, Any], config: KlusterConfig, spec: ModelS
         values.pop("top_logprobs", None)
     elif values.get("top_logprobs") is not None and not values.get("logprobs"):
         raise BadRequestError(
-            f"top_logprobs={values['top_logprobs']!r} needs logprobs=True.",
-            hint="set logprobs=True.",
+            f"top_logprobs={values['top_logprobs']!r} needs logprobs=True.", hint="set logprobs=True."
         )
     if refused:
         _refuse(refused, config, spec)
@@ -194,6 +199,8 @@ def _refuse(refused: Mapping[str, Any], config: KlusterConfig, spec: ModelSpec) 
         shown = _short(unknown)
         instead = f"{instead}; " * bool(instead) + f"a dedicated deployment takes it in extra_body={shown}"
     who = f"The server of {spec.id!r}" if "file" in spec.sources else "kluster.ai"
+    if refused.keys() == {"n"} <= spec.native:
+        who = "A request with one answer (a stream, a batch job, CrewAI)"
     if config.unsupported == "drop":
         warn(f"{who} does not take {names}: left out.", stacklevel=5)
         return
@@ -243,6 +250,7 @@ _CHECKS: Mapping[str, Callable[[object], str | None]] = {
     "seed": _integer(-math.inf),
     "metadata": _of_type(Mapping, "a mapping"),
 }
+_NATIVE_CHECKS: Mapping[str, Callable[[object], str | None]] = {"n": _integer(1)}
 _DONE_HERE = frozenset({"stop", "tools", "tool_choice", "parallel_tool_calls", "response_format"})
 # Of the request as a whole, or (stream_options) pointless: usage in a stream is read or estimated anyway.
 _HANDLED_ELSEWHERE = frozenset({"model", "messages", "stream", "stream_options"})
@@ -255,7 +263,7 @@ _OPENAI = frozenset({*_CHECKS, *_DONE_HERE, *_HANDLED_ELSEWHERE, *_HARMLESS, *_O
 
 
 def _check(name: str, value: Any, rule: str) -> Any:
-    allowed = _CHECKS[rule](value)
+    allowed = (_NATIVE_CHECKS.get(rule) or _CHECKS[rule])(value)
     if allowed is not None:
         raise BadRequestError(f"{name}={_short(value)} must be {allowed}.", hint=f"correct {name}.")
     return value
@@ -397,8 +405,7 @@ def _content(content: object, role: str, where: str, spec: ModelSpec) -> str | l
         raise BadRequestError(f"{where}.content is missing.", hint="give it a text.")
     if not isinstance(content, Sequence):
         raise BadRequestError(
-            f"{where}.content={_short(content)} must be a text or a list of parts.",
-            hint="correct the content.",
+            f"{where}.content={_short(content)} must be a text or a list of parts.", hint="correct the content."
         )
     parts = [p for i, part in enumerate(content) if (p := _part(part, f"{where}.content[{i}]", spec))]
     if role == "user" and any(p["type"] != "text" for p in parts):
@@ -545,11 +552,7 @@ def _add_schema(request: ChatRequest, response_format: object, *, is_sent: bool)
     if response_format is None:
         return
     kind = response_format.get("type") if isinstance(response_format, Mapping) else None
-    if not isinstance(response_format, Mapping) or kind not in (
-        "text",
-        "json_object",
-        "json_schema",
-    ):
+    if not isinstance(response_format, Mapping) or kind not in ("text", "json_object", "json_schema"):
         raise BadRequestError(
             f"response_format={_short(response_format)} must have type text, json_object or json_schema.",
             hint="correct response_format.",
@@ -562,8 +565,7 @@ def _add_schema(request: ChatRequest, response_format: object, *, is_sent: bool)
         found = given.get("schema") if isinstance(given, Mapping) else None
         if not isinstance(found, Mapping):
             raise BadRequestError(
-                "response_format.json_schema.schema is missing; it must be a JSON schema.",
-                hint="add the schema.",
+                "response_format.json_schema.schema is missing; it must be a JSON schema.", hint="add the schema."
             )
         check_schema(found)  # not after the answer, which costs
         schema = found

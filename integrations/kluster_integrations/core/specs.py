@@ -47,6 +47,7 @@ NATIVE: Mapping[str, str] = {
     "stream_usage": "counts the tokens of a stream: stream_options is sent",
     "tools": "takes tools and tool_choice; the same as supports_tools",
     "logprobs": "gives logprobs; on by default, as kluster.ai documents them",
+    "n": "gives several answers to one request: n is sent, where the caller can take them",
     "max_tokens": "reads the limit of an answer as max_tokens, and not as max_completion_tokens",
     "dimensions": "shortens embeddings: dimensions is sent",
     **dict.fromkeys(

@@ -59,7 +59,7 @@ def estimate_prompt(
 
 
 def estimate_request(body: Mapping[str, Any], most: int) -> tuple[int, int]:
-    """Return about how many tokens a request's prompt has, and how many its answer has at most.
+    """Return about how many tokens a request's prompt has, and how many its answer has (with `n`, all) at most.
 
     Args:
         body: The body of a chat request.
@@ -67,4 +67,5 @@ def estimate_request(body: Mapping[str, Any], most: int) -> tuple[int, int]:
     """
     prompt = estimate_prompt(body["messages"], body.get("tools", ()))
     limit = body.get("max_completion_tokens") or body.get("max_tokens")  # the latter is native to some servers
-    return prompt, limit or min(_ASSUMED_COMPLETION, most)
+    n = body.get("n")
+    return prompt, (limit or min(_ASSUMED_COMPLETION, most)) * (n if isinstance(n, int) and n > 1 else 1)

@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 from kluster_integrations.core.specs import ModelSpec
 
 __all__ = [
+    "NO_USAGE",
     "ChatRequest",
     "Check",
     "Completion",
@@ -57,6 +58,10 @@ class Usage(NamedTuple):
             self.reasoning_estimated or other.reasoning_estimated,
             self.requests + other.requests,
         )
+
+
+NO_USAGE = Usage(0, 0, 0, requests=0)
+"""Of an answer whose tokens are counted with another one."""
 
 
 def _sum(a: int | None, b: int | None) -> int | None:
@@ -132,6 +137,7 @@ class Completion:
         priced: The model's spec with the prices that hold, where they are not those in real time: inside `deferred`.
         earlier: With what `text` begins, of an answer that was repaired: the text of wrong attempts, which a stream had
             shown before they turned out to be wrong. "" where there is none.
+        others: The further answers to a request with `n`. `usage` is that of all; theirs is `NO_USAGE`.
     """
 
     text: str
@@ -146,6 +152,7 @@ class Completion:
     headers: Mapping[str, str] = field(default_factory=dict)
     priced: ModelSpec | None = None
     earlier: str = ""
+    others: list[Completion] = field(default_factory=list)
 
     @property
     def is_cut(self) -> bool:
@@ -196,6 +203,12 @@ class ChatRequest:
     def max_tokens(self) -> Any:
         """The limit of the answer's tokens, under either name; None where there is none."""
         return self.body.get("max_completion_tokens") or self.body.get("max_tokens")
+
+    @property
+    def n(self) -> int:
+        """How many answers are asked for at once."""
+        n = self.body.get("n")
+        return n if isinstance(n, int) else 1
 
     @property
     def is_checked(self) -> bool:

@@ -46,6 +46,8 @@ async def completed(request: Request, chat: ChatRequest) -> Completion:
         with service.counted():
             completion = await service.client.acomplete(chat)
     except OutputValidationError as err:
+        if chat.n > 1:
+            raise
         completion = _cut(err)
     note(log_of(request), Delta(usage=completion.usage))
     return completion

@@ -43,12 +43,14 @@ async def _chat(request: Request) -> Response:
         body.get("messages") or [],
         {name: value for name, value in body.items() if name not in _OWN and name not in HINTS},
         stream=stream,
+        n=n,
     )
     if stream:
         include_usage = isinstance(options, Mapping) and options.get("include_usage") is True
         return await streamed(request, chat, _Chunks(str(body["model"]), include_usage=include_usage))
-    if n == 1:
-        return Json(_whole(str(body["model"]), [await completed(request, chat)]))
+    if n == chat.n:
+        answer = await completed(request, chat)
+        return Json(_whole(str(body["model"]), [answer, *answer.others]))
     work = [asyncio.ensure_future(completed(request, chat)) for _ in range(n)]
     try:
         answers = await asyncio.gather(*work)
@@ -59,7 +61,7 @@ async def _chat(request: Request) -> Response:
 
 
 def _count(n: object, *, stream: bool) -> int:
-    """Return how many answers are wanted: kluster.ai gives one per request, so each is a request of its own."""
+    """Return how many answers are wanted. kluster.ai gives one per request: there each is a request of its own."""
     if n is None:
         return 1
     if not isinstance(n, int) or isinstance(n, bool) or not 1 <= n <= _MAX_N:

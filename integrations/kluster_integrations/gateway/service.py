@@ -72,18 +72,21 @@ class Service:
         return next((id_ for alias, id_ in self.aliases.items() if fnmatch.fnmatchcase(name, alias)), name)
 
     def build(
-        self, model: str, messages: Sequence[Mapping[str, Any]], params: Mapping[str, Any], *, stream: bool
+        self, model: str, messages: Sequence[Mapping[str, Any]], params: Mapping[str, Any], *, stream: bool, n: int = 1
     ) -> ChatRequest:
         """Build a request; what OpenAI's API does not know goes to the server as it is.
 
-        With `unsupported="drop"` that is left out, too.
+        With `unsupported="drop"` that is left out, too. `n` is sent where the server has it.
         """
+        several = n > 1 and "n" in self.client.spec(model).native
+        if several:
+            params = {**params, "n": n}
         if self.client.config.unsupported == "drop":
-            return self.client.build(model, messages, params, stream=stream)
+            return self.client.build(model, messages, params, stream=stream, several=several)
         # In extra_body it would be sent to a server that may not have it.
         form = {"response_format": params.get("response_format")}
         extra = {name: value for name, value in params.items() if name not in form}
-        return self.client.build(model, messages, form, stream=stream, extra_body=extra)
+        return self.client.build(model, messages, form, stream=stream, extra_body=extra, several=several)
 
     def counted(self) -> AbstractContextManager[object]:
         """Return the context in which requests count for the budget."""

@@ -100,7 +100,17 @@ def to_message(completion: Completion) -> AIMessage:
 
 
 def to_result(completion: Completion, spec: ModelSpec, *, with_headers: bool) -> ChatResult:
-    """Return LangChain's result of a whole answer; `with_headers` puts the HTTP headers into the metadata."""
+    """Return LangChain's result of a whole answer, and of its `others`, whose tokens the first message counts.
+
+    `with_headers` puts the HTTP headers into the metadata.
+    """
+    result = _result(completion, spec, with_headers=with_headers)
+    for other in completion.others:
+        result.generations += _result(other, spec, with_headers=with_headers).generations
+    return result
+
+
+def _result(completion: Completion, spec: ModelSpec, *, with_headers: bool) -> ChatResult:
     usage, spec = completion.usage, completion.priced or spec
     message = to_message(completion)
     message.usage_metadata = _usage(usage)

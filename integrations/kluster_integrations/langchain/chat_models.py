@@ -237,7 +237,13 @@ class ChatKluster(Connected, BaseChatModel):
         return params | {name: value for name, value in kwargs.items() if name not in _NOT_BODY}
 
     def _request(
-        self, messages: list[BaseMessage], stop: list[str] | None, kwargs: Mapping[str, Any], *, stream: bool = False
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None,
+        kwargs: Mapping[str, Any],
+        *,
+        stream: bool = False,
+        several: bool = False,
     ) -> ChatRequest:
         check, max_repairs, extra_body = (kwargs.get(name) for name in ("check", "max_repairs", "extra_body"))
         if isinstance(extra_body, Mapping):
@@ -258,6 +264,7 @@ class ChatKluster(Connected, BaseChatModel):
                 max_repairs=self.max_repairs if max_repairs is None else max_repairs,
                 check=check,
                 options={name: value for name, value in options.items() if value is not None},
+                several=several,
             )
         if check is None:
             request.returns_invalid_calls = True  # as `invalid_tool_calls`
@@ -268,14 +275,14 @@ class ChatKluster(Connected, BaseChatModel):
     def _generate(
         self, messages: list[BaseMessage], stop: list[str] | None = None, run_manager: Any = None, **kwargs: Any
     ) -> ChatResult:
-        request = self._request(messages, stop, kwargs)
+        request = self._request(messages, stop, kwargs, several=True)
         completion = self._client.complete(request)
         return to_result(completion, request.spec, with_headers=self.include_response_headers)
 
     async def _agenerate(
         self, messages: list[BaseMessage], stop: list[str] | None = None, run_manager: Any = None, **kwargs: Any
     ) -> ChatResult:
-        request = self._request(messages, stop, kwargs)
+        request = self._request(messages, stop, kwargs, several=True)
         completion = await self._client.acomplete(request)
         return to_result(completion, request.spec, with_headers=self.include_response_headers)
 

@@ -6,8 +6,15 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from litellm.types.utils import (
+    Choices,
+    EmbeddingResponse,
+    Message,
+    ModelResponse,
+    ModelResponseStream,
+    StreamingChoices,
+)
 from litellm.types.utils import Delta as LiteDelta
-from litellm.types.utils import EmbeddingResponse, Message, ModelResponse, ModelResponseStream, StreamingChoices
 from litellm.types.utils import Usage as LiteUsage
 
 from kluster_integrations.catalog import ModelSpec
@@ -59,16 +66,9 @@ def fill(response: ModelResponse, spec: ModelSpec, completion: Completion) -> Mo
         spec: Of the id that was asked for: a price belongs to it, whatever name the server calls it by.
         completion: What the model answered.
     """
-    calls = [_call(call.id, call.name, call.arguments) for call in completion.tool_calls]
-    choice: Any = response.choices[0]
-    choice.message = Message(
-        content=completion.text or (None if calls else ""),
-        tool_calls=calls or None,
-        reasoning_content=completion.reasoning or None,
-    )
-    choice.finish_reason = completion.finish_reason
-    if completion.logprobs is not None:
-        choice.logprobs = completion.logprobs
+    response.choices += [Choices(index=i) for i, _ in enumerate(completion.others, 1)]
+    for choice, each in zip(response.choices, (completion, *completion.others), strict=True):
+        _fill_choice(choice, each)
     for name, value in {"id": completion.id, **completion.meta}.items():
         if name in ("id", "created", "system_fingerprint") and value is not None:
             setattr(response, name, value)
@@ -79,6 +79,18 @@ def fill(response: ModelResponse, spec: ModelSpec, completion: Completion) -> Mo
         usage = completion.usage
         response._hidden_params["response_cost"] = priced.cost(usage.prompt_tokens, usage.completion_tokens)
     return response
+
+
+def _fill_choice(choice: Any, completion: Completion) -> None:
+    calls = [_call(call.id, call.name, call.arguments) for call in completion.tool_calls]
+    choice.message = Message(
+        content=completion.text or (None if calls else ""),
+        tool_calls=calls or None,
+        reasoning_content=completion.reasoning or None,
+    )
+    choice.finish_reason = completion.finish_reason
+    if completion.logprobs is not None:
+        choice.logprobs = completion.logprobs
 
 
 def fill_vectors(response: EmbeddingResponse, spec: ModelSpec, vectors: Vectors) -> EmbeddingResponse:

@@ -140,7 +140,7 @@ class Call:
         """The spec of the id that was asked for, in the connection's own catalog."""
         return catalog.get(self.model, config=self.client.config)
 
-    def build(self, *, stream: bool = False) -> ChatRequest:
+    def build(self, *, stream: bool = False, several: bool = False) -> ChatRequest:
         """Return the chat request, after LiteLLM's log has been told.
 
         Raises:
@@ -158,6 +158,7 @@ class Call:
             extra_body=extra,
             max_repairs=int(self._params.get("max_repairs", 2)),
             options=self._options,
+            several=several,
         )
         _add_missing(request.spec)
         self._announce(request.body)

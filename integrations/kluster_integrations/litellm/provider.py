@@ -49,12 +49,12 @@ class KlusterLLM(CustomLLM):
     def completion(self, *_: Any, **kwargs: Any) -> ModelResponse:
         """Answer `litellm.completion`."""
         with Call(kwargs, self._connections) as call:
-            return fill(kwargs["model_response"], call.spec, call.client.complete(call.build()))
+            return fill(kwargs["model_response"], call.spec, call.client.complete(call.build(several=True)))
 
     async def acompletion(self, *_: Any, **kwargs: Any) -> ModelResponse:
         """Answer `litellm.acompletion`."""
         with Call(kwargs, self._connections) as call:
-            return fill(kwargs["model_response"], call.spec, await call.client.acomplete(call.build()))
+            return fill(kwargs["model_response"], call.spec, await call.client.acomplete(call.build(several=True)))
 
     def streaming(self, *_: Any, **kwargs: Any) -> Iterator[Any]:
         """Answer `litellm.completion(stream=True)`. What goes wrong before the first chunk is raised here."""
