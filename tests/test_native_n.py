@@ -12,9 +12,11 @@ import pytest
 
 from kluster_integrations import Budget
 from kluster_integrations.batch import BatchJob
+from kluster_integrations.batch.lines import replay
 from kluster_integrations.config import KlusterConfig
 from kluster_integrations.core.client import Client
 from kluster_integrations.core.response import read
+from kluster_integrations.core.tokens import estimate_request
 from kluster_integrations.core.types import ChatRequest, Completion
 from kluster_integrations.errors import (
     BadRequestError,
@@ -172,10 +174,16 @@ def test_where_it_cannot_be_had(config: KlusterConfig, model: str, tmp_path: Pat
         BatchJob.create([ASK], folder=tmp_path / "job", config=config, model=model, n=2)
 
 
-def test_an_estimate_knows_it(server: RawServer, config: KlusterConfig, tmp_path: Path) -> None:
-    from kluster_integrations.core.tokens import estimate_request
-
+def test_an_estimate_knows_it(config: KlusterConfig) -> None:
     assert estimate_request({**build(config, 3).body, "max_completion_tokens": 50}, 8_192)[1] == 150
+
+
+def test_in_the_results_of_a_job_of_someone_elses(config: KlusterConfig) -> None:
+    answer = json.loads(several("One", "Two").pieces[0])
+    done = replay(build(config), [answer])
+    assert done.completion is not None
+    assert [c.text for c in (done.completion, *done.completion.others)] == ["One", "Two"]
+    assert done.tokens == 40
 
 
 # In each framework

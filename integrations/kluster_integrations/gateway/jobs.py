@@ -55,7 +55,7 @@ class Jobs:
                 await self._fetch(file_id, file)
                 found = await asyncio.to_thread(self._read, file)
         if isinstance(found, BadRequestError):
-            raise found
+            raise BadRequestError(found.message, hint=found.hint)  # another one: it is kept, and must keep no frames
         return found
 
     def _read(self, file: IO[bytes]) -> _Expected:
