@@ -23,6 +23,35 @@ FRAMEWORKS = {"langchain": "langchain_core", "litellm": "litellm", "crewai": "cr
 _MODEL = "google/gemma-3-27b-it"
 # What stands in where the README has no snippet for an extra.
 _INSTEAD = {
+    "gateway": """
+from kluster_integrations.gateway import Gateway
+import httpx
+
+chat = {"model": "google/gemma-3-27b-it", "messages": [{"role": "user", "content": "Hello!"}]}
+with Gateway() as server:
+    answer = httpx.post(f"{server.base_url}/chat/completions", json=chat, trust_env=False).json()
+assert answer["choices"][0]["message"]["content"], answer
+""",
+    "keyring": """
+import os
+from kluster_integrations import KlusterConfig
+from kluster_integrations.config import store_key
+import keyring, keyring.backend
+
+class Kept(keyring.backend.KeyringBackend):  # no platform's keyring can be taken for granted
+    priority, keys = 1, {}
+
+    def get_password(self, service, name):
+        return self.keys.get((service, name))
+
+    def set_password(self, service, name, key):
+        self.keys[service, name] = key
+
+keyring.set_keyring(Kept())
+del os.environ["KLUSTER_API_KEY"]
+store_key("kk-of-the-keyring")
+assert KlusterConfig().require_key() == "kk-of-the-keyring"
+""",
     "redis": "import kluster_integrations.core.limits.redis, redis",
     "ray": """
 from kluster_integrations.ray import KlusterRows

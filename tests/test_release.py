@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import io
+import re
 import tarfile
+import tomllib
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from release import contents, extras
+from release import contents, extras, pins
 
 from kluster_integrations import __version__
 
@@ -33,6 +35,7 @@ Provides-Extra: all
 
 # kluster-integrations
 """
+EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
 TRACKED = {path.relative_to(ROOT).as_posix(): path for path in files()}
 PACKAGE = {
     name.removeprefix("integrations/"): path.read_bytes()
@@ -89,8 +92,8 @@ def test_all_extras_and_the_bare_package_are_tried(tmp_path: Path) -> None:
     assert extras.names(contents.found(tmp_path)[0]) == ["all", "crewai", "emulator", "bare"]
 
 
-def test_each_framework_has_a_snippet() -> None:
-    for extra in ("langchain", "litellm", "crewai", "emulator"):
+def test_each_extra_has_a_snippet() -> None:
+    for extra in EXTRAS.keys() - {"all"}:
         assert len(extras.snippets(extra)) == 1
     assert len(extras.snippets("all")) == 4
     with pytest.raises(extras.Failed, match="no-such-extra"):
@@ -100,3 +103,17 @@ def test_each_framework_has_a_snippet() -> None:
 def test_no_dist_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="make dist"):
         contents.found(tmp_path)
+
+
+def test_what_the_makefile_installs_is_pinned() -> None:
+    """An extra or a group that is installed with a constraint file, and is not in it, has no versions."""
+    makefile = (ROOT / "Makefile").read_text("utf-8").replace("\\\n", " ")
+    installs = [line for line in makefile.splitlines() if "--constraint" in line and "--no-deps" not in line]
+    assert len(installs) > 10
+    in_all = EXTRAS["all"][0].partition("[")[2].rstrip("]").split(",")
+    for line in installs:
+        name = line.split("--constraint ")[1].split()[0]
+        extras_of = re.findall(r'"\.\[(.*?)\]"', line)
+        wanted = {*(extra for found in extras_of for extra in found.split(",")), *re.findall(r"--group (\S+)", line)}
+        pinned = pins.FILES[name]
+        assert wanted <= {*pinned.extras, *pinned.groups, *in_all * ("all" in pinned.extras)}, line
