@@ -360,11 +360,15 @@ def _show_status(folder: Path, status: BatchStatus, as_json: bool) -> bool:
     return not status.failed
 
 
+def _counted(number: int, thing: str) -> str:
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
 def _show_estimate(found: CostEstimate) -> None:
-    print(f"{found.lines:,} requests in {found.files:,} file{'s' if found.files > 1 else ''}")
+    print(f"{_counted(found.lines, 'request')} in {_counted(found.files, 'file')}")
     print(f"about {found.tokens.prompt_tokens:,} tokens of prompts, {found.tokens.completion_tokens:,} of answers")
     if found.assumed:
-        print(f"({found.assumed:,} requests have no max_completion_tokens: 500 are assumed)")
+        print(f"(without max_completion_tokens: {_counted(found.assumed, 'request')}; 500 tokens each are assumed)")
     for name, cost in (("real_time", found.real_time), *found.by_window.items()):
         mark = "  cheapest" if name == found.cheapest else ""
         print(f"  {name.replace('_', ' '):<9}  {money(cost)}{mark}")
