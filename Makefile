@@ -50,7 +50,7 @@ help:
 	@echo "make soak          calls, streams, faults and closes for ten minutes, or KLUSTER_SOAK_SECONDS"
 	@echo "make fuzz          answers that no server should give, for KLUSTER_FUZZ_SECONDS (default 60)"
 	@echo "make docs          the documentation, in site/; make docs-serve shows it on port 8000"
-	@echo "make outputs       what the pages' Python blocks print, written anew into tests/outputs and the README"
+	@echo "make outputs       what the pages' blocks and commands print, written anew into tests/outputs and the README"
 	@echo "make record        the cassettes anew, against the emulator; make record-live against the service, with a key"
 	@echo "make record-check  each line of each recorded answer left out, and altered: does a test see it?"
 	@echo "make pins          the constraint files anew, with uv; UPGRADE=1 takes the newest versions"
@@ -286,7 +286,7 @@ record-live: $(VENVC)/.record
 
 # The pages show what is written here; 'make test' compares it with what the blocks print.
 outputs: $(VENV)/.test
-	WRITE_OUTPUTS=1 $(VENV)/bin/python -m pytest -q --disable-warnings tests/test_docs.py
+	WRITE_OUTPUTS=1 $(VENV)/bin/python -m pytest -q --disable-warnings tests/test_docs.py tests/test_docs_console.py
 
 $(VENVR)/.release: $(WHAT) constraints-release.txt
 	$(call venv,$(VENVR))

@@ -1,7 +1,8 @@
-"""Shows below each Python block of the site what it prints. A Markdown extension: `make docs` builds with it.
+"""Shows on the site what each block prints: below a block of Python, and below each command of a block of commands.
 
-The outputs are those of `tests/outputs/`, found by the block's code, so that pages hold none; a block that prints
-nothing has none. `make outputs` writes them, and the tests compare them with what the blocks print.
+A Markdown extension: `make docs` builds with it. The outputs are those of `tests/outputs/`, found by the block's code,
+so that pages hold none; what prints nothing has none. `make outputs` writes them, and the tests compare them with what
+the blocks print. An output is a block of its own, so that the Copy button of the code leaves it out.
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ from typing import Any
 import yaml
 from markdown import Extension, Markdown
 from markdown.preprocessors import Preprocessor
-from tests.outputs import OUTPUTS, digest
+from tests.outputs import OUTPUTS, digest, prefixes
 
 __all__ = ["makeExtension"]
 
-_PYTHON = re.compile(r"^```python\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
+_BLOCK = re.compile(r"^```(?P<language>python|console)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
 _BEFORE_FENCES = 27  # pymdownx.superfences takes 25, pymdownx.snippets 32
 
 
@@ -27,11 +28,19 @@ class _Outputs(Preprocessor):
         self._outputs = {entry["code"]: entry["output"] for entries in files for entry in entries}
 
     def run(self, lines: list[str]) -> list[str]:
-        return _PYTHON.sub(self._with_output, "\n".join(lines)).split("\n")
+        return _BLOCK.sub(self._with_output, "\n".join(lines)).split("\n")
 
     def _with_output(self, block: re.Match[str]) -> str:
-        output = self._outputs.get(digest(block["code"]))
-        return f"{block[0]}\n\n``` {{ .text .output }}\n{output}```\n" if output else block[0]
+        """Cut the block behind each part that prints, and put there what it prints."""
+        parts, shown = [], 0
+        for code in prefixes(block["language"], block["code"]):
+            output = self._outputs.get(digest(code))
+            if output or code == block["code"]:
+                parts.append(f"```{block['language']}\n{block['code'][shown : len(code)]}```")
+                shown = len(code)
+            if output:
+                parts.append(f"``` {{ .text .output }}\n{output}```\n")
+        return "\n\n".join(parts)
 
 
 class _Extension(Extension):

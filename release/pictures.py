@@ -30,7 +30,6 @@ REPLIES = ROOT / "examples" / "replies.yaml"
 COMMANDS = {
     "demo": ["demo"],
     "models": ["models"],
-    "doctor": ["doctor"],
     "chat": ["chat", "deepseek-ai/DeepSeek-R1-0528", "What is 12 times 12?"],
 }
 COLUMNS = 84

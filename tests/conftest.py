@@ -15,9 +15,11 @@ import pytest
 
 from kluster_integrations.core import specs
 from kluster_integrations.emulator import Emulator
+from kluster_integrations.emulator.replies import load
 
 from .raw_server import RawServer
 from .stated import stated
+from .tree import ROOT
 from .ways import Way
 
 # CrewAI keeps databases and settings below the home folder: not below the developer's.
@@ -82,6 +84,15 @@ def emulator(_shared_emulator: Emulator) -> Iterator[Emulator]:
     _shared_emulator.clear()
     yield _shared_emulator
     _shared_emulator.clear()
+
+
+@pytest.fixture
+def replying_emulator() -> Iterator[Emulator]:
+    """An emulator that answers as a reader's does: `kluster emulator --replies examples/replies.yaml`."""
+    with Emulator() as running:
+        for reply in load(str(ROOT / "examples" / "replies.yaml")):
+            running.reply(**reply)
+        yield running
 
 
 @pytest.fixture

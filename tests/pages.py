@@ -14,7 +14,7 @@ __all__ = ["PAGES", "ROOT", "Block", "Link", "anchors", "blocks", "links", "pros
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 
 _BLOCK = re.compile(
-    r"^(?:<!-- (?:no-run: *(?P<reason>\S[^\n]*?)|file: *(?P<file>\S+)) *-->\n+)?"
+    r"^(?:<!-- (?:no-run: *(?P<reason>\S[^\n]*?)|no-output: *(?P<silent>\S[^\n]*?)|file: *(?P<file>\S+)) *-->\n+)?"
     r"(?P<fence>```+)(?P<language>[^\n`]*)\n(?P<code>.*?)^(?P=fence)$",
     re.MULTILINE | re.DOTALL,
 )
@@ -33,6 +33,7 @@ class Block:
         language: The word behind the fence.
         code: What is in it.
         reason: Why it does not run, from `<!-- no-run: it needs a deployment -->` in the line before it; else None.
+        silent: Why what it prints is not shown, from `<!-- no-output: it varies -->` in the line before it; else None.
         file: The file that the page's commands find it in, from `<!-- file: a.py -->` in the line before it; else None.
     """
 
@@ -40,6 +41,7 @@ class Block:
     language: str
     code: str
     reason: str | None = None
+    silent: str | None = None
     file: str | None = None
 
 
@@ -59,6 +61,7 @@ def blocks(text: str, *languages: str) -> list[Block]:
             language=match["language"].strip(),
             code=match["code"],
             reason=match["reason"],
+            silent=match["silent"],
             file=match["file"],
         )
         for match in _BLOCK.finditer(text)

@@ -1,6 +1,6 @@
 """Every Python block of the pages runs and prints what is written down, and every block of data can be read.
 
-Blocks of one page share their names, as a reader types them one after the other; each of the README runs alone. A block
+Blocks of one page are pasted into one prompt of Python, one after the other; each of the README runs alone. A block
 that cannot run says why, in the line before it: `<!-- no-run: it needs a deployment -->`. `make outputs` writes down
 what they print. The emulator answers as a reader's does, who starts it with `--replies examples/replies.yaml`.
 """
@@ -8,34 +8,25 @@ what they print. The emulator answers as a reader's does, who starts it with `--
 from __future__ import annotations
 
 import ast
-import contextlib
 import importlib.util
-import io
 import json
-import os
-import random
 import re
 import tomllib
-from codeop import CommandCompiler
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
 from kluster_integrations.emulator import Emulator
-from kluster_integrations.emulator.replies import load
 from kluster_integrations.litellm import _versions
 
 from . import outputs
 from .pages import PAGES, ROOT, Block, blocks
+from .prompt import paste
 
 README = ROOT / "README.md"
 FRAMEWORKS = ("langchain", "langchain_core", "langchain_openai", "langgraph", "litellm", "crewai", "redis")
 FRAMEWORKS += ("google.adk", "agents", "strands", "smolagents", "agno", "instructor", "dspy")  # on LiteLLM
-REPLIES = ROOT / "examples" / "replies.yaml"
-WRITE = bool(os.environ.get("WRITE_OUTPUTS"))
 RUN = ("python", "console")  # console blocks: test_docs_console.py
 READ = {"json": json.loads, "toml": tomllib.loads, "yaml": yaml.safe_load, "text": str}
 
@@ -59,53 +50,30 @@ def _works(framework: str) -> bool:
     return framework != "litellm" or not _versions.problem(_versions.installed() or "")
 
 
-@contextlib.contextmanager
-def _own_handlers(found: list[Block]) -> Iterator[None]:
-    """Take away what a page adds to CrewAI's one event bus."""
-    if importlib.util.find_spec("crewai") and any("crewai" in block.code for block in found):
-        from crewai.events.event_bus import crewai_event_bus
-
-        with crewai_event_bus.scoped_handlers():
-            yield
-    else:
-        yield
-
-
-def run(page: Path, found: list[Block], names: dict[str, Any]) -> dict[str, str]:
-    """Run the blocks that can run here; return what each of them prints."""
-    printed: dict[str, str] = {}
-    random.seed(0)  # LiteLLM's router takes one of its deployments by chance
-    for block in found:
-        tree = ast.parse(block.code, str(page))
-        if block.reason or block.file or missing_framework(tree):
-            continue
-        ast.increment_lineno(tree, block.line)  # so that a traceback names the line of the page
-        with contextlib.redirect_stdout(io.StringIO()) as stdout:
-            exec(compile(tree, str(page), "exec", dont_inherit=True), names)
-        output = outputs.stable(stdout.getvalue(), Path.cwd())
-        assert printed.get(block.code, output) == output, (
-            f"line {block.line} is on the page twice, and prints something else"
-        )
-        printed[block.code] = output
+def run(groups: list[list[Block]]) -> list[dict[str, str]]:
+    """Paste the blocks that can run here; return for each group what its blocks print, by their code."""
+    able = [
+        [one for one in group if not (one.reason or one.file or missing_framework(ast.parse(one.code)))]
+        for group in groups
+    ]
+    printed: list[dict[str, str]] = []
+    for group, texts in zip(able, paste(able, folder=Path.cwd()), strict=True):
+        printed.append({})
+        for block, text in zip(group, texts, strict=True):
+            output = outputs.stable(text, Path.cwd())
+            assert printed[-1].setdefault(block.code, output) == output, (
+                f"the block of line {block.line} is on the page twice, and prints something else"
+            )
     return printed
-
-
-@pytest.fixture
-def emulator() -> Iterator[Emulator]:
-    """Answer as `kluster emulator --replies examples/replies.yaml` does."""
-    with Emulator() as server:
-        for reply in load(str(REPLIES)):
-            server.reply(**reply)
-        yield server
 
 
 @pytest.fixture(autouse=True)
 def _as_a_reader(
-    request: pytest.FixtureRequest, emulator: Emulator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    request: pytest.FixtureRequest, replying_emulator: Emulator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     request.getfixturevalue("own_catalog")
     monkeypatch.setenv("KLUSTER_API_KEY", "docs")
-    monkeypatch.setenv("KLUSTER_BASE_URL", emulator.base_url)
+    monkeypatch.setenv("KLUSTER_BASE_URL", replying_emulator.base_url)
     monkeypatch.setenv("KLUSTER_BATCH_POLL", "0.01")
     monkeypatch.setenv("KLUSTER_BATCH_QUIET", "1")
     monkeypatch.setenv("CREWAI_STORAGE_DIR", str(tmp_path))  # where CrewAI keeps memory and knowledge
@@ -117,67 +85,62 @@ def _as_a_reader(
 
 PYTHON = {page: found for page in PAGES if (found := blocks(page.read_text("utf-8"), "python"))}
 README_BLOCKS = PYTHON.pop(README)
-
-
-@pytest.mark.parametrize("page", PYTHON, ids=lambda page: page.name)
-def test_blocks_run(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    if page.stem in FRAMEWORKS and not _works(page.stem):
-        pytest.skip(f"{page.stem} is not installed, or not in a version that works")
-    with _own_handlers(PYTHON[page]):
-        printed = run(page, PYTHON[page], {"__name__": "docs"})
-    if WRITE:
-        outputs.write(page, printed)
-    elif outputs.pinned():
-        wanted = outputs.read(page)
-        assert {outputs.digest(code): text for code, text in printed.items() if text} == wanted, "run `make outputs`"
-
-
-@pytest.mark.parametrize("block", README_BLOCKS, ids=lambda block: f"line {block.line}")
-def test_each_block_of_the_readme_runs_alone(block: Block, capsys: pytest.CaptureFixture[str]) -> None:
-    if missing := missing_framework(ast.parse(block.code)):
-        pytest.skip(f"{missing} is not installed")
-    with _own_handlers([block]):
-        (printed,) = run(README, [block], {"__name__": "readme"}).values()
-    assert printed
-    if WRITE:
-        outputs.write_readme(block.code, printed)
-    elif outputs.pinned():
-        assert printed == outputs.read_readme(block.code), "run `make outputs`"
+CONCEPTS = [page for page in PYTHON if page.parent.name == "concepts"]  # short, so one interpreter runs them all
 
 
 @pytest.mark.parametrize(
-    ("page", "block"),
-    [(page, block) for page in PAGES for block in blocks(page.read_text("utf-8"), "python") if not block.reason],
-    ids=lambda value: value.name if isinstance(value, Path) else f"line {value.line}",
+    "pages",
+    [CONCEPTS, *([page] for page in PYTHON if page not in CONCEPTS)],
+    ids=lambda pages: "concepts" if pages == CONCEPTS else pages[0].name,
 )
-def test_each_block_can_be_pasted(page: Path, block: Block) -> None:
-    """Into the prompt of Python 3.11 and 3.12, where an empty line, and nothing else, ends a compound statement."""
-    assert not_pasted(block.code) is None
+def test_blocks_can_be_pasted(pages: list[Path]) -> None:
+    if pages[0].stem in FRAMEWORKS and not _works(pages[0].stem):
+        pytest.skip(f"{pages[0].stem} is not installed, or not in a version that works")
+    for page, printed in zip(pages, run([PYTHON[page] for page in pages]), strict=True):
+        outputs.check(page, "python", printed)
 
 
-def not_pasted(code: str) -> str | None:
-    """Return the line at which Python's prompt stops, if it does."""
-    compiler, typed = CommandCompiler(), list[str]()
-    for line in [*code.splitlines(), ""]:
-        typed.append(line)
-        try:
-            if compiler("\n".join(typed), symbol="single"):
-                typed.clear()
-        except SyntaxError:
-            return line
-    return "\n".join(typed) if typed else None
+def test_each_block_of_the_readme_can_be_pasted_alone() -> None:
+    for printed in run([[block] for block in README_BLOCKS]):
+        assert all(printed.values())
+        outputs.check(README, "python", printed)
 
 
 @pytest.mark.parametrize(
-    ("code", "stops"),
+    ("code", "problem"),
     [
-        ("for n in range(3):\n    print(n)\nprint()\n", "print()"),
-        ("class A:\n    x = 1\n\n    y = 2\n", "    y = 2"),
-        ("for n in range(3):\n    print(n)\n\nprint()\n", None),
+        ("for n in range(3):\n    print(n)\nprint()\n", "SyntaxError"),
+        ("class A:\n    x = 1\n\n    y = 2\n", "IndentationError"),
+        ("print(1 / 0)\n", "ZeroDivisionError"),
+        ("raise SystemExit\n", "left early"),
+        (
+            "import threading\nthread = threading.Thread(target=int, args=[None])\nthread.start(); thread.join()\n",
+            "TypeError",
+        ),
     ],
 )
-def test_what_the_prompt_refuses_is_seen(code: str, stops: str | None) -> None:
-    assert not_pasted(code) == stops
+def test_what_fails_in_the_prompt_is_seen(code: str, problem: str, tmp_path: Path) -> None:
+    fine = Block(1, "python", "n = 1\nfor _ in range(2):\n    print(n)\n\nprint('é')\n")
+    assert paste([[fine]], folder=tmp_path) == [["1\n1\né\n"]]
+
+    with pytest.raises(AssertionError, match=problem):
+        paste([[fine, Block(9, "python", code), fine]], folder=tmp_path)
+
+
+def test_a_group_has_no_names_of_the_one_before(tmp_path: Path) -> None:
+    first, second = Block(1, "python", "n = 1\n"), Block(5, "python", "print(n)\n")
+    assert paste([[first, second]], folder=tmp_path) == [["", "1\n"]]
+
+    with pytest.raises(AssertionError, match=r"(?s)line 5\n.*NameError"):
+        paste([[first], [second]], folder=tmp_path)
+
+
+def test_what_is_on_two_pages_prints_the_same() -> None:
+    """The site finds an output by the code alone."""
+    known: dict[str, str] = {}
+    for file in sorted(outputs.OUTPUTS.glob("*.yaml")):
+        for entry in yaml.safe_load(file.read_text("utf-8")):
+            assert known.setdefault(entry["code"], entry["output"]) == entry["output"], f"{file.name}: {entry['ends']}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

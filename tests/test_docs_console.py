@@ -1,8 +1,9 @@
-"""Every command of the pages' console blocks runs, and a page's altered command fails.
+"""Every command of the pages' console blocks runs and prints what is written down, and a page's altered command fails.
 
 All run for real, with pipes, files and all, against the emulator; the commands of a page share a directory and exported
 variables. Blocks that say `<!-- file: NAME -->` are written there. `pip` installs nothing, `make` makes nothing:
-both say what they would do. A command that cannot run says why: `<!-- no-run: it needs a deployment -->`.
+both say what they would do. A command that cannot run says why: `<!-- no-run: it needs a deployment -->`, and so does a
+block whose output is not shown: `<!-- no-output: it names this machine -->`. `make outputs` writes the outputs down.
 """
 
 from __future__ import annotations
@@ -26,13 +27,9 @@ from .litellm.proxy_server import wait_for
 from .pages import PAGES, ROOT, Block, blocks
 
 _ANNOUNCED = "export KLUSTER_API_KEY="
+_KEY_NAMED = ("Any key will do.", "The key is ", "Its key, ")
+Shell = Callable[[str], str]
 CONSOLE = [page for page in PAGES if blocks(page.read_text("utf-8"), "console")]
-
-
-def commands(block: Block) -> list[str]:
-    """Return what a reader types; a command that ends with a backslash goes on in the next line."""
-    whole = block.code.replace("\\\n", "")
-    return [line[2:] for line in whole.splitlines() if line.startswith("$ ")]
 
 
 def _words(command: str) -> list[str]:
@@ -87,8 +84,8 @@ def _started_proxy(command: str, env: dict[str, str], home: Path) -> subprocess.
 
 
 @pytest.fixture
-def shell(emulator: Emulator, tmp_path: Path) -> Iterator[Callable[[str], None]]:
-    """Run a command as a shell does, with these programs; servers stay in the background."""
+def shell(replying_emulator: Emulator, tmp_path: Path) -> Iterator[Shell]:
+    """Run a command as a shell does, with these programs, and return what it prints; servers stay in the background."""
     bin_ = tmp_path / "bin"
     bin_.mkdir()
     for name, module in {
@@ -100,15 +97,17 @@ def shell(emulator: Emulator, tmp_path: Path) -> Iterator[Callable[[str], None]]
         shim = bin_ / name
         shim.write_text(f'#!/bin/sh\nexec "{sys.executable}" {f"-m {module}" if module else ""} "$@"\n')
         shim.chmod(0o755)
-    home = tmp_path / "home"
-    home.mkdir()
-    (home / "examples").symlink_to(ROOT / "examples")
-    (home / "photo.jpg").write_bytes(b"\xff\xd8\xff\xe0 a photo \xff\xd9")
+    project = tmp_path / "project"
+    project.mkdir()
+    (project / "examples").symlink_to(ROOT / "examples")
+    (project / "photo.jpg").write_bytes(b"\xff\xd8\xff\xe0 a photo \xff\xd9")
     env = {
         **os.environ,
         "PATH": f"{bin_}{os.pathsep}{os.environ['PATH']}",
+        "HOME": str(tmp_path),  # where `kluster chat` keeps its conversations
+        "COLUMNS": "120",  # as wide as the site shows
         "KLUSTER_API_KEY": "docs-key",
-        "KLUSTER_BASE_URL": emulator.base_url,
+        "KLUSTER_BASE_URL": replying_emulator.base_url,
         "KLUSTER_BATCH_POLL": "0.01",
         "KLUSTER_BATCH_QUIET": "1",
         "PYTHONIOENCODING": "utf-8",
@@ -116,42 +115,51 @@ def shell(emulator: Emulator, tmp_path: Path) -> Iterator[Callable[[str], None]]
     }
     running: list[subprocess.Popen[str]] = []
 
-    def run(command: str) -> None:
+    def start(words: list[str], announced: str | tuple[str, ...]) -> str:
+        """Start a server on a free port; return what it prints up to a line that begins so."""
+        server = subprocess.Popen(
+            [*words, "--port", "0"],
+            env=env,
+            cwd=project,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            encoding="utf-8",
+        )
+        running.append(server)
+        assert server.stdout
+        lines = [server.stdout.readline()]
+        while lines[-1] and not lines[-1].startswith(announced):
+            lines.append(server.stdout.readline())
+        assert lines[-1], f"{words}: {lines}"
+        return "".join(lines)
+
+    def run(command: str) -> str:
         if command.startswith("export "):
             name = command.removeprefix("export ").split("=", 1)[0]
             script = f'{command}\nprintf %s "${name}"'
             env[name] = subprocess.check_output(["bash", "-c", script], env=env, encoding="utf-8")
         elif command.startswith("kluster emulator") and "--help" not in command:
-            words = [word for word in _words(command) if not word.isdigit() and word != "--port"]
-            server = subprocess.Popen(
-                [*words, "--port", "0"], env=env, cwd=home, stdout=subprocess.PIPE, encoding="utf-8"
-            )
-            running.append(server)
-            assert server.stdout
-            lines = [server.stdout.readline() for _ in range(3)]
-            assert lines[-1].startswith(_ANNOUNCED), f"{command}: {lines}"
+            return start([word for word in _words(command) if not word.isdigit() and word != "--port"], _ANNOUNCED)
         elif command.startswith("kluster gateway"):
-            server = subprocess.Popen(
-                [*_words(command), "--port", "0"], env=env, cwd=home, stderr=subprocess.PIPE, encoding="utf-8"
-            )
-            running.append(server)
-            assert server.stderr
-            assert server.stderr.readline().startswith("The gateway to ")
+            return start(_words(command), _KEY_NAMED)
         elif command.startswith("litellm --config"):
             if importlib.util.find_spec("backoff"):  # else its proxy is not installed: `make test-litellm` runs this
-                running.append(_started_proxy(command, env, home))
+                running.append(_started_proxy(command, env, project))
         else:
             done = subprocess.run(
                 ["bash", "-o", "pipefail", "-c", command],
                 env=env,
-                cwd=home,
+                cwd=project,
                 stdin=subprocess.DEVNULL,
-                capture_output=True,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
                 encoding="utf-8",
                 timeout=60,
                 check=False,
             )
-            assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+            assert done.returncode == 0, f"{command}\n{done.stdout}"
+            return done.stdout
+        return ""
 
     yield run
     for server in running:
@@ -160,18 +168,36 @@ def shell(emulator: Emulator, tmp_path: Path) -> Iterator[Callable[[str], None]]
 
 
 @pytest.mark.parametrize("page", CONSOLE, ids=lambda page: page.name)
-def test_commands_run(page: Path, shell: Callable[[str], None], tmp_path: Path) -> None:
+def test_commands_run(page: Path, shell: Shell, tmp_path: Path) -> None:
+    printed: dict[str, str] = {}
     for block in blocks(page.read_text("utf-8")):
         if block.file:
-            (tmp_path / "home" / block.file).write_text(block.code, "utf-8")
+            (tmp_path / "project" / block.file).write_text(block.code, "utf-8")
         elif block.language == "console" and not block.reason:
-            for command in commands(block):
-                bare = command.partition(" #")[0].rstrip()
-                check = next((check for pattern, check in ELSEWHERE if re.match(pattern, bare)), shell)
-                check(command)
+            for code, text in _run(block, shell).items():
+                output = outputs.stable(text, tmp_path / "project").replace(str(tmp_path), "~")
+                if not block.silent:
+                    assert printed.setdefault(code, output) == output, f"twice on the page, with two outputs:\n{code}"
+    outputs.check(page, "console", printed)
 
 
-def test_a_command_that_fails_is_noticed(shell: Callable[[str], None]) -> None:
+def _run(block: Block, shell: Shell) -> dict[str, str]:
+    """Run the commands of a block; return what each of them prints, by the code up to its end."""
+    printed, before = {}, 0
+    for code in outputs.prefixes("console", block.code):
+        # A command that ends with a backslash goes on in the next line.
+        command = code[before:].removeprefix("$ ").replace("\\\n", "").rstrip("\n")
+        before = len(code)
+        bare = command.partition(" #")[0].rstrip()
+        elsewhere = next((check for pattern, check in ELSEWHERE if re.match(pattern, bare)), None)
+        if elsewhere:
+            elsewhere(command)
+        else:
+            printed[code] = shell(command)
+    return printed
+
+
+def test_a_command_that_fails_is_noticed(shell: Shell) -> None:
     with pytest.raises(AssertionError, match="--does-not-exist"):
         shell("kluster models --does-not-exist")
     with pytest.raises(subprocess.CalledProcessError):
@@ -181,6 +207,24 @@ def test_a_command_that_fails_is_noticed(shell: Callable[[str], None]) -> None:
     if outputs.pinned():
         with pytest.raises(AssertionError, match="no-such-extra"):
             _pip('pip install ".[no-such-extra]"')
+
+
+def test_a_block_of_commands_has_an_output_behind_each() -> None:
+    code = "$ echo a \\\n    b\n$ echo '$ c'\n"
+
+    assert outputs.prefixes("console", code) == [code[:17], code]
+    assert outputs.prefixes("python", code) == [code]
+
+
+@pytest.mark.skipif(
+    outputs.WRITE or not outputs.pinned(), reason="outputs are compared with the pinned frameworks only"
+)
+def test_another_output_is_noticed() -> None:
+    page = ROOT / "docs" / "batch.md"
+    code = next(block.code for block in blocks(page.read_text("utf-8"), "console") if "kluster verify" in block.code)
+
+    with pytest.raises(AssertionError, match="make outputs"):
+        outputs.check(page, "console", {code: "not reliable\n"})
 
 
 def test_every_line_is_a_command_or_its_output() -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import subprocess
 import sys
 import tomllib
+from pathlib import Path
 
 import pytest
 
-from kluster_integrations._extras import MODULES, needs
+from kluster_integrations._extras import MODULES, _command, install_command, needs
 
 from .tree import ROOT
 
@@ -35,7 +36,24 @@ def test_a_missing_extra_is_named(extra: str, statement: str, missing: str) -> N
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True)
     name, message = done.stdout.splitlines()
     assert name.partition(".")[0] == missing
-    assert message == f'{name} is not installed: pip install "kluster-integrations[{extra}]"'
+    assert message == f"{name} is not installed: {install_command(extra)}"
+
+
+def test_extras_come_from_the_checkout_that_the_package_came_from(tmp_path: Path) -> None:
+    url = tmp_path.as_uri()
+    released = 'pip install "kluster-integrations[litellm]"'
+    assert _command({}, "litellm") == released
+    assert _command({"url": "https://example.com/a.whl", "archive_info": {}}, "litellm") == released
+    assert _command({"url": f"{url}/gone", "dir_info": {}}, "litellm") == released
+    assert _command({"url": url, "dir_info": {}}, "litellm,redis") == f'pip install "{tmp_path}[litellm,redis]"'
+    editable = _command({"url": url, "dir_info": {"editable": True}}, "litellm")
+    assert editable == f'pip install --editable "{tmp_path}[litellm]"'
+
+
+def test_a_missing_extra_is_one_traceback() -> None:
+    statement = "import sys; sys.modules['litellm'] = None; from kluster_integrations.litellm import register"
+    done = subprocess.run([sys.executable, "-c", statement], capture_output=True, encoding="utf-8", check=False)
+    assert done.stderr.count("Traceback (most recent call last)") == 1, done.stderr
 
 
 def test_another_module_s_absence_is_left_as_it_is() -> None:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
-__all__ = ["MODULES", "needs"]
+__all__ = ["MODULES", "install_command", "needs"]
+
+_NAME = "kluster-integrations"
 
 MODULES: Mapping[str, tuple[str, ...]] = {
     "langchain": ("langchain_core", "openai"),
@@ -19,6 +24,30 @@ MODULES: Mapping[str, tuple[str, ...]] = {
     "keyring": ("keyring",),
 }
 """The modules that an extra brings, by its name."""
+
+
+def install_command(*extras: str) -> str:
+    """Return the command that installs extras: from its checkout if the package was installed from one."""
+    from importlib.metadata import PackageNotFoundError, distribution
+
+    try:
+        origin = distribution(_NAME).read_text("direct_url.json")
+    except PackageNotFoundError:  # its folder is on the path, and nothing is installed
+        origin = None
+    return _command(json.loads(origin or "{}"), ",".join(extras))
+
+
+def _command(origin: Mapping[str, Any], extras: str) -> str:
+    """Return the command for an origin as pip records it: packaging.python.org, "Recording the Direct URL Origin"."""
+    from urllib.parse import urlsplit  # this one and the next take milliseconds, and only an error needs them
+    from urllib.request import url2pathname
+
+    if "dir_info" in origin:
+        folder = url2pathname(urlsplit(origin["url"]).path)
+        if Path(folder).is_dir():
+            editable = "--editable " if origin["dir_info"].get("editable") else ""
+            return f'pip install {editable}"{folder}[{extras}]"'
+    return f'pip install "{_NAME}[{extras}]"'
 
 
 @contextmanager
@@ -36,5 +65,5 @@ def needs(extra: str) -> Iterator[None]:
             raise
         missing = err.name
     if missing:
-        install = f'pip install "kluster-integrations[{extra}]"'
-        raise ModuleNotFoundError(f"{missing} is not installed: {install}", name=missing)
+        # `from None`: the import's own traceback says nothing more.
+        raise ModuleNotFoundError(f"{missing} is not installed: {install_command(extra)}", name=missing) from None

@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from kluster_integrations import __version__
+from kluster_integrations._extras import install_command
 from kluster_integrations.emulator import Emulator, Fault
 
 from .conftest import KEY, LLAMA, Run, command, environment
@@ -206,7 +207,7 @@ def test_works_on_the_bare_install(kluster: Run, reach: dict[str, str], args: li
 def test_a_missing_extra_is_one_line(kluster: Run, args: list[str], blocked: list[str], extras: str) -> None:
     done = kluster(*args, without=blocked)
     assert (done.returncode, done.stdout) == (1, "")
-    wanted = f'Error: `kluster {args[0]}` needs more: pip install "kluster-integrations[{extras}]"\n'
+    wanted = f"Error: `kluster {args[0]}` needs more: {install_command(*extras.split(','))}\n"
     assert done.stderr == wanted
 
 

@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 import kluster_integrations
+from kluster_integrations._extras import install_command
 from kluster_integrations.emulator import Emulator, Fault, create_app
 
 from .conftest import Api
@@ -178,7 +179,7 @@ def test_fixture_sets_and_restores_the_environment(tmp_path) -> None:
     env.pop("KLUSTER_BASE_URL", None)
     done = subprocess.run(command, capture_output=True, text=True, env=env, cwd=tmp_path, check=False)
     assert "1 failed, 2 passed" in done.stdout, done.stdout
-    assert 'pip install "kluster-integrations[emulator]"' in done.stdout
+    assert install_command("emulator") in done.stdout
 
 
 def test_a_server_that_runs_for_days_keeps_the_newest_requests(monkeypatch: pytest.MonkeyPatch) -> None:

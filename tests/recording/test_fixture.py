@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from kluster_integrations._extras import install_command
 from kluster_integrations.emulator import Emulator
 
 from ..features.adapters import usable
@@ -234,4 +235,4 @@ def test_without_vcrpy_it_says_what_to_install(project: Project) -> None:
     (project.folder / "vcr.py").write_text("raise ModuleNotFoundError('No module named vcr', name='vcr')")
     output = project.pytest("-k", "whole", plugins=(OURS,))
 
-    assert 'vcr is not installed: pip install "kluster-integrations[recording]"' in output
+    assert f"vcr is not installed: {install_command('recording')}" in output

@@ -8,7 +8,7 @@ import sys
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from kluster_integrations._extras import MODULES
+from kluster_integrations._extras import MODULES, install_command
 from kluster_integrations.errors import KlusterError
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def need(command: str, *extras: str) -> None:
     """
     missing = [extra for extra in extras if any(find_spec(module) is None for module in MODULES[extra])]
     if missing:
-        raise KlusterError(f'`{command}` needs more: pip install "kluster-integrations[{",".join(missing)}]"')
+        raise KlusterError(f"`{command}` needs more: {install_command(*missing)}")
 
 
 def money(cost: float | None) -> str:
@@ -53,7 +53,7 @@ class AnswerPrinter:
 
     Args:
         text: Where the text goes; in a pipe it is the model's text and nothing else.
-        thoughts: Where thoughts go.
+        thoughts: Where the reasoning goes.
     """
 
     def __init__(self, text: Console, thoughts: Console) -> None:

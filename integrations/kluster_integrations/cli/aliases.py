@@ -52,7 +52,7 @@ def remove(name: Name) -> None:
 
 @app.command()
 def path() -> None:
-    """Print where the settings are: aliases and the default model."""
+    """Print the path of the settings: aliases and the default model."""
     from kluster_integrations.config import settings_file
 
     print(settings_file())

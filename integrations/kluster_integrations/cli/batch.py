@@ -28,12 +28,14 @@ if TYPE_CHECKING:
 
 __all__ = ["app"]
 
-app = typer.Typer(help="Jobs that are answered within days, cheaper. Each is a folder.", no_args_is_help=True)
+app = typer.Typer(help="Batch jobs: answered within days, for less money. Each job is a folder.", no_args_is_help=True)
 
 _PARTLY = 3
 
-Folders = Annotated[list[Path], typer.Argument(metavar="FOLDER…", help="Where the jobs are.", show_default=False)]
-Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="Where the job is, or goes.", show_default=False)]
+Folders = Annotated[list[Path], typer.Argument(metavar="FOLDER…", help="The folders of the jobs.", show_default=False)]
+Folder = Annotated[
+    Path, typer.Argument(metavar="FOLDER", help="The folder of the job; it is created if needed.", show_default=False)
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, one object per line.")]
 BaseUrl = Annotated[str | None, typer.Option(metavar="URL", help="Where the API is.")]
 Input = Annotated[
@@ -41,10 +43,10 @@ Input = Annotated[
     typer.Option(
         metavar="FILE",
         help="Requests, one JSON per line: an object with messages, model and parameters, a list of messages, or a "
-        "text; '-' is stdin. Left out: those that the folder has.",
+        "text; '-' is stdin. Default: the requests that the folder has.",
     ),
 ]
-Model = Annotated[str | None, typer.Option(metavar="ID", help="The model of requests that name none.")]
+Model = Annotated[str | None, typer.Option(metavar="ID", help="The model of requests that name no model.")]
 Window = Annotated[
     Literal["24h", "48h", "72h", "auto"] | None,
     typer.Option(help="How long the service may take; auto is the cheapest. Default: 24h."),
@@ -83,7 +85,7 @@ def submit(
     plan: ThePlan = None,
     base_url: BaseUrl = None,
 ) -> None:
-    """Send a job. Stopped in the middle and started again, it sends nothing twice."""
+    """Send a job. Run again after a stop, it sends nothing twice."""
     with _job(folder, input, model, window, max_cost, connect(plan=plan, base_url=base_url)) as job:
         job.submit()
         _show_status(folder, job.last_status(), as_json)
@@ -91,7 +93,7 @@ def submit(
 
 @app.command()
 def status(folders: Folders, as_json: AsJson = False, base_url: BaseUrl = None) -> None:
-    """Look at the service's jobs, and take the results of those that have ended."""
+    """Ask the service how the jobs are, and save the results of those that have ended."""
 
     def look(folder: Path) -> bool:
         with _open(folder, base_url) as job:
@@ -102,7 +104,7 @@ def status(folders: Folders, as_json: AsJson = False, base_url: BaseUrl = None) 
 
 @app.command()
 def watch(folders: Folders, as_json: AsJson = False, base_url: BaseUrl = None) -> None:
-    """Wait until all inputs have a result, and send repairs meanwhile. Ctrl-C stops only the watching."""
+    """Wait until all inputs have a result; wrong answers are asked for again. Ctrl-C stops the wait, not the jobs."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     folders = _each_once(folders)
@@ -156,7 +158,7 @@ def results(folders: Folders, as_json: AsJson = False, base_url: BaseUrl = None)
 
 @app.command()
 def cancel(folders: Folders, as_json: AsJson = False, base_url: BaseUrl = None) -> None:
-    """Cancel what runs, and send nothing more; what was answered stays, and is paid."""
+    """Cancel the jobs. Answers that exist already are kept, and are charged."""
 
     def stop(folder: Path) -> bool:
         with _open(folder, base_url) as job:
@@ -168,7 +170,7 @@ def cancel(folders: Folders, as_json: AsJson = False, base_url: BaseUrl = None) 
 
 @app.command("list")
 def list_(folders: Folders, as_json: AsJson = False) -> None:
-    """List the jobs in folders, and in the folders in them, as they were last seen. Nothing is sent."""
+    """List the jobs in these folders and in their subfolders, as last seen. Nothing is sent."""
 
     def show(folder: Path) -> bool:
         try:
@@ -195,9 +197,9 @@ def _jobs_in(folder: Path) -> list[Path]:
 @app.command(context_settings={"ignore_unknown_options": True})
 def run(
     script: Annotated[Path, typer.Argument(metavar="SCRIPT.py", help="The program.", show_default=False)],
-    folder: Annotated[Path, typer.Option(metavar="DIR", help="Where the job is, or goes.")],
+    folder: Annotated[Path, typer.Option(metavar="DIR", help="The folder of the job; it is created if needed.")],
     arguments: Annotated[
-        list[str] | None, typer.Argument(metavar="ARGS…", help="The program's own; after -- all are.")
+        list[str] | None, typer.Argument(metavar="ARGS…", help="Arguments of the program; all that follow `--`.")
     ] = None,
     window: Annotated[
         Literal["24h", "48h", "72h", "auto"],
@@ -205,7 +207,7 @@ def run(
     ] = "72h",
     max_cost: MaxCost = None,
 ) -> None:
-    """Run a Python program whose chat requests become batch jobs. Stopped and run again, it sends nothing twice."""
+    """Run a Python program and send its chat requests as batch jobs. Run again after a stop, it sends nothing twice."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     from kluster_integrations.batch import deferred
@@ -360,11 +362,15 @@ def _show_status(folder: Path, status: BatchStatus, as_json: bool) -> bool:
     return not status.failed
 
 
+def _counted(number: int, thing: str) -> str:
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
 def _show_estimate(found: CostEstimate) -> None:
-    print(f"{found.lines:,} requests in {found.files:,} file{'s' if found.files > 1 else ''}")
+    print(f"{_counted(found.lines, 'request')} in {_counted(found.files, 'file')}")
     print(f"about {found.tokens.prompt_tokens:,} tokens of prompts, {found.tokens.completion_tokens:,} of answers")
     if found.assumed:
-        print(f"({found.assumed:,} requests have no max_completion_tokens: 500 are assumed)")
+        print(f"(without max_completion_tokens: {_counted(found.assumed, 'request')}; 500 tokens each are assumed)")
     for name, cost in (("real_time", found.real_time), *found.by_window.items()):
         mark = "  cheapest" if name == found.cheapest else ""
         print(f"  {name.replace('_', ' '):<9}  {money(cost)}{mark}")

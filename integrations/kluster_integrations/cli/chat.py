@@ -30,7 +30,7 @@ def run(
         str | None,
         typer.Argument(
             metavar="MODEL",
-            help="An id or an alias. Where it is left out, the default model is asked.",
+            help="An id or an alias. Default: the model of `kluster models default`.",
             autocompletion=complete_model,
             show_default=False,
         ),
@@ -39,14 +39,14 @@ def run(
         str | None,
         typer.Argument(
             metavar="PROMPT",
-            help="The question; what a pipe brings goes before it, and '-' is that alone. "
-            "Without a question a terminal starts a conversation.",
+            help="The question. Text from a pipe is put before it; '-' means that text alone. "
+            "Without a question, a terminal starts a conversation.",
             show_default=False,
         ),
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option("--model", "-m", metavar="MODEL", help="The same, by name.", autocompletion=complete_model),
+        typer.Option("--model", "-m", metavar="MODEL", help="The model, as an option.", autocompletion=complete_model),
     ] = None,
     system: Annotated[str | None, typer.Option("--system", "-s", metavar="TEXT", help="The system prompt.")] = None,
     image: Annotated[
@@ -55,7 +55,8 @@ def run(
     ] = None,
     again: Annotated[bool, typer.Option("--continue", "-c", help="Go on with the last conversation.")] = False,
     conversation: Annotated[
-        int | None, typer.Option("--conversation", min=1, metavar="N", help="Go on with this one of `kluster logs`.")
+        int | None,
+        typer.Option("--conversation", min=1, metavar="N", help="Go on with conversation N of `kluster logs`."),
     ] = None,
     schema: Annotated[
         str | None,
@@ -66,16 +67,20 @@ def run(
         typer.Option("--tool", "-T", metavar="MODULE:FUNCTION", help="A function it may call; may be repeated."),
     ] = None,
     usage: Annotated[bool, typer.Option("--usage", "-u", help="Print tokens, cost and time, on stderr.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object with all of the answer.")] = False,
-    no_log: Annotated[bool, typer.Option("--no-log", "-n", help="Keep nothing of this on disk.")] = False,
-    max_tokens: Annotated[int | None, typer.Option(min=1, metavar="N", help="Most tokens of the answer.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the whole answer as one JSON object.")] = False,
+    no_log: Annotated[bool, typer.Option("--no-log", "-n", help="Do not keep this conversation on disk.")] = False,
+    max_tokens: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="The largest number of tokens in the answer.")
+    ] = None,
     temperature: Annotated[
         float | None, typer.Option("--temperature", "-t", min=0, max=2, metavar="0..2", help="Randomness.")
     ] = None,
     base_url: Annotated[str | None, typer.Option(metavar="URL", help="Where the API is.")] = None,
-    plan: Annotated[Plan | None, typer.Option(help="The account's plan; decides windows.")] = None,
+    plan: Annotated[
+        Plan | None, typer.Option(help="The account's plan; it decides how long prompts and answers may be.")
+    ] = None,
 ) -> None:
-    """Ask a model. The answer streams to stdout, thoughts of reasoning models, dimmed, to stderr."""
+    """Ask a model. The answer goes to stdout as it comes, the reasoning of the model, dimmed, to stderr."""
     named, prompt = _model_and_prompt(first, second, model)
     number = _log.last_conversation() if again and conversation is None else conversation
     if again and number is None:

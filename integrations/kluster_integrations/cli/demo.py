@@ -71,10 +71,11 @@ def run(
     ] = None,
     live: Annotated[bool, typer.Option("--live", help="Ask the real server, with your key. This costs money.")] = False,
     local_llm: Annotated[
-        bool, typer.Option("--local-llm", help="Let a real model on this machine write (xllamacpp and a GGUF file).")
+        bool,
+        typer.Option("--local-llm", help="Let a real model on this machine answer; needs xllamacpp and a GGUF file."),
     ] = False,
 ) -> None:
-    """Show chat, tools, thoughts and an image question, and what each took."""
+    """Show a chat, a tool call, reasoning and a question about an image, with the tokens and the time of each."""
     if live and local_llm:
         raise UsageError("--live and --local-llm exclude each other.")
     if gguf and not local_llm:

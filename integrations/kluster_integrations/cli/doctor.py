@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from kluster_integrations._extras import install_command
 from kluster_integrations._version import __version__
 from kluster_integrations.cli._errors import shell_hint
 from kluster_integrations.cli._terminal import console
@@ -59,12 +60,12 @@ class Check:
 
 def run(
     model: Annotated[
-        str | None, typer.Option(metavar="ID", help="The model of the one-token call; default: a small one.")
+        str | None, typer.Option(metavar="ID", help="The model for that request. Default: a small one.")
     ] = None,
     offline: Annotated[bool, typer.Option("--offline", help="Send nothing.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Check versions, key, address and server. With a key this sends a request for one token."""
+    """Check versions, key, address and server. If there is a key, it sends one request, for one token."""
     checks = []
     out = console()
     for check in _checks(model, offline=offline):
@@ -118,7 +119,7 @@ def _version(package: str) -> Check:
     except metadata.PackageNotFoundError:
         if (extra := _EXTRAS.get(package)) is None:
             return Check(package, "fail", "not installed", "pip install kluster-integrations")
-        return Check(package, "skip", "not installed", f'pip install "kluster-integrations[{extra}]", if you need it')
+        return Check(package, "skip", "not installed", f"{install_command(extra)}, if you need it")
     if package == "litellm" and (why := _versions.broken(version)):
         return Check(package, "fail", f"{version} {why}", f'pip install "{_versions.RECOMMENDED}"')
     low, high = SUPPORTED[package]

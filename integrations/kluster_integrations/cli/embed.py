@@ -18,7 +18,9 @@ __all__ = ["run"]
 def run(
     texts: Annotated[
         list[str] | None,
-        typer.Argument(metavar="TEXT", help="What to embed; without any, all of stdin.", show_default=False),
+        typer.Argument(
+            metavar="TEXT", help="The texts. Without one: the whole of stdin, as one text.", show_default=False
+        ),
     ] = None,
     model: Annotated[
         str,

@@ -28,14 +28,16 @@ __all__ = ["run"]
 def run(
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65_535, help="The port; 0 is any free one.")] = 8090,
-    plan: Annotated[Plan | None, typer.Option(help="Impose this plan's limits and windows.")] = None,
+    plan: Annotated[Plan | None, typer.Option(help="Enforce the limits of this plan. Default: none.")] = None,
     strict: Annotated[
         bool,
-        typer.Option("--strict/--lenient", help="Answer 400 to what the docs do not support, or ignore it."),
+        typer.Option(
+            "--strict/--lenient", help="Refuse parameters that kluster.ai does not support (HTTP 400), or ignore them."
+        ),
     ] = True,
     engine: Annotated[
         str | None,
-        typer.Option(metavar="MODULE:FUNCTION", help="A function of the request, which answers."),
+        typer.Option(metavar="MODULE:FUNCTION", help="A function that gets the request and returns the answer."),
     ] = None,
     replies: Annotated[
         str | None, typer.Option(metavar="FILE", help="A YAML file of answers, each with text, tool_calls, when, …")
@@ -45,22 +47,29 @@ def run(
     ] = None,
     upstream_model: Annotated[str | None, typer.Option(metavar="ID", help="Its model; default: its first.")] = None,
     shape: Annotated[ShapeName, typer.Option(help="The server whose answers are imitated.")] = "vllm",
-    reasoning: Annotated[ReasoningStyle, typer.Option(help="Where thoughts go.")] = "reasoning_content",
-    usage_in_stream: Annotated[bool, typer.Option("--usage-in-stream", help="End streams with usage.")] = False,
+    reasoning: Annotated[
+        ReasoningStyle, typer.Option(help="Where the reasoning is in an answer.")
+    ] = "reasoning_content",
+    usage_in_stream: Annotated[
+        bool, typer.Option("--usage-in-stream", help="Send the usage at the end of each stream.")
+    ] = False,
     delay: Annotated[float, typer.Option(min=0, help="Seconds between the chunks of a stream.")] = 0.0,
     api_key: Annotated[
         list[str] | None, typer.Option(metavar="KEY", help="Let only this key in; may be repeated. Default: any key.")
     ] = None,
     allow_host: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="A host name in the public DNS that clients use; may be repeated."),
+        typer.Option(metavar="NAME", help="Accept requests to this public host name; may be repeated."),
     ] = None,
     log: Annotated[bool, typer.Option("--log", help="Print a line per request; --log json for machines.")] = False,
-    log_format: Annotated[str | None, typer.Argument(metavar="[json]", help="With --log.", show_default=False)] = None,
+    log_format: Annotated[
+        str | None,
+        typer.Argument(metavar="[json]", help="The word `json` behind --log: each line is JSON.", show_default=False),
+    ] = None,
 ) -> None:
     """Serve a local look-alike of the kluster.ai API until Ctrl-C; a page at / shows its requests.
 
-    It answers what --replies, --engine or --upstream say, and echoes the rest.
+    Its answers come from --replies, --engine or --upstream; every other question is echoed.
     """
     need("kluster emulator", "emulator")
     from kluster_integrations.emulator import Emulator

@@ -30,39 +30,51 @@ def run(
     target: Annotated[
         str | None, typer.Argument(metavar="TARGET", help="The program; --list names them.", show_default=False)
     ] = None,
-    show_list: Annotated[bool, typer.Option("--list", help="List the programs, a line each.")] = False,
+    show_list: Annotated[bool, typer.Option("--list", help="List the programs, one per line.")] = False,
     models: Annotated[
         list[str] | None,
-        typer.Option(metavar="ID", help="Only these models; repeated, or with commas. Default: all in service."),
+        typer.Option(
+            metavar="ID",
+            help="Only these models; repeat the option, or separate ids by commas. Default: all in service.",
+        ),
     ] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="The file; default: standard output.")] = None,
     plan: Annotated[
-        Plan | None, typer.Option(help="The account's plan, which decides windows and limits. Default: KLUSTER_PLAN.")
+        Plan | None, typer.Option(help="The account's plan; it decides lengths and limits. Default: KLUSTER_PLAN.")
     ] = None,
     base_url: Annotated[
-        str | None, typer.Option(metavar="URL", help="Where the program asks. Default: KLUSTER_BASE_URL.")
+        str | None, typer.Option(metavar="URL", help="The address that the program uses. Default: KLUSTER_BASE_URL.")
     ] = None,
     proxy: Annotated[
-        bool, typer.Option("--proxy", help="Let the program ask LiteLLM's proxy, on port 4000 or at --base-url.")
+        bool, typer.Option("--proxy", help="Let the program use LiteLLM's proxy, on port 4000 or at --base-url.")
     ] = False,
     gateway: Annotated[
-        bool, typer.Option("--gateway", help="Let the program ask `kluster gateway`, on port 8091 or at --base-url.")
+        bool, typer.Option("--gateway", help="Let the program use `kluster gateway`, on port 8091 or at --base-url.")
     ] = False,
     steps: Annotated[
-        bool, typer.Option("--steps", help="Show what to do by hand, with the plan's rate, and no configuration.")
+        bool,
+        typer.Option(
+            "--steps", help="Show the steps to do by hand, and the plan's limits, instead of a configuration."
+        ),
     ] = False,
     force: Annotated[
-        bool, typer.Option("--force", help="Overwrite a file that is not of this command, or may hold your keys.")
+        bool,
+        typer.Option(
+            "--force", help="Overwrite the file even if this command did not write it, or if it may contain keys."
+        ),
     ] = False,
     redis: Annotated[
-        str | None, typer.Option(metavar="URL", help="litellm: the Redis that instances share, redis://host:6379/0.")
+        str | None,
+        typer.Option(
+            metavar="URL", help="litellm: a Redis through which several proxies share the limits: redis://host:6379/0."
+        ),
     ] = None,
     max_wait: Annotated[
         float | None,
         typer.Option(min=0, help="litellm: seconds a request waits for the limits before 429. Default: no end."),
     ] = None,
 ) -> None:
-    """Write the configuration that puts kluster.ai into another program. No key is ever written."""
+    """Write a configuration with which another program uses kluster.ai. It never contains a key."""
     if show_list:
         _list()
         return

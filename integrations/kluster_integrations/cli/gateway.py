@@ -23,41 +23,48 @@ __all__ = ["run"]
 
 
 def run(
-    host: Annotated[str, typer.Option(help="The address to listen on; elsewhere than here it wants a key.")] = (
-        "127.0.0.1"
-    ),
+    host: Annotated[
+        str, typer.Option(help="The address to listen on; on any but a loopback address clients need a key.")
+    ] = ("127.0.0.1"),
     port: Annotated[int, typer.Option(min=0, max=65_535, help="The port; 0 is any free one.")] = 8091,
     key: Annotated[
         str | None,
         typer.Option(
             metavar="KEY",
-            help="What clients must send; better KLUSTER_GATEWAY_KEY, which `ps` does not show. "
-            "Default: anything on a loopback address, elsewhere a random one.",
+            help="The key that clients must send. Safer: KLUSTER_GATEWAY_KEY, which `ps` does not show. "
+            "Default: any key on a loopback address, else a random one.",
         ),
     ] = None,
-    plan: Annotated[Plan | None, typer.Option(help="The account's plan, whose limits are kept.")] = None,
+    plan: Annotated[Plan | None, typer.Option(help="The account's plan; the gateway stays within its limits.")] = None,
     max_wait: Annotated[
         float | None, typer.Option(min=0, help="Seconds a request waits for the limits before 429. Default: no end.")
     ] = None,
     redis: Annotated[
-        str | None, typer.Option(metavar="URL", help="The Redis that instances share, redis://host:6379/0.")
+        str | None,
+        typer.Option(
+            metavar="URL", help="A Redis through which several gateways share the limits: redis://host:6379/0."
+        ),
     ] = None,
     budget: Annotated[
         float | None, typer.Option(metavar="USD", min=0, help="Refuse requests once this many US$ are spent.")
     ] = None,
     unsupported: Annotated[
-        str | None, typer.Option(metavar="error|drop", help="What to do with what kluster.ai does not take.")
+        str | None,
+        typer.Option(
+            metavar="error|drop",
+            help="What to do with a parameter that kluster.ai does not take: refuse the request, or leave it out.",
+        ),
     ] = None,
     alias: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME=ID", help="A name for a model, such as 'claude-*=ID'; may be repeated."),
     ] = None,
     allow_origin: Annotated[
-        list[str] | None, typer.Option(metavar="URL", help="Let pages of this site ask; may be repeated.")
+        list[str] | None, typer.Option(metavar="URL", help="Let web pages of this site send requests; may be repeated.")
     ] = None,
     max_body: Annotated[int, typer.Option(min=1, metavar="MB", help="The largest body of a request.")] = 64,
-    grace: Annotated[float, typer.Option(min=0, help="Seconds that requests get to end when it stops.")] = 10.0,
-    log: Annotated[bool, typer.Option(help="Print a JSON object per request, without what it says.")] = True,
+    grace: Annotated[float, typer.Option(min=0, help="Seconds to wait for running requests when it stops.")] = 10.0,
+    log: Annotated[bool, typer.Option(help="Print one JSON object per request, without prompt and answer.")] = True,
 ) -> None:
     """Serve an OpenAI-compatible API until Ctrl-C, for programs that send what kluster.ai does not take.
 

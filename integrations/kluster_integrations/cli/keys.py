@@ -12,7 +12,7 @@ from kluster_integrations.cli._terminal import is_interactive
 
 __all__ = ["app"]
 
-app = typer.Typer(help="A key in the platform's keyring. KLUSTER_API_KEY, where it is set, comes first.")
+app = typer.Typer(help="Keep the key in the keyring of your system. KLUSTER_API_KEY comes first if it is set.")
 
 
 @app.callback(invoke_without_command=True)

@@ -13,15 +13,20 @@ from kluster_integrations.cli._terminal import money, plain
 
 __all__ = ["app"]
 
-app = typer.Typer(help="The conversations that `kluster chat` has kept, on this machine alone.")
+app = typer.Typer(help="Show the conversations of `kluster chat`. They are kept on this machine only.")
 
 
 @app.callback(invoke_without_command=True)
 def _list(
     context: typer.Context,
-    count: Annotated[int, typer.Option("--count", "-n", min=0, metavar="N", help="How many turns; 0 is all.")] = 3,
+    count: Annotated[
+        int,
+        typer.Option(
+            "--count", "-n", min=0, metavar="N", help="How many turns (questions with their answers); 0 means all."
+        ),
+    ] = 3,
     conversation: Annotated[
-        int | None, typer.Option("--conversation", min=1, metavar="N", help="Those of one conversation.")
+        int | None, typer.Option("--conversation", min=1, metavar="N", help="Only the turns of this conversation.")
     ] = None,
     response: Annotated[bool, typer.Option("--response", "-r", help="Print the last answer alone.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, one object per line.")] = False,
@@ -51,19 +56,19 @@ def path() -> None:
 
 @app.command()
 def on() -> None:
-    """Keep conversations, which is the default."""
+    """Keep conversations. This is the default."""
     _switch(None)
 
 
 @app.command()
 def off() -> None:
-    """Keep no conversations; what is kept stays until `kluster logs clear`."""
+    """Keep no new conversations. `kluster logs clear` removes the old ones."""
     _switch(False)
 
 
 @app.command()
 def clear() -> None:
-    """Remove all that is kept, and the history of what was typed."""
+    """Remove all conversations, and the history of typed lines."""
     count = _log.clear()
     _log.log_file().with_name("history").unlink(missing_ok=True)
     print(f"Removed: {count} turns and the history.", file=sys.stderr)

@@ -31,9 +31,9 @@ def _list(
     refresh: Annotated[bool, typer.Option("--refresh", help="Ask the server, and list what it has.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list.")] = False,
     plan: Annotated[Plan | None, typer.Option(help="Show the windows of this plan.")] = None,
-    base_url: Annotated[str | None, typer.Option(metavar="URL", help="Where to ask, with --refresh.")] = None,
+    base_url: Annotated[str | None, typer.Option(metavar="URL", help="The server for --refresh.")] = None,
 ) -> None:
-    """List the models. Prices are US$ per million tokens; what is unknown is '-'."""
+    """List the models. Prices are US$ per million tokens; '-' means unknown."""
     if context.invoked_subcommand is not None:
         return
     config = connect(plan=plan, base_url=base_url)
@@ -62,7 +62,7 @@ def default(
         typer.Argument(metavar="MODEL", help="An id or an alias.", autocompletion=complete_model, show_default=False),
     ] = None,
 ) -> None:
-    """Show the model that `kluster chat` asks where none is named, or set it."""
+    """Show or set the model that `kluster chat` uses by default."""
     if model is not None:
         from kluster_integrations.config import change_settings
 

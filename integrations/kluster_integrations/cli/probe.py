@@ -29,7 +29,9 @@ def run(
         str | None, typer.Argument(metavar="[MODEL]", help="The model's id; default: the first that the server lists.")
     ] = None,
     base_url: Annotated[str | None, typer.Option(metavar="URL", help="The server; default: KLUSTER_BASE_URL.")] = None,
-    output: Annotated[Path, typer.Option(help="The catalog to write; other models in it stay.")] = Path("models.toml"),
+    output: Annotated[Path, typer.Option(help="The catalog file to write. Other models in it stay.")] = Path(
+        "models.toml"
+    ),
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Send the requests without asking.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:

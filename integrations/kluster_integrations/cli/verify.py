@@ -20,13 +20,15 @@ _NOT_RELIABLE = 3
 def run(
     prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="The question.", show_default=False)],
     output: Annotated[str, typer.Argument(metavar="ANSWER", help="The answer; '-' is stdin.", show_default=False)],
-    context: Annotated[str | None, typer.Option(metavar="TEXT", help="What the answer is to rely on.")] = None,
+    context: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="The text that the answer must agree with.")
+    ] = None,
     context_file: Annotated[Path | None, typer.Option(metavar="FILE", help="The same, from a file.")] = None,
-    search: Annotated[bool, typer.Option("--search", help="Show what the service found.")] = False,
+    search: Annotated[bool, typer.Option("--search", help="Show the search results of the service.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     base_url: Annotated[str | None, typer.Option(metavar="URL", help="Where the API is.")] = None,
 ) -> None:
-    """Check an answer against a context, else against what is generally known. Exits with 3 if it is made up."""
+    """Check an answer against a context, or against general knowledge. Exits with 3 if the answer is not reliable."""
     from kluster_integrations.verify import Verifier
 
     if context is not None and context_file is not None:

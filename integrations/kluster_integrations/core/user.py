@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from kluster_integrations._extras import install_command
 from kluster_integrations.core.errors import KlusterError
 from kluster_integrations.core.notices import warn
 
@@ -130,7 +131,7 @@ def _keyring(action: str, *args: str) -> Any:
     try:
         import keyring
     except ModuleNotFoundError:
-        hint = 'pip install "kluster-integrations[keyring]", or set KLUSTER_API_KEY.'
+        hint = f"{install_command('keyring')}, or set KLUSTER_API_KEY."
         raise KlusterError("The package keyring is not installed.", hint=hint) from None
     try:
         return getattr(keyring, action)(_SERVICE, _USER, *args)
