@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+from importlib.metadata import version
 
 import pytest
 
@@ -45,7 +46,8 @@ def test_every_example_is_tested() -> None:
 def test_example(name: str) -> None:
     out = run_example(f"litellm.{name}", timeout=180)
     assert re.search(".*".join(SAYS[name]), out, re.DOTALL), out
-    if name == "team":
+    if name == "team" and f"litellm=={version('litellm')}\n" in (ROOT / "constraints.txt").read_text("utf-8"):
+        # Elsewhere errors have more in them: LiteLLM 1.90 adds the router's fallbacks.
         assert out in (ROOT / "docs" / "litellm.md").read_text("utf-8"), "the page shows what it prints"
 
 
