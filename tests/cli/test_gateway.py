@@ -95,10 +95,23 @@ def test_aliases_and_a_budget(start: Start) -> None:
     assert (answer.status_code, "budget" in answer.json()["error"]["message"]) == (402, True)
 
 
+def test_any_origin_without_a_key_is_warned_of(start: Start) -> None:
+    start("--allow-origin", "*")
+    assert "every web page" in start.processes[0].stderr.readline()
+
+
+def test_any_origin_with_a_key_is_not(start: Start) -> None:
+    start("--allow-origin", "*", KLUSTER_GATEWAY_KEY=OWN)
+    process = start.processes[0]
+    process.send_signal(signal.SIGTERM)
+    assert process.communicate(timeout=60)[1] == ""
+
+
 @pytest.mark.parametrize(
     ("args", "said"),
     [
         (["--alias", "gpt-4o"], "NAME=ID"),
+        (["--allow-origin", "chat.example"], "such as https://chat.example"),
         (["--key", "short"], "key (not shown)"),
         (["--unsupported", "maybe"], "unsupported"),
         (["--redis", "localhost"], "redis"),

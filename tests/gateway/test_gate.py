@@ -155,6 +155,40 @@ def test_pages_of_other_sites(serve: Serve, emulator: Emulator, origin: str, all
         assert before.headers["access-control-allow-private-network"] == "true"
 
 
+EXTENSION = "chrome-extension://bpoadfkcbjbfhfodiogcnhhhpibjhbnh"
+
+
+@pytest.mark.parametrize(
+    ("allowed", "origin"),
+    [
+        ("https://Chat.example/", "https://chat.example"),
+        ("http://chat.example:8080", "http://chat.example:8080"),
+        (EXTENSION, EXTENSION),
+    ],
+)
+def test_an_origin_is_one_however_it_is_written(serve: Serve, allowed: str, origin: str) -> None:
+    assert ask(serve(origins=(allowed,)), origin=origin).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "origin", ["chat.example", "https://chat.example/page", "https://", "https://*.chat.example", "null", ""]
+)
+def test_an_origin_that_no_page_has(origin: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(f"origins has {origin!r}")):
+        create_app(KlusterConfig(api_key=KEY), origins=[origin])
+
+
+def test_a_page_may_read_whether_to_try_again(serve: Serve, emulator: Emulator) -> None:
+    """OpenAI's SDK in a page retries, unless it sees the header that says not to."""
+    origin = "https://chat.example"
+    emulator.reply(status=503, text="Later.", headers={"Retry-After": "7"})
+    answer = ask(serve(origins=[origin]), origin=origin)
+    shown = {name.strip() for name in answer.headers["access-control-expose-headers"].split(",")}
+    assert (answer.headers["x-should-retry"], answer.headers["retry-after"]) == ("false", "7")
+    assert shown == {"x-should-retry", "retry-after", "x-request-id", "request-id"}
+    assert shown <= set(answer.headers)
+
+
 def test_whoever_has_the_key_may_ask_from_any_page(serve: Serve) -> None:
     server = serve(key=OWN)
     answer = ask(server, origin="https://chat.example", authorization=f"Bearer {OWN}")

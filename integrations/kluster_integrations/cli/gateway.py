@@ -60,7 +60,8 @@ def run(
         typer.Option(metavar="NAME=ID", help="A name for a model, such as 'claude-*=ID'; may be repeated."),
     ] = None,
     allow_origin: Annotated[
-        list[str] | None, typer.Option(metavar="URL", help="Let web pages of this site send requests; may be repeated.")
+        list[str] | None,
+        typer.Option(metavar="URL", help="Let web pages of https://HOST send requests ('*': any); may be repeated."),
     ] = None,
     max_body: Annotated[int, typer.Option(min=1, metavar="MB", help="The largest body of a request.")] = 64,
     grace: Annotated[float, typer.Option(min=0, help="Seconds to wait for running requests when it stops.")] = 10.0,
@@ -104,6 +105,8 @@ def run(
         if log:
             _log()
         _announce(server, config.base_url, is_given=bool(key or env_value("gateway_key")), has_key=bool(config.api_key))
+        if server.key is None and "*" in (allow_origin or ()):
+            _say("Warning: every web page that a browser here opens can spend your key. Set KLUSTER_GATEWAY_KEY.")
         stopping.wait()
     finally:
         server.stop()
@@ -147,4 +150,8 @@ def _announce(server: Gateway, upstream: str, *, is_given: bool, has_key: bool) 
     ]
     if not has_key:
         lines.append("Warning: there is no KLUSTER_API_KEY; only a server that needs none will answer.")
-    print("\n".join(lines), file=sys.stderr, flush=True)
+    _say("\n".join(lines))
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

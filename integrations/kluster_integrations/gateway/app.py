@@ -21,7 +21,7 @@ from kluster_integrations.files import Files
 from kluster_integrations.gateway import chat, embeddings, messages, models, responses
 from kluster_integrations.gateway import files as files_
 from kluster_integrations.gateway.errors import refusal
-from kluster_integrations.gateway.gate import Gate
+from kluster_integrations.gateway.gate import Gate, origin_of
 from kluster_integrations.gateway.jobs import Jobs
 from kluster_integrations.gateway.service import Json, Service
 from kluster_integrations.limits import Limits
@@ -49,7 +49,8 @@ def create_app(
         budget: Counts and limits what all requests cost; batch jobs by an estimate, when they are created.
         key: What clients must send, as OpenAI's or Anthropic's clients send theirs. None lets all in that ask this
             machine under a name that means it, from no web page but its own.
-        origins: Origins of web pages that may ask without a key, such as `https://www.typingmind.com`; `*` is any.
+        origins: Origins of web pages that may ask without a key, such as `https://www.typingmind.com`; `*` is any, and
+            lets every site spend your key.
         aliases: Model ids by the names that clients know; a name may have a `*`, as in `claude-*`.
         max_body: The largest body, in bytes.
 
@@ -65,7 +66,7 @@ def create_app(
         files,
         Jobs(files, config),
         key=key,
-        origins=tuple(origins),
+        origins=tuple(map(origin_of, origins)),
         aliases=dict(aliases or {}),
         budget=budget,
         max_body=max_body,

@@ -29,10 +29,12 @@ from kluster_integrations.gateway.errors import body_of, headers_of, refusal, st
 from kluster_integrations.gateway.jobs import MAX_FILE
 from kluster_integrations.gateway.service import Json, Log, Service
 
-__all__ = ["Gate", "is_loopback"]
+__all__ = ["Gate", "is_loopback", "origin_of"]
 
 _log = logging.getLogger(LOGGER)
 _METHODS = "GET, POST, DELETE, OPTIONS"
+# What a page may read beside the body. OpenAI's SDK retries unless it sees `x-should-retry: false`.
+_EXPOSED = b"x-should-retry, retry-after, x-request-id, request-id"
 
 
 def is_loopback(host: str) -> bool:
@@ -42,6 +44,22 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(name).is_loopback
     except ValueError:
         return name == "localhost" or name.endswith(".localhost")
+
+
+def origin_of(text: str) -> str:
+    """Return the origin of web pages that a user means, as browsers send it but in lower case; `*` is any.
+
+    Raises:
+        ValueError: If it is none that a page can have, or one that every page can have.
+    """
+    origin = text.strip().lower().removesuffix("/")
+    scheme, mark, host = origin.partition("://")
+    if origin != "*" and not (scheme and mark and _hostname(origin) and not set(host) & set("/?#@* ")):
+        raise ValueError(
+            f"origins has {text!r}, which must be an origin such as https://chat.example or "
+            "chrome-extension://ID, without a path; or '*', which lets the pages of every site in."
+        )
+    return origin
 
 
 def _hostname(url: str) -> str:
@@ -72,6 +90,7 @@ class Gate:
         origin = headers.get(b"origin")
         if origin is not None and self._takes_origin(origin):
             more += [(b"access-control-allow-origin", origin.encode("latin-1")), (b"vary", b"origin")]
+            more.append((b"access-control-expose-headers", _EXPOSED))
 
         async def noted(message: Message) -> None:
             nonlocal status
@@ -108,7 +127,7 @@ class Gate:
                 "request": _row(scope, status, took, request_id, log)})  # fmt: skip
 
     def _takes_origin(self, origin: str) -> bool:
-        if self._service.key is not None or "*" in self._service.origins or origin in self._service.origins:
+        if self._service.key is not None or "*" in self._service.origins or origin.lower() in self._service.origins:
             return True
         return origin.startswith(("http://", "https://")) and is_loopback(_hostname(origin))
 
