@@ -15,6 +15,7 @@ import pytest
 
 from kluster_integrations import catalog
 from kluster_integrations.cli.clients import GATEWAY_URL, PROXY_URL, TARGETS
+from kluster_integrations.gateway.gate import origin_of
 
 from .conftest import GEMMA, KEY, LLAMA, Run
 
@@ -182,13 +183,53 @@ def test_open_webui(kluster: Run) -> None:
     assert made["RAG_EMBEDDING_MODEL"] == "BAAI/bge-m3"
 
 
+def test_open_webui_adds_no_tools_of_its_own(kluster: Run, tmp_path: Path) -> None:
+    path = tmp_path / "open-webui.env"
+    export(kluster, "open-webui", "--output", str(path))
+    shell = ["sh", "-c", 'set -a; . "$0"; printf %s "$DEFAULT_MODEL_METADATA"', str(path)]
+    read = subprocess.run(shell, capture_output=True, text=True, check=True, timeout=60).stdout
+    assert json.loads(read) == {"capabilities": {"builtin_tools": False}}
+
+
+@pytest.mark.parametrize("name", ["open-webui", "n8n", "dify"])
+def test_where_the_gateway_is_for_a_container(kluster: Run, name: str) -> None:
+    assert "http://host.docker.internal:8091/v1" in export(kluster, name, "--gateway")
+    assert "host.docker.internal" not in export(kluster, name, "--base-url", URL)
+
+
+def test_the_note_of_n8n_is_markdown_that_keeps_commands(kluster: Run) -> None:
+    [note] = [n["parameters"]["content"] for n in json.loads(export(kluster, "n8n"))["nodes"] if n["name"] == "How"]
+    code = [line for line in note.splitlines() if line.startswith("    ")]
+    assert [line.split()[:2] for line in code] == [
+        ["pip", "install"],
+        ["export", "KLUSTER_GATEWAY_KEY=a-key-of-your-own"],
+        ["kluster", "gateway"],
+    ]
+
+
+@pytest.mark.parametrize("name", ["typingmind", "immersive-translate"])
+def test_no_step_lets_every_page_in(kluster: Run, name: str) -> None:
+    text = export(kluster, name)
+    origins = re.findall(r"--allow-origin (\S+)", text) + re.findall(r"chrome-extension://\w+", text)
+    assert origins
+    assert all(origin_of(origin) == origin != "*" for origin in origins)
+
+
+def test_the_docs_name_what_was_used_by_hand() -> None:
+    page = (ROOT / "docs" / "clients.md").read_text("utf-8")
+    table = page.partition("## Checked with")[2].partition("\n## ")[0]
+    assert {target.seen for target in TARGETS.values() if target.seen} <= set(re.findall(r"`([\w-]+ [\d.]+)`", table))
+
+
 def test_n8n_and_dify_are_graphs_that_hold_together(kluster: Run) -> None:
     flow = json.loads(export(kluster, "n8n", "--models", GEMMA))
     names = {node["name"] for node in flow["nodes"]}
     ends = {one["node"] for kinds in flow["connections"].values() for [[one]] in kinds.values()}
     assert ends | set(flow["connections"]) <= names
     model = next(node for node in flow["nodes"] if node["name"] == "kluster.ai")["parameters"]
-    assert (model["model"]["value"], model["options"]["baseURL"]) == (GEMMA, GATEWAY_URL)
+    # A base URL among the options would win over the credential's, and the page does not show it.
+    assert (model["model"]["value"], model["options"]) == (GEMMA, {})
+    assert re.fullmatch(r"[A-Za-z0-9]{16}", flow["id"])  # `n8n import:workflow` refuses a workflow without one
     app = data("dify", export(kluster, "dify", "--models", GEMMA))
     nodes = {node["id"]: node["data"] for node in app["workflow"]["graph"]["nodes"]}
     assert {end for edge in app["workflow"]["graph"]["edges"] for end in (edge["source"], edge["target"])} == set(nodes)

@@ -1,7 +1,7 @@
 """SillyTavern's real server, asked as its page asks it, with the preset that is written for it.
 
-The page itself is not run: what it sends is put together here from the preset, field by field as SillyTavern 1.19 does
-it (createGenerationParameters in public/scripts/openai.js); what leaves for kluster.ai is its server's work.
+The page itself is not run: what it sends is put together here from the preset, field by field as the page of
+SillyTavern 1.19 was seen to do it in a browser; what leaves for kluster.ai is its server's work.
 """
 
 from __future__ import annotations
@@ -95,6 +95,9 @@ def sent_by_the_page(preset: dict[str, Any], messages: list[dict[str, Any]], **m
         "include_reasoning": True,
         "enable_web_search": False,
         "request_images": False,
+        "request_image_resolution": "",
+        "request_image_aspect_ratio": "",
+        "custom_include_headers": "",
         **{name: preset[name] for name in names},
         **more,
     }

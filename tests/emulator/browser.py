@@ -13,10 +13,19 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-__all__ = ["CHROMIUM", "Browser"]
+import pytest
+
+__all__ = ["Browser", "need_browser"]
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 _SECONDS = 60.0
+
+
+def need_browser() -> Browser:
+    """Return a browser to enter; where there is none, skip the test, or fail in CI."""
+    if CHROMIUM is None:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)("chromium is not installed")
+    return Browser()
 
 
 class Browser:

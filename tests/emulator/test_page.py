@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,19 +13,16 @@ from kluster_integrations import catalog
 from kluster_integrations.emulator import Fault
 from kluster_integrations.emulator.records import LOGGER, MAX_BYTES, RecordedRequest, Records
 
-from .browser import CHROMIUM, Browser
+from .browser import Browser, need_browser
 from .conftest import LLAMA, QWEN, Api, tool, user
 
 KEY = "kk-a-key-that-no-page-shows"
 EVIL = '<img src=x onerror="document.title=\'owned\'"><script>document.title="owned"</script>'
-IN_CI = bool(os.environ.get("CI"))
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    if CHROMIUM is None:
-        (pytest.fail if IN_CI else pytest.skip)("chromium is not installed")
-    with Browser() as running:
+    with need_browser() as running:
         yield running
 
 

@@ -120,7 +120,8 @@ def _list() -> None:
     for name, target in TARGETS.items():
         untried = f"; not tried: {target.untried}" if target.untried else ""
         tried = f"; tried with {target.tried}" if target.tried else ""
-        typer.echo(f"{name:{width}}  {target.file}; {target.fit}{tried}{untried}")
+        seen = f"; page used with {target.seen}" if target.seen else ""
+        typer.echo(f"{name:{width}}  {target.file}; {target.fit}{tried}{seen}{untried}")
 
 
 def _choice(target: Target, ids: list[str], plan: Plan | None, base_url: str | None, between: Between) -> Choice:

@@ -82,7 +82,8 @@ class Target:
         name: As it is given to `kluster export`.
         file: What the file is called, or what it is.
         fit: How well what the program sends fits what kluster.ai documents.
-        tried: The program's package and version that was run with it, "" if none was.
+        tried: The program's package and version that the tests run with it, "" if none is.
+        seen: The package and version whose page was used by hand, "" if none was; the tests send what it sent.
         untried: What of it was not run.
         render: Writes the configuration.
         steps: Says what to do by hand; None where the configuration says it itself.
@@ -95,6 +96,7 @@ class Target:
     fit: str
     tried: str
     render: Callable[[Choice], str]
+    seen: str = ""
     untried: str = ""
     steps: Callable[[Choice], list[str]] | None = None
     needs_gateway: bool = False

@@ -20,11 +20,11 @@ def _key(choice: Choice) -> str:
     )
 
 
-def _origin(choice: Choice, origin: str, who: str) -> list[str]:
+def _origin(choice: Choice, who: str, origin: str, *more: str) -> list[str]:
     """Return how the gateway lets in what asks from a browser."""
     if choice.between != "gateway":
         return []
-    return [f"{who} asks from the browser: start the gateway with a key, or with --allow-origin {origin}"]
+    return [f"{who} asks from the browser: start the gateway with a key, or with --allow-origin {origin}", *more]
 
 
 def _rate(choice: Choice) -> int | None:
@@ -60,15 +60,27 @@ def _typingmind(choice: Choice) -> list[str]:
         lines.append(f"   {spec.id}: context length {spec.context_window}, {has}")
     return [
         *_common(choice, "TypingMind", "typingmind"),
-        *_origin(choice, "https://www.typingmind.com", "TypingMind"),
-        "1. Models, Add Custom Model. API Type: OpenAI Compatible API.",
+        # Chrome 142 and later: without the permission no request reaches this machine, whatever the server allows.
+        *_origin(
+            choice,
+            "TypingMind",
+            "https://www.typingmind.com",
+            "Allow the page what the browser then asks: to connect to apps on this device (to the local network).",
+        ),
+        "1. Models, Add Custom Model, Create Manually. API Type: OpenAI Chat Completions (or: Compatible) API.",
         f"2. Endpoint: {choice.base_url}/chat/completions",
-        f"3. Custom header: Authorization, with the value Bearer and the key ({_key(choice)}).",
+        "3. Authentication Type: No authentication. Advanced, Custom Headers: Authorization.",
+        f"   Its value: Bearer and the key ({_key(choice)}).",
         "4. Model ID, context length and abilities, one of:",
         *lines,
         "5. Test, then Add Model.",
         *_plan(choice),
     ]
+
+
+# The extension's ids in the stores of Chrome and of Edge.
+_IN_CHROME = "chrome-extension://bpoadfkcbjbfhfodiogcnhhhpibjhbnh"
+_IN_EDGE = "chrome-extension://amkbmndfnliijdhojkpoglbnaaahippg"
 
 
 def _immersive_translate(choice: Choice) -> list[str]:
@@ -78,12 +90,19 @@ def _immersive_translate(choice: Choice) -> list[str]:
     others = ", ".join(spec.id for spec in choice.specs if spec is not small)
     return [
         *_common(choice, "Immersive Translate", "immersive-translate"),
-        *_origin(choice, "'*'", "The extension"),
-        "1. Options, Translation Services, Add OpenAI-compatible service.",
-        f"2. API URL: {choice.base_url}/chat/completions. API Key: {_key(choice)}.",
-        f"3. Model, Custom: {small.id}." + (f" Others: {others}." if others else ""),
-        f"4. Maximum requests per second: {per_second}.",
+        *_origin(
+            choice,
+            "The extension",
+            _IN_CHROME,
+            f"(Edge: {_IN_EDGE}). In Firefox its origin differs per profile: give the gateway a key there.",
+        ),
+        "1. Settings, Translation Services. At the bottom:",
+        "   'Add Custom AI Translation Service Compatible with OpenAI Interface?'.",
+        f"2. Custom API Endpoint: {choice.base_url}/chat/completions. API Key: {_key(choice)}.",
+        f"3. Model, a custom name: {small.id}." + (f" Others: {others}." if others else ""),
+        f"4. Advanced, maximum requests per second: {per_second}.",
         "5. Maximum paragraphs per request: 6 or fewer, for answers that are not cut.",
+        "6. Test the service, and choose it for translations.",
         *_plan(choice),
     ]
 

@@ -57,7 +57,9 @@ def _steps(choice: Choice, tokens: int) -> list[str]:
         f"5. Connect. The base URL is {choice.base_url}, without a slash at its end.",
         "6. To keep it: API Connections, Connection Profile, Create. After a reload of the page: Connect again.",
         f"Models for 'Model ID': {others}.",
-        f"'Send inline media' is on; attach images for these alone: {seeing}." if seeing else "None takes images.",
+        f"'Send inline media' is on; only these go on with a chat that holds an image: {seeing}."
+        if seeing
+        else "None takes images.",
         f"The length of an answer is max_completion_tokens, now {tokens}: API Connections, Additional Parameters.",
         "The slider for it does not count: it sets max_tokens, which kluster.ai calls deprecated.",
         "Leave 'Multiple swipes per generation' at 1: kluster.ai takes no n.",
@@ -69,7 +71,7 @@ TARGET = Target(
     file="preset for SillyTavern, with the steps",
     fit="fits",
     tried="sillytavern 1.19.0",
-    untried="its page in a browser",
+    seen="sillytavern 1.19.0",
     render=_render,
     steps=lambda choice: _steps(choice, min(_ANSWER_TOKENS, choice.default.max_output_tokens)),
 )
