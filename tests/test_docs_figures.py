@@ -117,8 +117,8 @@ def test_each_source_is_explained() -> None:
 def test_figures_in_the_text() -> None:
     text = PAGE.read_text("utf-8")
     spec = catalog.get(embeddings.DEFAULT_MODEL)
-    assert f"up to {spec.context_window:,} tokens a text, {spec.embedding_dimensions:,} numbers" in text
-    assert f"{embeddings.MAX_BATCH:,} texts a request" in text
+    assert f"up to {spec.context_window:,} tokens per text, {spec.embedding_dimensions:,} numbers" in text
+    assert f"{embeddings.MAX_BATCH:,} texts per request" in text
 
 
 def test_versions_of_what_runs_through_the_gateway() -> None:
