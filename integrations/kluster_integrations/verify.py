@@ -23,11 +23,11 @@ _PATH = "/verify/reliability"
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What the service says of an answer.
+    """The service's verdict on an answer.
 
     Attributes:
-        reliable: Whether it found nothing made up.
-        explanation: Why.
+        reliable: Whether the service found nothing that is made up.
+        explanation: The reason.
         usage: Tokens of the check; zeros, marked as estimated, where the service does not say.
         search_results: What it found on the web, where asked: `title`, `snippet`, `link`.
     """

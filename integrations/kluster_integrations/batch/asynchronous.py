@@ -92,11 +92,11 @@ def submit_async(
 ) -> PendingAnswer:
     """Send a request that is answered later.
 
-    Unverified: the service's docs describe it, and it was never run against the service. `BatchJob` is the sure way,
+    Unverified: the service's docs describe this, but it was never run against the service. `BatchJob` is the safe way,
     also for one request.
 
-    It is sent once: after a broken connection it may run or not, and sending it again may pay twice. A wrong answer is
-    not repaired.
+    The request is sent once. After a broken connection it may run or not, and sending it again may cost twice. A wrong
+    answer is not repaired.
 
     Args:
         request: A dict of `model`, `messages` and parameters.

@@ -54,10 +54,10 @@ _PASSING = (
 class Deferred:
     """Makes batch jobs of the chat requests inside: `async with deferred(folder):`, or `with` where threads ask.
 
-    It holds for every adapter, for the tasks and threads that begin inside, and for executors that are made inside
-    without a number of workers: they get 1,000, as many as may wait at the same time. Streams are answered whole.
-    Timeouts and headers of single requests, and the account's limits of requests, do not apply. Embeddings are sent
-    at once. A budget counts the batch price.
+    It applies to every adapter, to tasks and threads that begin inside, and to executors that are created inside
+    without a number of workers: they get 1,000, so that as many requests can wait together. Streams get their answer
+    in one piece. Timeouts and headers of single requests, and the account's rate limits, do not apply. Embeddings are
+    sent at once. A budget counts the batch price.
 
     Args:
         folder: Where the journal is; made if it is not there. One process at a time.

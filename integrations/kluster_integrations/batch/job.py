@@ -45,7 +45,7 @@ __all__ = ["BatchJob", "check_window"]
 
 
 class BatchJob(JobSteps):
-    """Requests that are answered in batch jobs of the service, and the folder that remembers them.
+    """Requests that the service answers in batch jobs, with a folder that keeps their state.
 
     Made by `create`, `open` or `adopt`; a context manager, which closes the journal. Every method has an async twin:
     `acreate`, `aopen`, `aadopt`, `aestimate`, `asubmit`, `astatus`, `acancel`, `await_`, `aresults`.

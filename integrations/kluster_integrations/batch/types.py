@@ -89,7 +89,7 @@ def priced(spec: ModelSpec, per_million: float | None) -> ModelSpec:
 
 @dataclass(frozen=True, slots=True)
 class CostEstimate:
-    """What a job will cost, about, before anything is sent. Costs are in US$, None where a price is unknown.
+    """The estimated cost of a job, before anything is sent. Costs are in US$, None if a price is unknown.
 
     Attributes:
         lines: How many requests.
@@ -173,7 +173,7 @@ class JobStatus:
 
 @dataclass(frozen=True, slots=True)
 class BatchStatus:
-    """How far a job is.
+    """The progress of a job.
 
     Attributes:
         total: The number of inputs.
@@ -211,7 +211,7 @@ ENDED = ("completed", "failed", "expired", "cancelled")
 
 @dataclass(frozen=True, slots=True)
 class BatchResult:
-    """What became of one input: a completion or an error.
+    """The result of one input: a completion or an error.
 
     Attributes:
         index: The input's, from 0.

@@ -31,10 +31,10 @@ class ModelSpend(NamedTuple):
 class Budget:
     """Counts what requests cost, and refuses the next one once the limit is reached: `with budget(usd=5.0) as spent:`.
 
-    A context manager, sync and async, that holds for all adapters, over threads and tasks. It may be entered again, and
-    goes on counting. Budgets nest: a request counts for each of those around it. Requests that are under way when the
-    limit is reached are finished and counted, so as many as run at the same time may go beyond it; those that wait for
-    a batch job inside `deferred` count by an estimate until they are answered. Another process counts for itself.
+    A context manager, sync and async, for all adapters, over threads and tasks. If it is entered again, it goes on
+    counting. Budgets nest: a request counts for every budget around it. Requests that are already running when the
+    limit is reached are finished and counted, so together they may exceed it. Requests that wait for a batch job inside
+    `deferred` count with an estimate until they are answered. Another process counts separately.
 
     Args:
         usd: The limit in US$, 0 or more; `math.inf` only counts.
@@ -48,7 +48,7 @@ class Budget:
 
     Raises:
         ValueError: If `usd` is not a number, or below 0.
-        BudgetExceededError: By a request inside that comes when the limit is reached, before anything is sent.
+        BudgetExceededError: By the next request inside once the limit is reached, before anything is sent.
     """
 
     def __init__(self, usd: float, *, allow_unpriced: bool = False) -> None:

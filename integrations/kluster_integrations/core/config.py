@@ -187,7 +187,7 @@ def scrubbed(err: ValidationError, secret: Container[object] | None = None) -> V
 
 
 class KlusterConfig(BaseModel):
-    """The connection to kluster.ai, or to any server of the same shape.
+    """The connection to kluster.ai, or to any server with the same API.
 
     Each field is taken from the argument, else from the environment variables named below in their order, else from
     the default; the key also from the platform's keyring, if the user has put one there with `kluster keys set`.

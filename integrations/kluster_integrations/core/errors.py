@@ -165,7 +165,7 @@ class AuthenticationError(KlusterError):
 
 
 class PermissionDeniedError(KlusterError):
-    """The key is valid, but not for this."""
+    """The key is valid, but it does not permit this request."""
 
     default_hint = "the key's account may not use this model or endpoint."
 
@@ -181,7 +181,7 @@ class BadRequestError(KlusterError):
 
 
 class UnsupportedParameterError(BadRequestError):
-    """A parameter that kluster.ai does not take and that cannot be done on this side."""
+    """A parameter that kluster.ai does not take, and that this package cannot imitate."""
 
 
 class ContextWindowExceededError(BadRequestError):
@@ -213,7 +213,7 @@ class APITimeoutError(APIConnectionError):
 
 
 class TruncatedStreamError(APIConnectionError):
-    """A stream ended without a finish reason; what had come is in `partial`."""
+    """A stream ended without a finish reason; the text so far is in `partial`."""
 
     default_hint = "send the request again; the text so far is in .partial."
     partial: str = ""
@@ -466,7 +466,7 @@ def _causes(err: BaseException) -> list[BaseException]:
 
 
 class mapped:  # noqa: N801
-    """A context manager that turns whatever goes wrong inside into a `KlusterError`. It may be used again and again.
+    """A context manager that turns every error inside into a `KlusterError`. It can be used several times.
 
     Args:
         secret: The key in use and other credentials, masked wherever a server echoes them.

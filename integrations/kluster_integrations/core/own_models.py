@@ -101,9 +101,9 @@ assert _RULES.keys() == {field.name for field in fields(ModelSpec)} | {"base"}
 def read(path: Path | str) -> list[ModelSpec]:
     """Read a file of one's own models: TOML, one `[[models]]` per model, with the fields of `ModelSpec` and `base`.
 
-    What a row does not say is as the catalog has it of the same id or of the model that `base` names: one of the
-    catalog's, or one further up in the file. Without either a model has the defaults of `ModelSpec`, but its window is
-    its limit of output; and without a `context_window` no window is enforced.
+    Missing fields are taken from the catalog's row for the same id, or from the model that `base` names: one of the
+    catalog, or one further up in the file. Without either they are the defaults of `ModelSpec`, except that the
+    default limit of output is the window. Without a `context_window` no window is enforced.
 
     Raises:
         BadRequestError: If the file cannot be read, or holds something that is not allowed: the message names the file,
@@ -199,11 +199,11 @@ def all_models(config: KlusterConfig | None = None) -> list[ModelSpec]:
 
 
 def get(model: str, *, plan: Plan | None = None, config: KlusterConfig | None = None) -> ModelSpec:
-    """Return the spec of a model id: of one's own file, else of the catalog.
+    """Return the spec of a model id: from the user's own file, else from the catalog.
 
     A fine-tuned model (`ft:meta-llama:Llama-3.1-8B-Instruct:…`) has its base model's spec, without the price. Any other
-    id that is in neither is legal too, and gets the defaults of `ModelSpec` with `status="unknown"`; if it is close to
-    a known id, a warning asks "did you mean".
+    id works, too: it gets the defaults of `ModelSpec` with `status="unknown"`. If it is similar to a known id, a warning
+    asks "did you mean".
 
     Args:
         model: The id, as it is sent.

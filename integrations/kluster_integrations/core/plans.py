@@ -15,7 +15,7 @@ Plan = Literal["trial", "core", "scale", "enterprise"]
 
 @dataclass(frozen=True, slots=True)
 class PlanLimits:
-    """What a plan allows. None is unlimited, or for the two windows: no cap of its own.
+    """What a plan allows. None means unlimited, and for the two windows: the model's own.
 
     Source: the rate-limit table of kluster.ai's docs, 2025-07-31.
     """

@@ -19,9 +19,9 @@ __all__ = ["load", "refresh"]
 def refresh(config: KlusterConfig | None = None, *, cache: Path | str | None = None) -> list[ModelSpec]:
     """Read `GET /v1/models?extended=true`, and put its limits and capabilities into the catalog.
 
-    Of servers of one's own it reads the window: vLLM's and SGLang's `max_model_len`, llama.cpp's `meta.n_ctx`.
+    From other servers it reads the window: vLLM's and SGLang's `max_model_len`, llama.cpp's `meta.n_ctx`.
 
-    Prices, and whatever else the endpoint does not tell, stay as they were. The endpoint needs no key.
+    Prices, and everything else that the endpoint does not have, do not change. The endpoint needs no key.
 
     Args:
         config: Where to ask; default: from the environment.

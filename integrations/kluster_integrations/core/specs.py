@@ -97,7 +97,7 @@ class ModelSpec:
         status: `current`, `retired` (the docs give an end), or `unknown` (not in the catalog).
         native: What its server does itself, by the names of `NATIVE`: a field is sent then, not imitated or refused.
         since: When it appeared in the docs (`YYYY`, `YYYY-MM` or `YYYY-MM-DD`).
-        until: When it left, or will leave. Who asks for it after that is warned.
+        until: When it left, or will leave. Later requests for it get a warning.
         successor: The id of the model that replaces it, for `KlusterConfig(fallback=True)`.
         note: Where sources disagree.
         concurrent_requests: The server's own limit for this model, known after `refresh`.
@@ -254,7 +254,7 @@ def _unknown(model: str) -> ModelSpec:
 
 
 def suggest(model: str) -> str | None:
-    """Return the catalog's id that an unknown id is probably a misspelling of, or None."""
+    """Return the id of the catalog that was probably meant by an unknown id, or None."""
     ids = list(_models)  # a copy: other threads may add models during the search
     by_name = {id_.lower(): id_ for id_ in ids}
     by_name |= {id_.lower().rsplit("/", 1)[-1]: id_ for id_ in ids}

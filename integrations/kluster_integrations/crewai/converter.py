@@ -15,8 +15,8 @@ __all__ = ["KlusterConverter"]
 class KlusterConverter(Converter):
     """Makes objects and JSON of answers with the agent's LLM: `Task(output_json=…, converter_cls=KlusterConverter)`.
 
-    CrewAI's own class does that for `output_pydantic`. For `output_json` it goes around the LLM with a client of its
-    own, which knows no kluster.ai, or, with ReAct agents, encodes the answer twice (crewAI issue 7429).
+    CrewAI's own class does this for `output_pydantic`. For `output_json` it does not use the LLM but another client,
+    which cannot reach kluster.ai, or, with ReAct agents, encodes the answer twice (crewAI issue 7429).
     """
 
     def to_pydantic(self, current_attempt: int = 1) -> BaseModel:

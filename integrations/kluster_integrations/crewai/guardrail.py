@@ -20,10 +20,10 @@ def verify_guardrail(
     search: bool = False,
     config: KlusterConfig | None = None,
 ) -> Callable[[Any], tuple[bool, Any]]:
-    """Return a guardrail that passes reliable outputs, and has the agent do its task again after others.
+    """Return a guardrail that accepts reliable outputs, and otherwise makes the agent do its task again.
 
-    What the agent is told then is the explanation of the check; an empty output is not sent to it. How often is for
-    the task to say: `Task(guardrail=verify_guardrail(…), guardrail_max_retries=3)`; after that CrewAI ends the crew.
+    The agent gets the explanation of the check. An empty output is not checked by the service. The task sets the number
+    of attempts: `Task(guardrail=verify_guardrail(…), guardrail_max_retries=3)`; after that CrewAI ends the crew.
 
     Args:
         context: What the output is to rely on, or a function of the `TaskOutput` that returns it. None: what is

@@ -27,7 +27,7 @@ _GROUPS = (models.ROUTES, chat.ROUTES, embeddings.ROUTES, verify.ROUTES, files.R
 
 
 def create_app(settings: Settings | None = None, **options: Unpack[Options]) -> Starlette:
-    """Return the emulator as an ASGI application, for those who host it themselves. It serves one event loop.
+    """Return the emulator as an ASGI application, for a server of your own. It works in one event loop.
 
     Raises:
         ValueError: If a setting, or an option in its place, is not allowed.

@@ -35,7 +35,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An answer as it is stated.
+    """An answer that a test sets.
 
     Args:
         text: What the model says; with an error status, the error's message.

@@ -41,14 +41,14 @@ def create_app(
     aliases: Mapping[str, str] | None = None,
     max_body: int = 64 * 2**20,
 ) -> Starlette:
-    """Return the gateway as an ASGI application, for those who host it themselves. It serves one event loop.
+    """Return the gateway as an ASGI application, for a server of your own. It works in one event loop.
 
     Args:
         config: The connection to kluster.ai; default: from the environment.
         limits: The account's limits; default: those of the plan.
         budget: Counts and limits what all requests cost; batch jobs by an estimate, when they are created.
-        key: What clients must send, as OpenAI's or Anthropic's clients send theirs. None lets all in that ask this
-            machine under a name that means it, from no web page but its own.
+        key: What clients must send in place of OpenAI's or Anthropic's key. With None every client is accepted, if it
+            addresses this machine by a local name, and if it is not a web page of another site.
         origins: Origins of web pages that may ask without a key, such as `https://www.typingmind.com`; `*` is any, and
             lets every site spend your key.
         aliases: Model ids by the names that clients know; a name may have a `*`, as in `claude-*`.

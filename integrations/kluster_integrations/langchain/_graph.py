@@ -37,9 +37,9 @@ def later(
     ```
 
     The job is submitted once, by the first run of the node. `graph.invoke(Command(resume=True), config)` looks for the
-    answer, and interrupts again where there is none yet; what it is resumed with does not matter. The interrupt's value
-    has `folder`, `batch_ids` and `window`. Put interrupts of your own into other nodes: LangGraph tells those of a node
-    apart by their number, and here it depends on when it is resumed.
+    answer, and interrupts again if there is none yet; the value of `resume` does not matter. The interrupt's value
+    has `folder`, `batch_ids` and `window`. Put your own interrupts into other nodes: LangGraph counts the interrupts of
+    a node, and here their number depends on when the graph is resumed.
 
     Args:
         model: A `ChatKluster`, or what its `bind`, `bind_tools` or `with_structured_output` return.

@@ -22,21 +22,21 @@ _FEEDBACK = (
 
 
 class VerifyMiddleware(AgentMiddleware):
-    """Checks an agent's answer, and has it answer again where the answer is not reliable.
+    """Checks the answers of an agent, and makes it answer again if an answer is not reliable.
 
     ```python
     agent = create_agent(model, tools, middleware=[VerifyMiddleware(max_retries=1, context="tools")])
     ```
 
-    The verdict is in the message's `response_metadata["verdict"]`, with `reliable` and `explanation`: look at it, for
-    the last answer is given even if it is not reliable. Messages that call tools are not checked; a `response_format`
-    is such a call.
+    The verdict is in the message's `response_metadata["verdict"]`, with `reliable` and `explanation`. Check it, because
+    the last answer is returned even if it is not reliable. Messages that call tools are not checked, and neither is a
+    `response_format`, which is such a call.
 
     Args:
-        max_retries: How often the agent answers again, with the explanation before its eyes.
-        context: What the answer is to rely on: `tools` are the results of all tools in the conversation; a function is
-            given the messages, and returns a text; any other text is itself the context. None, or no text: what is
-            generally known.
+        max_retries: How often the agent answers again, after it has got the explanation.
+        context: The text that the answer must agree with: `tools` means the results of all tools in the conversation; a
+            function gets the messages and returns a text; any other text is the context itself. None, or an empty text:
+            general knowledge.
         config: The connection; default: from the environment.
 
     Raises:

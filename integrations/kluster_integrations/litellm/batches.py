@@ -98,7 +98,7 @@ def file_content(
     extra_body: dict[str, str] | None = None,
     **kwargs: Any,
 ) -> HttpxBinaryResponseContent:
-    """Return the content of a file, as `litellm.file_content`; with `stream=True` it is whole all the same."""
+    """Return the content of a file, as `litellm.file_content`; it comes whole even with `stream=True`."""
     with _connected(custom_llm_provider, extra_headers, kwargs) as files:
         return _binary(files.content(file_id))
 
@@ -226,7 +226,7 @@ def list_batches(
     extra_body: dict[str, str] | None = None,
     **kwargs: Any,
 ) -> SyncCursorPage[LiteLLMBatch]:
-    """Return a page of the account's batch jobs, as `litellm.list_batches`; iterated over it fetches the others."""
+    """Return a page of the account's batch jobs, as `litellm.list_batches`; iteration fetches the next pages."""
     options = {"limit": limit, "custom_llm_provider": custom_llm_provider, "extra_headers": extra_headers, **kwargs}
     with _connected(custom_llm_provider, extra_headers, kwargs) as files:
         found = files.batches(after, limit)

@@ -143,8 +143,8 @@ def router(
 ) -> Router:
     """Return a `litellm.Router` over kluster.ai's models, and register the provider with the plan's limits.
 
-    With one key no deployment is ever taken out of service: its groups have no other, and an error with the key would
-    lock out everybody. With several keys one that fails rests for 30 seconds, and is then tried again.
+    With one key there is no cooldown: the groups have no other key, so one error would stop all requests. With several
+    keys, a key that fails is not used for 30 seconds.
 
     Args:
         models: As in `model_list`.

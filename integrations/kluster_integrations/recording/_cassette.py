@@ -27,8 +27,8 @@ Mode = Literal["once", "none", "new_episodes", "all", "rewrite"]
 class CassetteError(BaseException):
     """A request is not in the cassette, a recorded one was never sent, or the file cannot be read.
 
-    No `Exception`, as pytest's own failures are none: the SDK would try again and call it a connection error, and a
-    framework's fallback would hide it.
+    It is a `BaseException`, like pytest's own failures, and not an `Exception`: otherwise the SDK would retry and
+    report a connection error, and a framework's fallback would hide it.
     """
 
 
@@ -46,9 +46,9 @@ def cassette(
     """Record the calls of kluster.ai's API inside the block into a file, or replay them from it.
 
     Requests match by method, path (with query) and body; each recording is played once, equal ones in their order.
-    Calls of anything else than the API's endpoints are neither recorded nor touched. An answer is read to its end
-    before it is handed on while recording; one that breaks is not recorded. What the block sends from other threads
-    is recorded, too: one cassette at a time in a process.
+    Calls of other addresses than the API's endpoints are neither recorded nor changed. While recording, an answer is
+    read to its end before your code gets it; an answer that breaks off is not recorded. Calls of other threads are
+    recorded, too: so use one cassette at a time in a process.
 
     Args:
         path: A YAML file; folders are made.
