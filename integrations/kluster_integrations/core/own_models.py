@@ -202,8 +202,8 @@ def get(model: str, *, plan: Plan | None = None, config: KlusterConfig | None = 
     """Return the spec of a model id: from the user's own file, else from the catalog.
 
     A fine-tuned model (`ft:meta-llama:Llama-3.1-8B-Instruct:…`) has its base model's spec, without the price. Any other
-    id works, too: it gets the defaults of `ModelSpec` with `status="unknown"`. If it is similar to a known id, a warning
-    asks "did you mean".
+    id works, too: it gets the defaults of `ModelSpec` with `status="unknown"`. If it is similar to a known id, a
+    warning asks "did you mean".
 
     Args:
         model: The id, as it is sent.
