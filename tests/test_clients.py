@@ -69,7 +69,7 @@ def test_nothing_of_another_company_reaches_the_wire(
     for request in server.requests:
         assert b"foreign" not in request.raw.lower()
         assert request.headers["authorization"] == f"Bearer {KEY}"
-        assert not [h for h in received.headers if h.startswith("openai-")]
+        assert not [h for h in request.headers if h.startswith("openai-")]
 
 
 def test_without_a_key_no_other_is_sent(server: RawServer, way: Way, monkeypatch: pytest.MonkeyPatch) -> None:

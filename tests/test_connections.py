@@ -338,9 +338,9 @@ def test_a_client_of_the_callers_keeps_what_is_its(server: RawServer, library: A
         sender.close()
         assert not client.is_closed
     for request in server.requests:
-        assert (request.headers["x-own"], received.headers["cookie"]) == ("1", "own=2")
+        assert (request.headers["x-own"], request.headers["cookie"]) == ("1", "own=2")
         assert request.headers["authorization"] == "Basic own"
-        assert len(names_of(request)) == len(set(names_of(received)))
+        assert len(names_of(request)) == len(set(names_of(request)))
 
 
 @LIBRARIES
