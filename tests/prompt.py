@@ -14,11 +14,10 @@ from .pages import ROOT, Block
 __all__ = ["paste"]
 
 _MARK = "--- end of a block ---"
-# Nothing but what a block prints: no prompts, and no echo of an expression's value. LiteLLM's router chooses by chance.
-_BEGIN = (
-    "import random, sys; sys.ps1 = sys.ps2 = ''; sys.displayhook = lambda value: None; random.seed(0); del random, sys"
-)
+# Nothing but what a block prints: no prompts, and no echo of an expression's value.
+_BEGIN = "import sys; sys.ps1 = sys.ps2 = ''; sys.displayhook = lambda value: None; del sys"
 _END = f"print({_MARK!r}); print({_MARK!r}, file=__import__('sys').stderr)"
+_SAME = "import random; random.seed(0); del random"  # LiteLLM's router chooses by chance
 _FORGET = "[globals().pop(name) for name in [*globals()] if not name.startswith('__')]"
 _WRONG = re.compile(r"^(?:Traceback \(most recent call last\)|  File \"<stdin>\", line)", re.MULTILINE)
 
@@ -37,6 +36,7 @@ def paste(groups: Sequence[Sequence[Block]], *, folder: Path) -> list[list[str]]
     """
     typed = [_BEGIN]
     for group in groups:
+        typed.append(_SAME)
         for block in group:
             typed += [*block.code.splitlines(), "", _END]
         typed.append(_FORGET)
