@@ -19,15 +19,8 @@ from kluster_integrations.gateway.answers import completed, streamed
 from kluster_integrations.gateway.errors import openai_error
 from kluster_integrations.gateway.service import Json, body_of, dump, service_of
 
-__all__ = ["HINTS", "ROUTES"]
+__all__ = ["ROUTES"]
 
-HINTS = frozenset(
-    {
-        *("store", "user", "service_tier", "safety_identifier", "prediction"),
-        *("prompt_cache_key", "prompt_cache_retention", "prompt_cache_options", "reasoning_effort", "verbosity"),
-    }
-)
-"""Parameters of OpenAI's API that do not change what may be answered: left out, for kluster.ai does not take them."""
 _OWN = frozenset({"model", "messages", "stream", "stream_options", "n"})
 _MAX_N = 16
 
@@ -41,7 +34,7 @@ async def _chat(request: Request) -> Response:
     chat = service.build(
         service.model(body.get("model")),
         body.get("messages") or [],
-        {name: value for name, value in body.items() if name not in _OWN and name not in HINTS},
+        {name: value for name, value in body.items() if name not in _OWN},
         stream=stream,
         n=n,
     )

@@ -8,7 +8,7 @@ from typing import Any
 
 from kluster_integrations.errors import BadRequestError
 
-__all__ = ["messages_of", "output_format", "tool_choice_of", "tools_of"]
+__all__ = ["effort_of", "messages_of", "output_format", "tool_choice_of", "tools_of"]
 
 _THOUGHTS = frozenset({"thinking", "redacted_thinking"})
 # Calls that Anthropic's servers have run, and what came of them.
@@ -140,3 +140,9 @@ def output_format(body: Mapping[str, Any]) -> dict[str, Any] | None:
     if not isinstance(form, Mapping):
         return None
     return {"type": form.get("type"), "json_schema": {"name": "answer", "schema": form.get("schema")}}
+
+
+def effort_of(body: Mapping[str, Any]) -> object:
+    """Return the `reasoning_effort` that `output_config.effort` asks for, None where it does not."""
+    config = body.get("output_config")
+    return config.get("effort") if isinstance(config, Mapping) else None

@@ -15,7 +15,7 @@ from kluster_integrations.core.types import Delta, ToolCallDelta, Usage, spread
 from kluster_integrations.errors import BadRequestError, KlusterError, UnsupportedParameterError
 from kluster_integrations.gateway.answers import completed, streamed
 from kluster_integrations.gateway.errors import NO_THREADS, anthropic_error, refusal
-from kluster_integrations.gateway.message_blocks import messages_of, output_format, tool_choice_of, tools_of
+from kluster_integrations.gateway.message_blocks import effort_of, messages_of, output_format, tool_choice_of, tools_of
 from kluster_integrations.gateway.service import Json, body_of, dump, service_of
 
 __all__ = ["ROUTES"]
@@ -42,6 +42,7 @@ async def _create(request: Request) -> Response:
             "max_completion_tokens": body["max_tokens"],
             "stop": body.get("stop_sequences"),
             "response_format": output_format(body),
+            "reasoning_effort": effort_of(body),
             "tools": tools or None,
             **tool_choice_of(body.get("tool_choice"), tools),
         },

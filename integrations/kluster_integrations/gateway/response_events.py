@@ -23,12 +23,15 @@ class ResponseWriter:
     Args:
         fields: What the response object says of the request: `model`, `tools`, …
         custom: The names of the tools that take text and not JSON.
+        namespaces: The namespace and the own name of each tool that has one, by its name in the chat.
 
     Attributes:
         response: The response object, as far as it has come.
     """
 
-    def __init__(self, fields: Mapping[str, Any], custom: frozenset[str]) -> None:
+    def __init__(
+        self, fields: Mapping[str, Any], custom: frozenset[str], namespaces: Mapping[str, tuple[str, str]]
+    ) -> None:
         self.response: dict[str, Any] = {
             "id": f"resp_{uuid.uuid4().hex}",
             "object": "response",
@@ -41,6 +44,7 @@ class ResponseWriter:
             "usage": None,
         }
         self._custom = custom
+        self._namespaces = namespaces
         self._number = 0
         self._open: dict[str, Any] | None = None
         self._pieces: list[str] = []
@@ -132,7 +136,10 @@ class ResponseWriter:
             is_custom = call.name in self._custom
             kind, text = ("custom_tool_call", INPUT) if is_custom else ("function_call", "arguments")
             self._open = {"id": f"{'ctc' if is_custom else 'fc'}_{uuid.uuid4().hex}", "type": kind}
-            self._open |= {"call_id": call.id, "name": call.name, text: "", "status": "in_progress"}
+            namespace, name = self._namespaces.get(str(call.name), (None, call.name))
+            self._open |= {"call_id": call.id, "name": name, text: "", "status": "in_progress"}
+            if namespace is not None:
+                self._open["namespace"] = namespace
             events += self._item("response.output_item.added")
         if call.arguments:
             self._pieces.append(call.arguments)

@@ -10,12 +10,13 @@ from kluster_integrations.errors import BadRequestError
 from kluster_integrations.gateway.errors import refusal
 from kluster_integrations.gateway.memory import Memory
 
-__all__ = ["INPUT", "custom_tools", "messages_of", "text_format", "tool_choice_of", "tools_of"]
+__all__ = ["INPUT", "custom_tools", "messages_of", "namespaces", "offered", "text_format", "tool_choice_of", "tools_of"]
 
 INPUT = "input"
 """The one parameter of a tool that takes text and not JSON."""
 # Of the service itself, which has none, or records of their calls, which mean nothing to another one.
 _NOT_OURS = frozenset({"reasoning", "compaction", "web_search_call", "file_search_call", "image_generation_call"})
+_TOOLS = "additional_tools"  # Codex's way to offer more tools later on
 _CALLS = frozenset({"function_call", "custom_tool_call"})
 _OUTPUTS = frozenset({"function_call_output", "custom_tool_call_output"})
 
@@ -59,22 +60,50 @@ def _messages(item: object, where: str, memory: Memory) -> Iterator[dict[str, An
         yield {"role": item.get("role"), "content": item.get("content")}
     elif kind in _CALLS:
         text = item.get("arguments") if kind == "function_call" else json.dumps({INPUT: item.get(INPUT)})
-        function = {"name": item.get("name"), "arguments": text}
+        function = {"name": _flat_name(item.get("namespace"), item.get("name")), "arguments": text}
         call = {"id": item.get("call_id"), "type": "function", "function": function}
         yield {"role": "assistant", "content": "", "tool_calls": [call]}
     elif kind in _OUTPUTS:
         yield {"role": "tool", "tool_call_id": item.get("call_id"), "content": item.get("output")}
-    elif kind not in _NOT_OURS:
+    elif kind not in _NOT_OURS and kind != _TOOLS:
         raise BadRequestError(
             f"{where}.type={kind!r} cannot be said in a chat.",
             hint="use messages, function_call and function_call_output.",
         )
 
 
+def _flat_name(namespace: object, name: object) -> object:
+    """Return the name of a namespace's tool in a chat; `functions` is what Codex puts its own tools into."""
+    return f"{namespace}__{name}" if namespace and namespace != "functions" else name
+
+
+def _flattened(tools: object) -> Iterator[tuple[str | None, Mapping[str, Any]]]:
+    """Yield tools with their namespaces. Codex sends each MCP server as one (codex issue 26234), which no chat has."""
+    for tool in tools if isinstance(tools, list) else ():
+        if not isinstance(tool, Mapping):
+            raise BadRequestError("tools must be a list of tools.", hint="correct tools.")
+        if tool.get("type") != "namespace":
+            yield None, tool
+            continue
+        for _, inner in _flattened(tool.get("tools")):
+            yield str(tool.get("name")), inner
+
+
+def offered(tools: object, items: Sequence[object]) -> object:
+    """Return the tools of a request, and those that its input items add."""
+    more = [item.get("tools") for item in items if isinstance(item, Mapping) and item.get("type") == _TOOLS]
+    return [tool for given in (tools, *more) if isinstance(given, list) for tool in given] if more else tools
+
+
+def namespaces(tools: object) -> dict[str, tuple[str, str]]:
+    """Return the namespace and the own name of each tool that has one, by its name in the chat."""
+    found = ((ns, str(tool.get("name"))) for ns, tool in _flattened(tools) if ns is not None)
+    return {str(_flat_name(*pair)): pair for pair in found}
+
+
 def custom_tools(tools: object) -> frozenset[str]:
-    """Return the names of the tools that take text and not JSON."""
-    given = tools if isinstance(tools, list) else []
-    return frozenset(str(t.get("name")) for t in given if isinstance(t, Mapping) and t.get("type") == "custom")
+    """Return the names, in the chat, of the tools that take text and not JSON."""
+    return frozenset(str(_flat_name(ns, t.get("name"))) for ns, t in _flattened(tools) if t.get("type") == "custom")
 
 
 def tools_of(tools: object) -> list[dict[str, Any]]:
@@ -83,13 +112,12 @@ def tools_of(tools: object) -> list[dict[str, Any]]:
     Raises:
         BadRequestError: If nothing is left: then the request is for what is not there.
     """
-    if tools is None:
-        return []
-    if not isinstance(tools, list) or not all(isinstance(tool, Mapping) for tool in tools):
+    if tools is not None and not isinstance(tools, list):
         raise BadRequestError("tools must be a list of tools.", hint="correct tools.")
-    made = [found for tool in tools if (found := _tool(tool)) is not None]
-    if tools and not made:
-        kinds = ", ".join(sorted({str(tool.get("type")) for tool in tools}))
+    flat = [{**tool, "name": _flat_name(namespace, tool.get("name"))} for namespace, tool in _flattened(tools)]
+    made = [found for tool in flat if (found := _tool(tool)) is not None]
+    if flat and not made:
+        kinds = ", ".join(sorted({str(tool.get("type")) for tool in flat}))
         raise BadRequestError(
             f"tools has only what OpenAI runs itself ({kinds}); kluster.ai has no tools of its own.",
             hint="offer tools of type function.",

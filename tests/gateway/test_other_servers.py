@@ -1,0 +1,125 @@
+"""The gateway in front of a server of one's own: what the catalog says of it is sent, and its odd answers are read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from kluster_integrations import KlusterConfig
+from kluster_integrations.gateway import Gateway
+
+from ..raw_server import RawServer, Reply, sse, whole
+from .conftest import PARIS, WEATHER, user
+
+CATALOG = """
+[[models]]
+id = "mine"
+context_window = 8_192
+supports_tools = true
+supports_vision = true
+native = ["reasoning_effort", "verbosity", "user", "service_tier", "store"]
+
+[[models]]
+id = "plain"
+context_window = 8_192
+supports_tools = true
+"""
+
+
+@pytest.fixture
+def upstream() -> Iterator[RawServer]:
+    with RawServer() as server:
+        yield server
+
+
+@pytest.fixture
+def gate(upstream: RawServer, tmp_path: Path) -> Iterator[httpx.Client]:
+    catalog = tmp_path / "models.toml"
+    catalog.write_text(CATALOG, "utf-8")
+    config = KlusterConfig(base_url=upstream.base_url, catalog=str(catalog), max_retries=0)
+    with (
+        Gateway(config, grace=1) as server,
+        httpx.Client(base_url=server.base_url, trust_env=False, timeout=20) as client,
+    ):
+        yield client
+
+
+FIELDS = {"user": "ada", "service_tier": "flex", "store": True}
+CHAT: dict[str, Any] = {"messages": user("Hello!"), "reasoning_effort": "low", "verbosity": "low", **FIELDS}
+RESPONSE: dict[str, Any] = {"input": "Hello!", "reasoning": {"effort": "low"}, "text": {"verbosity": "low"}, **FIELDS}
+MESSAGE: dict[str, Any] = {"messages": user("Hello!"), "max_tokens": 9, "output_config": {"effort": "low"}}
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "names"),
+    [
+        ("/chat/completions", CHAT, {"reasoning_effort", "verbosity", "user", "service_tier", "store"}),
+        # What is stored of responses, the gateway stores.
+        ("/responses", RESPONSE, {"reasoning_effort", "verbosity", "user", "service_tier"}),
+        ("/messages", MESSAGE, {"reasoning_effort"}),
+    ],
+)
+@pytest.mark.parametrize("model", ["mine", "plain"])
+def test_what_only_says_how_is_sent_where_it_is_native(
+    gate: httpx.Client, upstream: RawServer, path: str, body: dict[str, Any], names: set[str], model: str
+) -> None:
+    assert gate.post(path, json={"model": model, **body}).status_code == 200
+    sent = upstream.requests[0].json
+    assert sent.keys() - {"model", "messages", "max_completion_tokens"} == (names if model == "mine" else set())
+    assert {sent.get(name) for name in ("reasoning_effort", "verbosity")} <= {"low", None}
+
+
+CALL = {
+    "index": 0,
+    "id": "a",
+    "type": "function",
+    "function": {"name": "get_weather", "arguments": '{"city": "Paris"}'},
+}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_call_that_ends_with_stop_is_a_use_of_a_tool(gate: httpx.Client, upstream: RawServer, stream: bool) -> None:
+    message = {"content": None, "tool_calls": [CALL]}
+    upstream.answer = lambda _: Reply(sse(message)) if stream else whole(message)
+    tool = {"name": "get_weather", "input_schema": WEATHER}
+    asked = {"model": "plain", "max_tokens": 50, "messages": user(PARIS), "tools": [tool], "stream": stream}
+    answer = gate.post("/messages", json={**asked, "tool_choice": {"type": "tool", "name": "get_weather"}})
+    assert '"stop_reason":"tool_use"' in answer.text
+
+
+LIST = {"type": "function", "name": "list", "parameters": {"type": "object", "properties": {}}}
+PATCH = {"type": "custom", "name": "patch"}
+SPACES = [("mcp__github", LIST, "mcp__github__list"), ("functions", PATCH, "patch")]
+
+
+@pytest.mark.parametrize(("space", "tool", "name"), SPACES)
+@pytest.mark.parametrize("later", [False, True])
+def test_tools_of_a_namespace_are_called_by_both_names(
+    gate: httpx.Client, upstream: RawServer, space: str, tool: dict[str, Any], name: str, later: bool
+) -> None:
+    tools = [{"type": "namespace", "name": space, "description": "Codex sends these.", "tools": [tool]}]
+    items: list[Any] = user("Go!")
+    if later:
+        items.append({"type": "additional_tools", "role": "developer", "tools": tools})
+    asked = {"model": "plain", "tools": [] if later else tools, "store": False}
+    function = {"name": name, "arguments": '{"input": "x"}' if tool is PATCH else "{}"}
+    called = {"content": None, "tool_calls": [{"id": "a", "type": "function", "function": function}]}
+    upstream.script(whole(called, finish="tool_calls"))
+    found = gate.post("/responses", json={**asked, "input": items}).json()["output"][0]
+    assert (found["namespace"], found["name"]) == (space, tool["name"])
+
+    output = {"type": found["type"] + "_output", "call_id": "a", "output": "Done."}
+    assert gate.post("/responses", json={**asked, "input": [*items, found, output]}).status_code == 200
+    sent = upstream.requests[1].json
+    assert [offered["function"]["name"] for offered in sent["tools"]] == [name]
+    assert sent["messages"][1]["tool_calls"][0]["function"]["name"] == name
+
+
+@pytest.mark.parametrize("field", ["text", "reasoning", "include"])
+def test_a_part_of_a_response_that_has_another_type_is_named(gate: httpx.Client, field: str) -> None:
+    answer = gate.post("/responses", json={"model": "plain", "input": "Hello!", field: 5})
+    assert (answer.status_code, field in answer.json()["error"]["message"]) == (400, True)
