@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import re
 import socket
 import threading
 from contextlib import suppress
@@ -135,10 +136,39 @@ class ThreadServer:
             ready.set()
 
     async def _serve(self, listener: socket.socket, ready: threading.Event) -> None:
-        config = uvicorn.Config(self._app, log_config=None, access_log=False, ws="none", timeout_keep_alive=60)
+        config = uvicorn.Config(
+            self._app, http=_protocol(), log_config=None, access_log=False, ws="none", timeout_keep_alive=60
+        )
         server = _Server(config, self._stopping, ready, self._grace)
         self._loop = asyncio.get_running_loop()
         await server.serve(sockets=[listener])
+
+
+_UPGRADE = re.compile(rb"\r\nupgrade:", re.IGNORECASE)
+
+
+@functools.cache
+def _protocol() -> Any:
+    """Return uvicorn's HTTP protocol, with no offers of an upgrade in requests.
+
+    Java's HttpClient (LangChain4j, Spring AI) offers `Upgrade: h2c` with each request, and behind that httptools reads
+    no body (uvicorn issue 2722). The server has nothing to change to, so the header may be renamed.
+    """
+    try:
+        from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+    except ImportError:  # httptools is of the extra `gateway`; h11 reads the body
+        return "h11"
+
+    class Protocol(HttpToolsProtocol):
+        def data_received(self, data: bytes) -> None:
+            if self.cycle is None or self.cycle.response_complete:
+                end = data.find(b"\r\n\r\n")
+                head = data if end < 0 else data[:end]
+                if _UPGRADE.search(head):
+                    data = _UPGRADE.sub(b"\r\nx-grade:", head) + data[len(head) :]
+            super().data_received(data)
+
+    return Protocol
 
 
 class _Server(uvicorn.Server):
