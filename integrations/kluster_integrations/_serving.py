@@ -92,6 +92,7 @@ class ThreadServer:
         ready = threading.Event()
         self._thread = threading.Thread(target=self._run, args=(listener, ready), name=self._thread_name, daemon=True)
         logging.getLogger("uvicorn.error").addFilter(_quiet(self._thread_name))  # adding it again changes nothing
+        logging.getLogger("asyncio").addFilter(_is_no_lost_write)
         self._thread.start()
         if not ready.wait(_START_SECONDS) or not self._thread.is_alive():
             self._thread = self._loop = None
@@ -200,6 +201,12 @@ class _Server(uvicorn.Server):
             for task in late:
                 task.cancel()
         await self.lifespan.shutdown()
+
+
+def _is_no_lost_write(record: logging.LogRecord) -> bool:
+    """Drop asyncio's line for each write behind a client that has left, which may be thousands for one answer."""
+    is_ours = str(record.threadName).startswith("kluster-")
+    return not (is_ours and record.msg == "socket.send() raised exception.")
 
 
 class _QuietFilter(logging.Filter):

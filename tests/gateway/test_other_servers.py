@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import logging
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -123,3 +126,18 @@ def test_tools_of_a_namespace_are_called_by_both_names(
 def test_a_part_of_a_response_that_has_another_type_is_named(gate: httpx.Client, field: str) -> None:
     answer = gate.post("/responses", json={"model": "plain", "input": "Hello!", field: 5})
     assert (answer.status_code, field in answer.json()["error"]["message"]) == (400, True)
+
+
+def test_a_client_that_leaves_floods_no_log(
+    gate: httpx.Client, upstream: RawServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    upstream.answer = lambda _: Reply(sse(*[{"content": "word"}] * 2_000), at_once=True)
+    body = json.dumps({"model": "plain", "messages": user("Hello!"), "stream": True}).encode()
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(body)}\r\n\r\n"
+    for _ in range(5):
+        with socket.create_connection((gate.base_url.host, gate.base_url.port or 0), timeout=20) as connection:
+            connection.sendall(head.encode() + body)
+            assert connection.recv(4) == b"HTTP"
+    assert gate.get("/models").status_code == 502  # it is alive, and the log has come this far
+    assert not [record for record in caplog.records if record.name == "asyncio"]
