@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import logging
 import socket
@@ -120,6 +121,76 @@ def test_tools_of_a_namespace_are_called_by_both_names(
     sent = upstream.requests[1].json
     assert [offered["function"]["name"] for offered in sent["tools"]] == [name]
     assert sent["messages"][1]["tool_calls"][0]["function"]["name"] == name
+
+
+F: dict[str, Any] = {"name": "f", "parameters": {"type": "object", "properties": {}}}
+NESTED = {"type": "function", "function": F}
+OTHER = {"type": "function", "function": {**F, "name": "other"}}
+ONLY_F = {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [NESTED]}}
+
+
+@pytest.mark.parametrize(
+    ("tools", "choice", "sent", "names"),
+    [
+        ([{"type": "function", **F}, OTHER], "auto", "auto", ["f", "other"]),
+        ([NESTED, OTHER], {"type": "auto"}, "auto", ["f", "other"]),
+        ([NESTED, OTHER], {"type": "none"}, "none", ["f", "other"]),
+        ([NESTED, OTHER], ONLY_F, "auto", ["f"]),
+        ([NESTED], None, None, ["f"]),
+    ],
+)
+def test_tools_and_choices_in_the_form_of_other_apis(
+    gate: httpx.Client, upstream: RawServer, tools: list[Any], choice: object, sent: object, names: list[str]
+) -> None:
+    asked = {"model": "plain", "messages": user("Hello!"), "tools": tools, "tool_choice": choice, "top_logprobs": 0}
+    assert gate.post("/chat/completions", json=asked).status_code == 200
+    body = upstream.requests[0].json
+    assert (body.get("tool_choice"), [tool["function"]["name"] for tool in body["tools"]]) == (sent, names)
+    assert body["tools"][0] == NESTED
+
+
+def test_a_choice_that_allows_no_tool_is_refused(gate: httpx.Client) -> None:
+    asked = {"model": "plain", "messages": user("Hello!"), "tools": [OTHER], "tool_choice": ONLY_F}
+    answer = gate.post("/chat/completions", json=asked)
+    assert (answer.status_code, "['f']" in answer.text) == (400, True)
+
+
+@pytest.mark.parametrize("path", ["/chat/completions", "/v1/v1/messages", "/v1//responses", "/nope"])
+def test_a_wrong_base_url_is_said(gate: httpx.Client, path: str) -> None:
+    answer = gate.post(str(gate.base_url.copy_with(raw_path=path.encode())), json={})
+    assert answer.status_code == 404
+    right = {
+        "/chat/completions": "/v1/chat/completions",
+        "/v1/v1/messages": "/v1/messages",
+        "/v1//responses": "/v1/resp",
+    }
+    assert f"It has {right.get(path)}" in answer.text or path not in right
+
+
+def test_an_encoded_body_is_refused_as_such(gate: httpx.Client) -> None:
+    answer = gate.post("/chat/completions", content=gzip.compress(b"{}"), headers={"content-encoding": "gzip"})
+    assert (answer.status_code, "Content-Encoding: gzip" in answer.text) == (415, True)
+
+
+PICTURE = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "AAAA"}}
+
+
+@pytest.mark.parametrize(
+    ("content", "status", "least"),
+    [("Hello!", 200, 1), ([PICTURE], 200, 256), ("word " * 9_000, 200, 9_000), ([5], 400, 0), ([{"text": 5}], 400, 0)],
+)
+def test_tokens_are_counted_as_they_are_sent(gate: httpx.Client, content: object, status: int, least: int) -> None:
+    answer = gate.post("/messages/count_tokens", json={"model": "mine", "messages": user(content)})
+    assert answer.status_code == status
+    assert answer.json().get("input_tokens", 0) >= least
+
+
+def test_what_anthropics_clients_name_is_named(gate: httpx.Client) -> None:
+    asked = {"model": "plain", "messages": user("Hello!"), "max_tokens": 9}
+    for field in ({"max_tokens": "9"}, {"mcp_servers": [{"type": "url", "url": "https://mcp.example"}]}):
+        answer = gate.post("/messages", json={**asked, **field})
+        (name,) = field
+        assert (answer.status_code, answer.json()["error"]["message"].startswith(name)) == (400, True)
 
 
 @pytest.mark.parametrize("field", ["text", "reasoning", "include"])

@@ -10,7 +10,17 @@ from kluster_integrations.errors import BadRequestError
 from kluster_integrations.gateway.errors import refusal
 from kluster_integrations.gateway.memory import Memory
 
-__all__ = ["INPUT", "custom_tools", "messages_of", "namespaces", "offered", "text_format", "tool_choice_of", "tools_of"]
+__all__ = [
+    "INPUT",
+    "allowed_tools",
+    "custom_tools",
+    "messages_of",
+    "namespaces",
+    "offered",
+    "text_format",
+    "tool_choice_of",
+    "tools_of",
+]
 
 INPUT = "input"
 """The one parameter of a tool that takes text and not JSON."""
@@ -149,9 +159,30 @@ def tool_choice_of(choice: object, tools: list[dict[str, Any]]) -> tuple[object,
     if not isinstance(choice, Mapping):
         return (choice if tools else None), tools
     if choice.get("type") == "allowed_tools":
-        allowed = {t.get("name") for t in choice.get("tools") or [] if isinstance(t, Mapping)}
-        return choice.get("mode"), [tool for tool in tools if tool["function"]["name"] in allowed]
+        return allowed_tools(choice, tools)
     return {"type": "function", "function": {"name": choice.get("name")}}, tools
+
+
+def allowed_tools(choice: Mapping[str, Any], tools: list[Any]) -> tuple[object, list[Any]]:
+    """Return the mode of a choice, and the tools that it allows, in either API's form.
+
+    Raises:
+        BadRequestError: If none of them is offered.
+    """
+    given = choice.get("tools")
+    names = {_name(tool) for tool in given} if isinstance(given, list) else set()
+    found = [tool for tool in tools if _name(tool) in names]
+    if not found:
+        raise BadRequestError(
+            f"tool_choice allows {sorted(map(str, names))}, and none of them is among the tools.",
+            hint="name tools that are offered.",
+        )
+    return choice.get("mode"), found
+
+
+def _name(tool: object) -> object:
+    function = tool.get("function", tool) if isinstance(tool, Mapping) else None
+    return str(function.get("name")) if isinstance(function, Mapping) else None
 
 
 def text_format(text: object) -> dict[str, Any] | None:

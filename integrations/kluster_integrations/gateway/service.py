@@ -17,6 +17,7 @@ from kluster_integrations.core.client import Client
 from kluster_integrations.core.types import ChatRequest
 from kluster_integrations.errors import BadRequestError
 from kluster_integrations.files import Files
+from kluster_integrations.gateway.errors import refusal
 from kluster_integrations.gateway.jobs import Jobs
 from kluster_integrations.gateway.memory import Memory
 
@@ -123,6 +124,8 @@ async def body_of(request: Request) -> dict[str, Any]:
     Raises:
         BadRequestError: If it is not one JSON object.
     """
+    if (encoding := request.headers.get("content-encoding", "identity").lower()) != "identity":
+        raise refusal(415, f"The body is encoded (Content-Encoding: {encoding[:50]}). Send plain JSON.")
     try:
         body = json.loads(await request.body())
     except (ValueError, RecursionError):
