@@ -193,6 +193,14 @@ def test_what_anthropics_clients_name_is_named(gate: httpx.Client) -> None:
         assert (answer.status_code, answer.json()["error"]["message"].startswith(name)) == (400, True)
 
 
+@pytest.mark.parametrize("created", [1_795_000_000_000, 10**20, -1, "now", None])
+def test_a_model_of_an_impossible_time_is_listed(gate: httpx.Client, upstream: RawServer, created: object) -> None:
+    data = json.dumps({"data": [{"id": "mine", "created": created}]}).encode()
+    upstream.answer = lambda _: Reply([data], content_type="application/json", framing="length")
+    (row,) = gate.get("/models").json()["data"]
+    assert (row["created"], row["created_at"]) == (0, "1970-01-01T00:00:00Z")
+
+
 @pytest.mark.parametrize("field", ["text", "reasoning", "include"])
 def test_a_part_of_a_response_that_has_another_type_is_named(gate: httpx.Client, field: str) -> None:
     answer = gate.post("/responses", json={"model": "plain", "input": "Hello!", field: 5})
