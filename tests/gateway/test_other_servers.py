@@ -14,8 +14,9 @@ import httpx
 import pytest
 
 from kluster_integrations import KlusterConfig
-from kluster_integrations.gateway import Gateway
+from kluster_integrations.gateway import Gateway, answers
 
+from ..raw_server import Gate as SlowGate
 from ..raw_server import RawServer, Reply, sse, whole
 from .conftest import PARIS, WEATHER, user
 
@@ -220,3 +221,35 @@ def test_a_client_that_leaves_floods_no_log(
             assert connection.recv(4) == b"HTTP"
     assert gate.get("/models").status_code == 502  # it is alive, and the log has come this far
     assert not [record for record in caplog.records if record.name == "asyncio"]
+
+
+PARTS = [
+    {"index": 0, "id": "a", "function": {"name": "f", "arguments": "{"}},
+    {"index": 0, "function": {"arguments": "}"}},
+]
+HELD = {
+    "/chat/completions": {"messages": user("Go!"), "tools": [NESTED]},
+    "/responses": {"input": "Go!", "tools": [{"type": "function", **F}]},
+    "/messages": {"messages": user("Go!"), "max_tokens": 9, "tools": [{"name": "f", "input_schema": F["parameters"]}]},
+}
+
+
+@pytest.mark.parametrize("path", HELD)
+def test_a_stream_that_holds_a_call_back_pings(
+    gate: httpx.Client, upstream: RawServer, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    monkeypatch.setattr(answers, "_PING_SECONDS", 0.02)
+    pieces = sse(*({"tool_calls": [part]} for part in PARTS), finish="tool_calls")
+    slow = SlowGate()
+    upstream.answer = lambda _: Reply([pieces[0], b"".join(pieces[1:])], gate=slow)
+    said = b""
+    with gate.stream("POST", path, json={"model": "plain", "stream": True, **HELD[path]}) as answer:
+        for data in answer.iter_raw():
+            said += data
+            if said.count(b": ping\n") > 1:  # Anthropic's streams begin with one
+                slow.release()
+                slow.release()
+    assert answer.status_code == 200
+    assert b'"name":"f"' in said
+    assert not slow.waited_in_vain
+    assert any(word in said for word in (b"[DONE]", b"response.completed", b"message_stop"))

@@ -15,7 +15,7 @@ from starlette.routing import Route
 
 from kluster_integrations.core.types import Completion, Delta, Usage
 from kluster_integrations.errors import BadRequestError, KlusterError, UnsupportedParameterError
-from kluster_integrations.gateway.answers import completed, streamed
+from kluster_integrations.gateway.answers import PING, completed, streamed
 from kluster_integrations.gateway.errors import openai_error
 from kluster_integrations.gateway.response_items import allowed_tools
 from kluster_integrations.gateway.service import Json, body_of, dump, service_of
@@ -189,6 +189,9 @@ class _Chunks:
 
     def fail(self, err: KlusterError) -> bytes:
         return b"data: " + dump({"error": openai_error(err)}) + b"\n\n"
+
+    def ping(self) -> bytes:
+        return PING
 
 
 ROUTES = [Route("/chat/completions", _chat, methods=["POST"])]

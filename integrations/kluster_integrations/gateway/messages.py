@@ -156,6 +156,9 @@ class _Events:
     def fail(self, err: KlusterError) -> bytes:
         return _event("error", error=anthropic_error(err))
 
+    def ping(self) -> bytes:
+        return _event("ping")
+
     def _add(self, kind: str, **fields: Any) -> bytes:
         return _event("content_block_delta", index=len(self.message["content"]), delta={"type": kind, **fields})
 

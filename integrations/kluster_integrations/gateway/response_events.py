@@ -10,6 +10,7 @@ from typing import Any
 
 from kluster_integrations.core.types import Delta, ToolCallDelta, Usage
 from kluster_integrations.errors import KlusterError
+from kluster_integrations.gateway.answers import PING
 from kluster_integrations.gateway.errors import openai_error
 from kluster_integrations.gateway.response_items import INPUT
 from kluster_integrations.gateway.service import dump
@@ -95,6 +96,10 @@ class ResponseWriter:
         # `error` inside is what OpenAI's SDK for Python raises on.
         event = self._event("error", code=error["code"], message=error["message"], param=error["param"], error=error)
         return event + self._whole("response.failed")
+
+    def ping(self) -> bytes:
+        """Return what says that the connection is alive."""
+        return PING
 
     def _event(self, kind: str, /, **fields: Any) -> bytes:
         event = {"type": kind, "sequence_number": self._number, **fields}
