@@ -253,3 +253,32 @@ def test_a_stream_that_holds_a_call_back_pings(
     assert b'"name":"f"' in said
     assert not slow.waited_in_vain
     assert any(word in said for word in (b"[DONE]", b"response.completed", b"message_stop"))
+
+
+PDF = {"type": "document", "source": {"type": "base64", "media_type": "application/pdf", "data": "JVBERi0="}}
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "said"),
+    [
+        ("/messages", {"max_tokens": 9, "system": "Be kind.", "messages": user([PDF])}, "messages[0].content[0].type="),
+        (
+            "/responses",
+            {"instructions": "Be kind.", "input": [*user("Look:"), *user([{"type": "input_file", "file_id": "f"}])]},
+            "input[1].content[0].type=",
+        ),
+    ],
+)
+def test_a_part_that_cannot_be_had_is_named_as_it_was_sent(
+    gate: httpx.Client, path: str, body: dict[str, Any], said: str
+) -> None:
+    answer = gate.post(path, json={"model": "mine", **body})
+    assert (answer.status_code, answer.json()["error"]["message"].startswith(said)) == (400, True)
+
+
+def test_an_error_in_the_stream_of_a_response_has_a_code(gate: httpx.Client, upstream: RawServer) -> None:
+    """Without one Vercel's AI SDK raises on the type of the event, and does not say what has failed."""
+    upstream.answer = lambda _: Reply(sse({"content": "Hel"}, finish=None, done=False))
+    text = gate.post("/responses", json={"model": "plain", "input": "Hello!", "stream": True}).text
+    (event,) = (json.loads(line[6:]) for line in text.splitlines() if line.startswith('data: {"type":"error"'))
+    assert event["code"] == event["error"]["code"] == "server_error"

@@ -62,6 +62,11 @@ def _messages(message: object, where: str) -> Iterator[dict[str, Any]]:
         elif kind == "mid_conv_system":
             parts += _list(block.get("content"), f"{where}.content[{i}].content")
         elif kind not in _THOUGHTS and kind not in _SERVER:
+            if kind not in ("text", "image") and role != "assistant":  # the core would count messages in its own way
+                raise BadRequestError(
+                    f"{where}.content[{i}].type={kind!r} must be text, image, tool_result or a document that is text.",
+                    hint="kluster.ai takes texts and images.",
+                )
             parts.append(block)  # texts and images: the core reads Anthropic's form of both
     if parts or calls:
         made = {"role": role, "content": parts or ""}

@@ -93,7 +93,9 @@ class ResponseWriter:
         error = openai_error(err)
         self.response["status"] = "failed"
         self.response["error"] = {"code": _code(error), "message": error["message"]}
-        # `error` inside is what OpenAI's SDK for Python raises on.
+        # `error` inside is what OpenAI's SDK for Python raises on. The AI SDK wants a code (vercel/ai issue 21360): its
+        # users read else that a type is wrong, and not what failed.
+        error["code"] = error["code"] or self.response["error"]["code"]
         event = self._event("error", code=error["code"], message=error["message"], param=error["param"], error=error)
         return event + self._whole("response.failed")
 

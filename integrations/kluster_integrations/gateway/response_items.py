@@ -67,6 +67,7 @@ def _messages(item: object, where: str, memory: Memory) -> Iterator[dict[str, An
             raise refusal(404, f"{where}: the item {item.get('id')!r} is not remembered. Send the item itself.")
         yield from _messages(found, where, memory)
     elif kind == "message":
+        _check_parts(item, where)
         yield {"role": item.get("role"), "content": item.get("content")}
     elif kind in _CALLS:
         text = item.get("arguments") if kind == "function_call" else json.dumps({INPUT: item.get(INPUT)})
@@ -80,6 +81,18 @@ def _messages(item: object, where: str, memory: Memory) -> Iterator[dict[str, An
             f"{where}.type={kind!r} cannot be said in a chat.",
             hint="use messages, function_call and function_call_output.",
         )
+
+
+def _check_parts(item: Mapping[str, Any], where: str) -> None:
+    """Raise if a part cannot be said in a chat; the core would count messages in its own way."""
+    content = item.get("content")
+    for i, part in enumerate(content if isinstance(content, list) and item.get("role") != "assistant" else ()):
+        kind = part.get("type") if isinstance(part, Mapping) else None
+        if kind not in ("input_text", "input_image", "output_text", "text", "refusal", "image_url"):
+            raise BadRequestError(
+                f"{where}.content[{i}].type={kind!r} must be input_text or input_image.",
+                hint="kluster.ai takes texts and images.",
+            )
 
 
 def _flat_name(namespace: object, name: object) -> object:
