@@ -422,9 +422,13 @@ class TestRefresh:
         assert [spec.supports_vision for spec in found[1:3]] == [False, True]
 
     @pytest.mark.parametrize(
-        "row", [{"max_model_len": "8k"}, {"meta": 3}, {"meta": {"n_ctx": "8k"}}, {"meta": {"n_ctx": True}}]
+        "row",
+        [
+            *({"max_model_len": "8k"}, {"meta": 3}, {"meta": {"n_ctx": "8k"}}, {"meta": {"n_ctx": True}}),
+            *({"limits": {"concurrent_requests": "5"}}, {"architecture": {"input_modalities": 5}}),
+        ],
     )
-    def test_a_window_that_is_no_number_is_refused(self, answering: Callable[..., Any], row: dict[str, Any]) -> None:
+    def test_a_value_of_another_type_is_refused(self, answering: Callable[..., Any], row: dict[str, Any]) -> None:
         with pytest.raises(InternalServerError, match="must be"):
             catalog.refresh(KlusterConfig(base_url=answering(_list(_row(**row))).base_url))
 

@@ -99,6 +99,8 @@ def test_an_unknown_model_has_its_window_as_the_limit_of_output_and_without_one_
         ('[[models]]\nid = "a"\nprices = { input = "1", output = 2 }', ["prices="]),
         ('[[models]]\nid = "a"\npurpose = "talk"', ["purpose='talk'", "chat, embeddings, verification"]),
         ('[[models]]\nid = "a"\nuntil = "soon"', ["until='soon'", "YYYY-MM-DD"]),
+        ('[[models]]\nid = "a"\nprices = { input = inf, output = 1 }', ["prices={'input': inf"]),
+        (f"a = {'[' * 5_000}", ["too deep"]),
         (f'[[models]]\nid = "a"\nbase = "{LLAMA}x"', ["base=", f"did you mean '{LLAMA}'?"]),
     ],
 )
@@ -109,6 +111,32 @@ def test_what_is_wrong_is_named(write: Write, text: str, words: list[str]) -> No
     assert caught.value.hint
     for word in (str(path), *words):
         assert word in str(caught.value)
+
+
+def test_what_is_large_is_not_all_shown(write: Write) -> None:
+    text = "x" * 100_000
+    for row in (
+        f'id = "a"\nnote = ["{text}"]',
+        f'id = "{text}"\nnote = 1',
+        f'id = "a"\nbase = "{text}"',
+        f"{text} = 1",
+    ):
+        with pytest.raises(BadRequestError) as caught:
+            catalog.read(write(f"[[models]]\n{row}"))
+        assert len(str(caught.value)) < 1_500
+
+
+def test_a_byte_order_mark_and_windows_line_ends_are_no_part_of_it(write: Write) -> None:
+    assert [spec.id for spec in catalog.read(write('\ufeff[[models]]\r\nid = "mine"\r\n'))] == ["mine"]
+
+
+def test_a_tilde_is_the_users_folder(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write('[[models]]\nid = "mine"\ncontext_window = 777\n')
+    for name in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(name, str(path.parent))
+    monkeypatch.setenv("KLUSTER_CATALOG", "~/models.toml")
+    for spec in (catalog.get("mine"), catalog.get("mine", config=KlusterConfig()), *catalog.read("~/models.toml")):
+        assert spec.context_window == 777
 
 
 def test_a_missing_file_is_named_before_any_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

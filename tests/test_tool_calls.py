@@ -199,6 +199,12 @@ def test_thoughts_text_and_calls_in_one_answer() -> None:
     assert (answer.reasoning, answer.text, len(answer.tool_calls)) == ("plan", "Let me look.", 1)
 
 
+def test_calls_that_end_with_stop_end_with_tool_calls() -> None:
+    sent = asked(LLAMA, tools=[WEATHER])
+    called = {"content": None, "tool_calls": [call("weather", PARIS, index=0, id="a")]}
+    assert same(every_way(called, [called], sent, "stop")).finish_reason == "tool_calls"
+
+
 def prompted(name: object = "weather", arguments: object = None) -> str:
     return f"<tool_call>\n{json.dumps({'name': name, 'arguments': arguments or {}})}\n</tool_call>"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import re
 import socket
 import threading
 from contextlib import suppress
@@ -91,6 +92,7 @@ class ThreadServer:
         ready = threading.Event()
         self._thread = threading.Thread(target=self._run, args=(listener, ready), name=self._thread_name, daemon=True)
         logging.getLogger("uvicorn.error").addFilter(_quiet(self._thread_name))  # adding it again changes nothing
+        logging.getLogger("asyncio").addFilter(_is_no_lost_write)
         self._thread.start()
         if not ready.wait(_START_SECONDS) or not self._thread.is_alive():
             self._thread = self._loop = None
@@ -135,10 +137,39 @@ class ThreadServer:
             ready.set()
 
     async def _serve(self, listener: socket.socket, ready: threading.Event) -> None:
-        config = uvicorn.Config(self._app, log_config=None, access_log=False, ws="none", timeout_keep_alive=60)
+        config = uvicorn.Config(
+            self._app, http=_protocol(), log_config=None, access_log=False, ws="none", timeout_keep_alive=60
+        )
         server = _Server(config, self._stopping, ready, self._grace)
         self._loop = asyncio.get_running_loop()
         await server.serve(sockets=[listener])
+
+
+_UPGRADE = re.compile(rb"\r\nupgrade:", re.IGNORECASE)
+
+
+@functools.cache
+def _protocol() -> Any:
+    """Return uvicorn's HTTP protocol, with no offers of an upgrade in requests.
+
+    Java's HttpClient (LangChain4j, Spring AI) offers `Upgrade: h2c` with each request, and behind that httptools reads
+    no body (uvicorn issue 2722). The server has nothing to change to, so the header may be renamed.
+    """
+    try:
+        from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+    except ImportError:  # httptools is of the extra `gateway`; h11 reads the body
+        return "h11"
+
+    class Protocol(HttpToolsProtocol):
+        def data_received(self, data: bytes) -> None:
+            if self.cycle is None or self.cycle.response_complete:
+                end = data.find(b"\r\n\r\n")
+                head = data if end < 0 else data[:end]
+                if _UPGRADE.search(head):
+                    data = _UPGRADE.sub(b"\r\nx-grade:", head) + data[len(head) :]
+            super().data_received(data)
+
+    return Protocol
 
 
 class _Server(uvicorn.Server):
@@ -170,6 +201,12 @@ class _Server(uvicorn.Server):
             for task in late:
                 task.cancel()
         await self.lifespan.shutdown()
+
+
+def _is_no_lost_write(record: logging.LogRecord) -> bool:
+    """Drop asyncio's line for each write behind a client that has left, which may be thousands for one answer."""
+    is_ours = str(record.threadName).startswith("kluster-")
+    return not (is_ours and record.msg == "socket.send() raised exception.")
 
 
 class _QuietFilter(logging.Filter):

@@ -67,7 +67,7 @@ def test_of_several_models_each_has_its_row_and_a_newer_one_replaces_it(
         for model in (R1, GEMMA, R1):
             probe(kluster, server.base_url, model, path)
     specs = {spec.id: spec for spec in catalog.read(path)}
-    assert list(specs) == ["other", GEMMA, R1]
+    assert list(specs) == ["other", R1, GEMMA]
     assert "# mine" in path.read_text("utf-8")
     assert "# stays" in path.read_text("utf-8")
     assert specs[R1].reasoning
@@ -163,3 +163,84 @@ def test_a_server_that_hangs_up_after_a_stream(kluster: Run, tmp_path: Path, own
     assert summary["findings"]["stream_options"]["found"] == "yes"
     assert summary["findings"]["json_schema"]["found"] == "ignored"
     assert "stream_usage" in summary["row"]["native"]
+
+
+def answering(later: Reply, *, after: int = 1) -> RawServer:
+    """Return a server that lists no windows, answers that many plain requests, and all others with `later`."""
+    server = RawServer()
+
+    def answer(request: RawRequest) -> Reply:
+        if not request.body:
+            return Reply([b'{"data": [{"id": "mine"}]}'], content_type="application/json", framing="length")
+        return whole({"content": "hi"}) if sum(bool(r.body) for r in server.requests) <= after else later
+
+    server.answer = answer
+    return server
+
+
+PAGE = Reply([b"<html>Bad gateway</html>"], 502, content_type="text/html", framing="length")
+BUSY = Reply(
+    [b'{"error": "busy"}'], 429, content_type="application/json", framing="length", headers={"Retry-After": "0"}
+)
+WELCOME = Reply([b"<html>Welcome</html>"], content_type="text/html", framing="length")
+
+
+@pytest.mark.parametrize("later", [PAGE, BUSY, WELCOME, Reply(silent=True, end="cut")])
+def test_a_server_that_fails_is_no_server_that_refuses(
+    kluster: Run, tmp_path: Path, own_catalog: None, later: Reply
+) -> None:
+    path = tmp_path / "m.toml"
+    with answering(later, after=11) as server:  # the last two questions are of images and of roles
+        summary = probe(kluster, server.base_url, "mine", path)
+    assert {summary["findings"][name]["found"] for name in ("images", "free roles")} == {"unknown"}
+    assert not {"supports_vision", "strict_roles"} & summary["row"].keys()
+    with answering(later) as server:
+        done = kluster("probe", "mine", "--base-url", server.base_url, "--output", str(tmp_path / "n.toml"), "--yes")
+    assert (done.returncode, (tmp_path / "n.toml").exists()) == (1, False)
+    assert "none of the questions" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [["x"], {"a": 1}, [{"message": "hi", "logprobs": "x"}], [{"message": {"tool_calls": "ab"}, "logprobs": [5]}]],
+)
+def test_a_server_that_lies_about_its_form(kluster: Run, tmp_path: Path, own_catalog: None, choices: object) -> None:
+    body = json.dumps({"choices": choices, "usage": "none"}).encode()
+    with answering(Reply([body], content_type="application/json", framing="length"), after=3) as server:
+        summary = probe(kluster, server.base_url, "mine", tmp_path / "m.toml")
+    assert summary["findings"]["tools"]["found"] in ("unknown", "ignored")
+    assert "supports_tools" not in summary["row"] or not summary["row"]["supports_tools"]
+
+
+def test_a_row_is_exchanged_in_its_place(kluster: Run, tmp_path: Path, own_catalog: None) -> None:
+    path = tmp_path / "m.toml"
+    path.write_text(
+        '# mine\n\n# old\n [[ models ]]\nid = "mine"\ncontext_window = 9\n\n'
+        '# a twin\n[[models]]\nid = "twin"\nbase = "mine"\n[models.prices]\ninput = 1\noutput = 2\n', "utf-8-sig"
+    )  # fmt: skip
+    with answering(whole({"content": "hi"})) as server:
+        probe(kluster, server.base_url, "mine", path)
+    assert [spec.id for spec in catalog.read(path)] == ["mine", "twin"]
+    text = path.read_text("utf-8")
+    assert [line for line in text.splitlines() if line.startswith("#")] == ["# mine", "# old", "# a twin"]
+    assert "context_window = 9" not in text
+
+
+@pytest.mark.parametrize("where", ["none/m.toml", "inline.toml"])
+def test_a_file_that_cannot_be_written_is_said_before_it_spends(kluster: Run, tmp_path: Path, where: str) -> None:
+    (tmp_path / "inline.toml").write_text('models = [{ id = "other" }]\n', "utf-8")
+    with answering(whole({"content": "hi"})) as server:
+        done = kluster("probe", "mine", "--base-url", server.base_url, "--output", str(tmp_path / where), "--yes")
+        assert not server.requests
+    assert done.returncode in (1, 2)
+    assert "--output" in done.stderr
+    assert (tmp_path / "inline.toml").read_text("utf-8") == 'models = [{ id = "other" }]\n'
+
+
+def test_a_server_without_models_is_asked_nothing(kluster: Run, tmp_path: Path) -> None:
+    with RawServer() as server:
+        server.answer = lambda _: Reply([b'{"data": []}'], content_type="application/json", framing="length")
+        done = kluster("probe", "--base-url", server.base_url, "--output", str(tmp_path / "m.toml"), "--yes")
+        assert [request.body for request in server.requests] == [b""]
+    assert done.returncode == 2
+    assert "kluster probe MODEL" in done.stderr

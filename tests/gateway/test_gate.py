@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import logging
 import re
@@ -273,6 +274,24 @@ def test_a_client_that_leaves_frees_the_service(gateway: Gateway, emulator: Emul
     assert time.monotonic() - left < 20  # within moments, and not at the end of the service's hour
 
 
+@pytest.mark.parametrize("chunked", [False, True])
+def test_an_offer_to_upgrade_takes_no_body_away(gateway: Gateway, emulator: Emulator, chunked: bool) -> None:
+    """Java's HttpClient makes one with each request (LangChain4j, Spring AI)."""
+    body = json.dumps(ASK).encode()
+    size = "transfer-encoding: chunked" if chunked else f"content-length: {len(body)}"
+    offer = "Connection: Upgrade, HTTP2-Settings\r\nHTTP2-Settings: AAEAAEAA\r\nUpgrade: h2c"
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\n{offer}\r\n{size}\r\n\r\n".encode()
+    with socket.create_connection(("127.0.0.1", gateway.port), timeout=20) as connection:
+        for apart in (False, True):  # on one connection, with the body behind the head and in it
+            data = b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body) if chunked else body
+            for piece in (head, data) if apart else (head + data,):
+                connection.sendall(piece)
+            answer = http.client.HTTPResponse(connection)
+            answer.begin()
+            assert (answer.status, "choices" in json.loads(answer.read())) == (200, True)
+    assert len(emulator.requests) == 2
+
+
 def test_it_ends_what_runs_before_it_stops(emulator: Emulator) -> None:
     with Emulator(delay=0.05) as slow:
         slow.reply("One two three four five six seven eight nine ten")
@@ -289,7 +308,8 @@ def test_it_ends_what_runs_before_it_stops(emulator: Emulator) -> None:
             client.models.list()
 
 
-def test_what_does_not_end_is_broken_off(emulator: Emulator) -> None:
+def test_what_does_not_end_is_broken_off(emulator: Emulator, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, LOGGER)
     emulator.add_fault(Fault("hang"))
     server = Gateway(settings(emulator), grace=0.05).start()
     answers: list[httpx.Response] = []
@@ -299,6 +319,7 @@ def test_what_does_not_end_is_broken_off(emulator: Emulator) -> None:
     server.stop()
     client.join(20)
     assert [answer.status_code for answer in answers] == [500]
+    assert [record.__dict__["request"]["error"] for record in caplog.records] == ["Stopped"]
     assert eventually(lambda: emulator.requests[0].seconds is not None)
 
 

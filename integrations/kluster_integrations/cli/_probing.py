@@ -17,7 +17,7 @@ from kluster_integrations import catalog
 from kluster_integrations.catalog import ModelSpec
 from kluster_integrations.config import KlusterConfig
 from kluster_integrations.core.client import Client
-from kluster_integrations.errors import KlusterError
+from kluster_integrations.errors import InternalServerError, KlusterError
 from kluster_integrations.limits import Limits
 
 __all__ = ["Finding", "Probe", "questions"]
@@ -112,15 +112,26 @@ class _Seen:
 
     @property
     def is_refused(self) -> bool:
-        return self.status >= 400
+        """Whether the server will not do it; llama.cpp says so with 500 and 501, of roles that do not alternate too."""
+        says_why = any(event.get("error") for event in self.events)
+        return self.status in (400, 403, 404, 405, 413, 415, 422, 501) or (self.status == 500 and says_why)
 
     @property
-    def choices(self) -> list[Any]:
-        return [choice for event in self.events for choice in event.get("choices") or []]
+    def is_answer(self) -> bool:
+        """Whether it says anything about the server: a timeout, a busy server or a page of HTML does not."""
+        return self.is_refused or (self.status < 400 and bool(self.choices or self.vectors))
+
+    @property
+    def choices(self) -> list[Mapping[str, Any]]:
+        return [choice for event in self.events for choice in _objects(event.get("choices"))]
+
+    @property
+    def vectors(self) -> list[Any]:
+        return [row.get("embedding") for event in self.events for row in _objects(event.get("data"))]
 
     @property
     def messages(self) -> list[Mapping[str, Any]]:
-        return [choice.get("message") or choice.get("delta") or {} for choice in self.choices]
+        return [m for choice in self.choices for m in _objects([choice.get("message") or choice.get("delta")])]
 
     @property
     def text(self) -> str:
@@ -128,14 +139,22 @@ class _Seen:
 
     @property
     def calls(self) -> list[Any]:
-        return [call for message in self.messages for call in message.get("tool_calls") or []]
+        return [call for message in self.messages for call in _objects(message.get("tool_calls"))]
 
     @property
     def usage(self) -> Mapping[str, Any] | None:
         return next((usage for event in self.events if isinstance(usage := event.get("usage"), Mapping)), None)
 
+    def unknown(self, name: str) -> Finding:
+        return Finding(name, "unknown", f"HTTP {self.status}: {self.error}" if self.error else "no answer came")
+
     def refused(self) -> tuple[str, str]:
         return "refused", f"HTTP {self.status}: {self.error}"
+
+
+def _objects(value: object) -> list[Mapping[str, Any]]:
+    """Return the objects in a list; what is not one is not read."""
+    return [one for one in value if isinstance(one, Mapping)] if isinstance(value, list) else []
 
 
 class Probe:
@@ -189,8 +208,14 @@ class Probe:
                 yield from self._vectors(length, self._ask(http, "/embeddings", input="Hello", dimensions=length // 2))
             else:
                 self._client.complete(self._client.build(self._model, _HELLO, {"max_completion_tokens": 1}))
+                answered = False
                 for name, body in self._questions.items():
-                    yield from _READERS[name](self, self._ask(http, "/chat/completions", **body))
+                    seen = self._ask(http, "/chat/completions", **body)
+                    answered = answered or seen.is_answer
+                    yield from _READERS[name](self, seen) if seen.is_answer else [seen.unknown(_TITLES.get(name, name))]
+                if not answered:
+                    raise InternalServerError("The server answered a plain request, and none of the questions.",
+                        hint="try again later; a file of this would say nothing true.")  # fmt: skip
         self.row["native"] = sorted(self._native)
 
     def _window(self) -> Finding:
@@ -209,10 +234,10 @@ class Probe:
     def _vectors(self, length: int, seen: _Seen) -> Iterator[Finding]:
         self.row |= {"purpose": "embeddings", "embedding_dimensions": length}
         yield Finding("vectors", str(length))
-        if seen.is_refused:
-            yield Finding("dimensions", *seen.refused())
+        if not seen.is_answer or seen.is_refused:
+            yield Finding("dimensions", *seen.refused()) if seen.is_refused else seen.unknown("dimensions")
             return
-        is_short = [len(row["embedding"]) for event in seen.events for row in event["data"]] == [length // 2]
+        is_short = [len(vector) for vector in seen.vectors if isinstance(vector, list)] == [length // 2]
         if is_short:
             self._native.append("dimensions")
         yield Finding("dimensions", "yes" if is_short else "ignored", f"asked for {length // 2}")
@@ -228,7 +253,7 @@ class Probe:
             if response.status_code != 429:
                 break
             wait = response.headers.get("retry-after", "2")
-            time.sleep(min(float(wait) if wait.replace(".", "", 1).isdigit() else 2.0, 60.0))
+            time.sleep(min(float(wait) if wait.replace(".", "", 1).isdecimal() else 2.0, 60.0))
         return _read(response)
 
     def _limit(self, name: str, seen: _Seen) -> Iterator[Finding]:
@@ -291,23 +316,22 @@ class Probe:
         yield Finding(name, found, f"answered {_short(seen.text)}")
 
     def _tools(self, seen: _Seen) -> Iterator[Finding]:
-        self._called = False
+        self.row["supports_tools"] = False
         if seen.is_refused:
             yield Finding("tools", *seen.refused())
             return
-        self._called = bool(seen.calls)
-        found = "yes" if self._called else "as text" if "get_weather" in seen.text else "ignored"
-        yield Finding("tools", found, "" if self._called else f"answered {_short(seen.text)}")
+        self.row["supports_tools"] = called = bool(seen.calls)
+        found = "yes" if called else "as text" if "get_weather" in seen.text else "ignored"
+        yield Finding("tools", found, "" if called else f"answered {_short(seen.text)}")
         yield Finding("parallel tool calls", "yes" if len(seen.calls) > 1 else "no", f"{len(seen.calls)} of 2")
-
-    _called = False
 
     def _required(self, seen: _Seen) -> Iterator[Finding]:
         if seen.is_refused:
             yield Finding("tool_choice required", *seen.refused())
         else:
             yield Finding("tool_choice required", "yes" if seen.calls else "ignored")
-        self.row["supports_tools"] = self._called or bool(seen.calls)
+        if seen.calls:
+            self.row["supports_tools"] = True
 
     def _n(self, seen: _Seen) -> Iterator[Finding]:
         count = len(seen.choices)
@@ -318,7 +342,7 @@ class Probe:
         )
 
     def _logprobs(self, seen: _Seen) -> Iterator[Finding]:
-        given = any((choice.get("logprobs") or {}).get("content") for choice in seen.choices)
+        given = any(logprobs.get("content") for c in seen.choices for logprobs in _objects([c.get("logprobs")]))
         if given or not (seen.is_refused or seen.text):
             self._native.append("logprobs")  # documented: without an answer nothing speaks against it
         yield Finding(
@@ -354,6 +378,9 @@ _READERS: Mapping[str, Callable[[Probe, _Seen], Iterator[Finding]]] = {
     "images": Probe._images,
     "roles": Probe._roles,
 }
+
+
+_TITLES = {"required": "tool_choice required", "roles": "free roles"}
 
 
 def _short(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import tomllib
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["run"]
 
-_NEXT_MODEL = re.compile(r"(?m)^(?=\[\[models\]\])")
+_HEADER = re.compile(r"[ \t]*\[\[[ \t]*models[ \t]*\]\]")
 
 
 def run(
@@ -39,8 +40,8 @@ def run(
     from kluster_integrations.cli import _probing
 
     config = connect(base_url=base_url)
-    kept = _other_models(output, "")  # what cannot be read is said before anything is spent
     model = model or _first_model(config)
+    _merged(output, model, _as_toml({"id": model}))  # what cannot be written is said before anything is spent
     probe = _probing.Probe(config, model)
     _ask(probe, model, config.base_url, yes=yes)
     found: list[Finding] = []
@@ -50,8 +51,12 @@ def run(
         if not as_json:
             out.print(f"{finding.name:<22} {finding.found:<18} {finding.detail}".rstrip(), soft_wrap=True)
     probe.row["sources"] = {"probed": f"{config.base_url}, {date.today().isoformat()}"}
-    kept = _other_models(output, model)
-    output.write_text("".join([*kept, _as_toml(probe.row)]), "utf-8")
+    new = output.with_name(f"{output.name}.partial")
+    new.write_text(_merged(output, model, _as_toml(probe.row)), "utf-8")
+    new.replace(output)
+    if silent := sum(finding.found == "unknown" for finding in found):
+        what = f"{silent} of {len(found)} findings are unknown: the file does not say them."
+        console(stderr=True).print(what, soft_wrap=True)
     if as_json:
         findings = {finding.name: asdict(finding) for finding in found}
         summary = {"model": model, "base_url": config.base_url, "requests": probe.requests, "findings": findings}
@@ -65,6 +70,8 @@ def _first_model(config: Any) -> str:
     from kluster_integrations.core.client import Client
 
     ids, _ = doctor.list_models(Client(config))
+    if not ids:
+        raise UsageError(f"{config.base_url} lists no models; name the one to ask: kluster probe MODEL.")
     return doctor.choose(ids)
 
 
@@ -88,27 +95,55 @@ def _ask(probe: Probe, model: str, base_url: str, *, yes: bool) -> None:
     typer.confirm("Send them?", abort=True, err=True)
 
 
-def _other_models(path: Path, model: str) -> list[str]:
-    """Return the text of a catalog, piece by piece, without that model.
+def _merged(path: Path, model: str, row: str) -> str:
+    """Return the text of a catalog with a row for that model, in the place of an older one: others may name it as base.
 
     Raises:
-        BadRequestError: If it is not a catalog.
+        BadRequestError: If the file is not a catalog, or of a form in which no row can be exchanged.
+        UsageError: If its folder does not exist.
     """
     if not path.exists():
-        return []
+        if not path.parent.is_dir():
+            raise UsageError(f"--output {path}: the folder {path.parent} does not exist.")
+        return row
     from kluster_integrations import catalog
 
     catalog.read(path)
-    pieces = _NEXT_MODEL.split(path.read_text("utf-8"))
-    return [f"{piece.rstrip()}\n\n" for piece in pieces if piece.strip() and _id(piece) != model]
+    text = path.read_text("utf-8-sig")
+    wanted = [str(known["id"]) for known in tomllib.loads(text)["models"]]
+    try:
+        pieces = [piece.rstrip() + "\n" for piece in _pieces(text) if piece.strip()]
+        at = next((i for i, piece in enumerate(pieces) if _id(piece) == model), len(pieces))
+        comments = "".join(itertools.takewhile(lambda line: line.startswith("#"), [*pieces, ""][at].splitlines(True)))
+        pieces[at : at + 1] = [comments + row]
+        merged = "\n".join(pieces)
+        found = [str(known["id"]) for known in tomllib.loads(merged)["models"]]
+    except ValueError:
+        found = []
+    if found != (wanted if model in wanted else [*wanted, model]):
+        raise BadRequestError(
+            f"The catalog {str(path)!r} has a form in which no row can be exchanged.", hint="write to another --output."
+        )
+    return merged
+
+
+def _pieces(text: str) -> list[str]:
+    """Return the text of a catalog, a piece per row, which begins with the comment lines right above its header."""
+    pieces, comments = [""], ""
+    for line in text.splitlines(keepends=True):
+        if line.startswith("#"):
+            comments += line
+            continue
+        if _HEADER.match(line):
+            pieces.append("")
+        pieces[-1] += comments + line
+        comments = ""
+    return [*pieces, comments]
 
 
 def _id(piece: str) -> str | None:
-    try:
-        rows = tomllib.loads(piece).get("models") or [{}]
-    except ValueError as err:
-        raise BadRequestError(f"The catalog cannot be taken apart: {err}.", hint="write to another --output.") from None
-    return str(rows[0].get("id"))
+    rows = tomllib.loads(piece).get("models")
+    return str(rows[0].get("id")) if rows else None
 
 
 def _as_toml(row: dict[str, Any]) -> str:

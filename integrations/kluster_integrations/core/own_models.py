@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import datetime
 import difflib
+import math
 import os
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
@@ -34,7 +35,7 @@ _Rule = tuple[Callable[[object], bool], str]
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < math.inf
 
 
 def _is_count(value: object) -> bool:
@@ -110,9 +111,11 @@ def read(path: Path | str) -> list[ModelSpec]:
             the model, the field, the value and what is allowed.
     """
     try:
-        data = tomllib.loads(Path(path).read_text("utf-8"))
+        data = tomllib.loads(Path(path).expanduser().read_text("utf-8-sig"))  # PowerShell begins files with the mark
     except OSError as err:
         _refuse(path, f"cannot be read: {err.strerror or err}.", "check the path, and KLUSTER_CATALOG.")
+    except RecursionError:
+        _refuse(path, "is not TOML that can be read: its lists are too deep.", "correct the file.")
     except ValueError as err:  # also if it is not UTF-8
         _refuse(path, f"is not TOML: {err}.", "correct the file; strings stand in quotes.")
     rows = data.get("models")
@@ -123,7 +126,7 @@ def read(path: Path | str) -> list[ModelSpec]:
     for number, row in enumerate(rows, 1):
         spec = _spec(path, number, row, found_specs)
         if spec.id in found_specs:
-            _refuse(path, f"has model {spec.id!r} twice.", "keep one of the two.")
+            _refuse(path, f"has model {_shown(spec.id)} twice.", "keep one of the two.")
         found_specs[spec.id] = spec
     return list(found_specs.values())
 
@@ -132,9 +135,14 @@ def _refuse(path: Path | str, what: str, hint: str) -> NoReturn:
     raise BadRequestError(f"The catalog {str(path)!r} {what}", hint=hint) from None
 
 
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 200 else text[:200] + "…"
+
+
 def _spec(path: Path | str, number: int, row: dict[str, Any], above: Mapping[str, ModelSpec]) -> ModelSpec:
     """Return the spec of one row."""
-    model = f"model {row['id']!r}" if "id" in row else f"model number {number}"
+    model = f"model {_shown(row['id'])}" if "id" in row else f"model number {number}"
     if "id" not in row:
         _refuse(path, f"{model}: id is missing; it must be the model's id, as the server calls it.", "add id = …")
     row = {name: value.isoformat() if isinstance(value, datetime.date) else value for name, value in row.items()}
@@ -142,16 +150,20 @@ def _spec(path: Path | str, number: int, row: dict[str, Any], above: Mapping[str
         if name not in _RULES:
             near = difflib.get_close_matches(name, _RULES, n=1)
             hint = f"did you mean {near[0]}?" if near else "leave it out."
-            _refuse(path, f"{model}: {name}={value!r} is not known; allowed are {', '.join(_RULES)}.", hint)
+            _refuse(
+                path,
+                f"{model}: {_shown(name)[1:-1]}={_shown(value)} is not known; allowed are {', '.join(_RULES)}.",
+                hint,
+            )
         is_right, allowed = _RULES[name]
         if not is_right(value):
-            _refuse(path, f"{model}: {name}={value!r} must be {allowed}.", f"correct {name}.")
+            _refuse(path, f"{model}: {name}={_shown(value)} must be {allowed}.", f"correct {name}.")
     base_id = row.pop("base", row["id"])
     base = above.get(base_id) or specs.known_spec(base_id)
     if base is None and base_id != row["id"]:
         near_id = specs.suggest(base_id)
         hint = f"did you mean {near_id!r}?" if near_id else "`kluster models` lists the catalog's ids."
-        _refuse(path, f"{model}: base={base_id!r} must be a model of the catalog, or one further up in it.", hint)
+        _refuse(path, f"{model}: base={_shown(base_id)} must be a model of the catalog, or one further up in it.", hint)
     if "native" in row:
         row["native"] = frozenset(row["native"])
     if base is None:
@@ -176,7 +188,7 @@ def check(config: KlusterConfig) -> None:
 
 
 def _own_of(config: KlusterConfig | None) -> Mapping[str, ModelSpec]:
-    path = config.catalog if config is not None else env_value("catalog")
+    path = config.catalog if config is not None else os.path.expanduser(env_value("catalog") or "")  # noqa: PTH111
     if not path:
         return {}
     try:

@@ -91,6 +91,12 @@ def _check_row(row: object, where: str) -> Mapping[str, Any]:
         wrong = value is not None and (not isinstance(value, kind) or (kind is int and isinstance(value, bool)))
         if wrong or (name == "id" and not (value or "").strip()):
             raise ValueError(f"{where}: {name}={value!r} must be {words}.")
+    count = (row.get("limits") or {}).get("concurrent_requests")
+    if count is not None and (not isinstance(count, int) or isinstance(count, bool) or count < 0):
+        raise ValueError(f"{where}: limits.concurrent_requests={count!r} must be a number of requests.")
+    modalities = (row.get("architecture") or {}).get("input_modalities")
+    if modalities is not None and not isinstance(modalities, list):
+        raise ValueError(f"{where}: architecture.input_modalities={modalities!r} must be a list.")
     return row
 
 

@@ -168,10 +168,8 @@ def _known_values(
     _refuse_async(values.get("metadata"))
     if "logprobs" in refused:
         values.pop("top_logprobs", None)
-    elif values.get("top_logprobs") is not None and not values.get("logprobs"):
-        raise BadRequestError(
-            f"top_logprobs={values['top_logprobs']!r} needs logprobs=True.", hint="set logprobs=True."
-        )
+    elif not values.get("logprobs") and (top := values.pop("top_logprobs", None)):
+        raise BadRequestError(f"top_logprobs={top!r} needs logprobs=True.", hint="set logprobs=True.")
     if refused:
         _refuse(refused, config, spec)
     return values

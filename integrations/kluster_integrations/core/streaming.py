@@ -142,6 +142,7 @@ class ChatStream:
             stops=request.client_stops,
         )
         self._calls = ToolCallAssembler()
+        self._has_calls = False
         self._tools = (
             ToolCallSplitter(request.tool_names, prompted=bool(request.tools))
             if request.tools or request.tool_names
@@ -331,7 +332,10 @@ class ChatStream:
         reasoning_out = "".join(t for is_thought, t in segments if is_thought)
         self._content.append(content_out)
         self._reasoning.append(reasoning_out)
-        if finish and self._tools is not None and self._tools.found:
+        self._has_calls = self._has_calls or bool(calls)
+        # vLLM says `stop` behind calls of a named tool_choice, as OpenAI does (vllm pull 25054); but many a client runs
+        # tools by this word alone, and Anthropic's API has `tool_use` for all calls.
+        if finish and ((self._tools is not None and self._tools.found) or (finish == "stop" and self._has_calls)):
             finish = "tool_calls"
         headers = self.headers if self._meta is None else None
         meta = self._take_meta(chunk, finish, stop)

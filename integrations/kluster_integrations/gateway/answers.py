@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
@@ -16,7 +17,11 @@ from kluster_integrations.core.types import ChatRequest, Completion, Delta
 from kluster_integrations.errors import KlusterError, OutputValidationError
 from kluster_integrations.gateway.service import Log, log_of, service_of
 
-__all__ = ["EventStream", "Writer", "completed", "note", "streamed"]
+__all__ = ["PING", "EventStream", "Writer", "completed", "note", "streamed"]
+
+PING = b": ping\n\n"
+"""A comment, which clients of server-sent events pass over."""
+_PING_SECONDS = 15.0  # Node's fetch gives up after 300 seconds without a byte, and many a proxy after 60
 
 
 class Writer(Protocol):
@@ -33,6 +38,9 @@ class Writer(Protocol):
 
     def fail(self, err: KlusterError) -> bytes:
         """Return the last events of an answer that has failed in the middle."""
+
+    def ping(self) -> bytes:
+        """Return what says that the connection is alive."""
 
 
 async def completed(request: Request, chat: ChatRequest) -> Completion:
@@ -97,7 +105,7 @@ async def _deltas(client: Client, chat: ChatRequest, counted: Any) -> AsyncItera
 
 
 class EventStream(Response):
-    """Server-sent events, as a writer makes them."""
+    """Server-sent events, as a writer makes them; and pings while calls, objects or hidden reasoning are held back."""
 
     media_type = "text/event-stream"
 
@@ -106,6 +114,7 @@ class EventStream(Response):
         self._deltas = deltas
         self._writer = writer
         self._log = log
+        self._sent = 0
         self.status_code = 200
         self.background = None
         self.init_headers({"cache-control": "no-cache", "x-accel-buffering": "no"})
@@ -116,6 +125,7 @@ class EventStream(Response):
         writer = self._writer
         take = writer.take
         deltas: Any = self._deltas
+        pings = asyncio.ensure_future(self._ping(send))
         try:
             async with aclosing(deltas):
                 events = writer.begin() + take(self._first)
@@ -125,9 +135,19 @@ class EventStream(Response):
                     if delta.usage:
                         note(self._log, delta)
                     if events := take(delta):
+                        self._sent += 1
                         await send({"type": "http.response.body", "body": events, "more_body": True})
             last = writer.end()
         except KlusterError as err:
             self._log.error = type(err).__name__
             last = writer.fail(err)
+        finally:
+            pings.cancel()
         await send({"type": "http.response.body", "body": last})
+
+    async def _ping(self, send: Send) -> None:
+        while True:
+            sent = self._sent
+            await asyncio.sleep(_PING_SECONDS)
+            if sent == self._sent:
+                await send({"type": "http.response.body", "body": self._writer.ping(), "more_body": True})

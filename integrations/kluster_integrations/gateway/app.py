@@ -115,6 +115,14 @@ async def _http_error(request: Request, exc: Exception) -> Response:
     """Raise what Starlette refuses in the API's own form, which the gate gives it."""
     assert isinstance(exc, HTTPException)
     what = f"{request.method} {request.url.path}"
-    raise refusal(
-        exc.status_code, f"The gateway has no {what}." if exc.status_code == 404 else f"{exc.detail}: {what}."
-    )
+    if exc.status_code != 404:
+        raise refusal(exc.status_code, f"{exc.detail}: {what}.")
+    raise refusal(404, f"The gateway has no {what}.{_where(request.url.path)}")
+
+
+def _where(path: str) -> str:
+    """Return where a path is that a wrong base URL has come to: without `/v1`, with it twice, with a slash too many."""
+    rest = re.sub("^(/v1)*(?=/)", "", re.sub("//+", "/", path)).rstrip("/")
+    if not any(route.path_regex.match(rest) for group in _GROUPS for route in group):
+        return ""
+    return f" It has /v1{rest}: give OpenAI's clients a base URL with /v1 at its end, and Anthropic's one without."

@@ -15,19 +15,13 @@ from starlette.routing import Route
 
 from kluster_integrations.core.types import Completion, Delta, Usage
 from kluster_integrations.errors import BadRequestError, KlusterError, UnsupportedParameterError
-from kluster_integrations.gateway.answers import completed, streamed
+from kluster_integrations.gateway.answers import PING, completed, streamed
 from kluster_integrations.gateway.errors import openai_error
+from kluster_integrations.gateway.response_items import allowed_tools
 from kluster_integrations.gateway.service import Json, body_of, dump, service_of
 
-__all__ = ["HINTS", "ROUTES"]
+__all__ = ["ROUTES"]
 
-HINTS = frozenset(
-    {
-        *("store", "user", "service_tier", "safety_identifier", "prediction"),
-        *("prompt_cache_key", "prompt_cache_retention", "prompt_cache_options", "reasoning_effort", "verbosity"),
-    }
-)
-"""Parameters of OpenAI's API that do not change what may be answered: left out, for kluster.ai does not take them."""
 _OWN = frozenset({"model", "messages", "stream", "stream_options", "n"})
 _MAX_N = 16
 
@@ -41,7 +35,7 @@ async def _chat(request: Request) -> Response:
     chat = service.build(
         service.model(body.get("model")),
         body.get("messages") or [],
-        {name: value for name, value in body.items() if name not in _OWN and name not in HINTS},
+        {**{name: value for name, value in body.items() if name not in _OWN}, **_tools(body)},
         stream=stream,
         n=n,
     )
@@ -58,6 +52,30 @@ async def _chat(request: Request) -> Response:
         for task in work:
             task.cancel()
     return Json(_whole(str(body["model"]), answers))
+
+
+def _tools(body: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `tools` and `tool_choice`, with the forms that clients take over from other APIs in that of a chat.
+
+    Those are the tools of `/responses`, whose fields lie flat (Cursor sends them), choices such as `{"type": "auto"}`,
+    and `allowed_tools`.
+    """
+    tools, choice = body.get("tools"), body.get("tool_choice")
+    if isinstance(tools, list):
+        tools = [_nested(tool) for tool in tools]
+    kind = choice.get("type") if isinstance(choice, Mapping) else None
+    if kind in ("auto", "none", "required", "any"):
+        choice = kind
+    elif kind == "allowed_tools" and isinstance(tools, list) and isinstance(choice, Mapping):
+        allowed = choice.get("allowed_tools")
+        choice, tools = allowed_tools(allowed if isinstance(allowed, Mapping) else {}, tools)
+    return {"tools": tools, "tool_choice": choice}
+
+
+def _nested(tool: object) -> object:
+    if isinstance(tool, Mapping) and tool.get("type") == "function" and "function" not in tool and "name" in tool:
+        return {"type": "function", "function": tool}
+    return tool
 
 
 def _count(n: object, *, stream: bool) -> int:
@@ -171,6 +189,9 @@ class _Chunks:
 
     def fail(self, err: KlusterError) -> bytes:
         return b"data: " + dump({"error": openai_error(err)}) + b"\n\n"
+
+    def ping(self) -> bytes:
+        return PING
 
 
 ROUTES = [Route("/chat/completions", _chat, methods=["POST"])]

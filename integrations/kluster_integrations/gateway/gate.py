@@ -110,6 +110,9 @@ class Gate:
                 body = await self._read(scope, headers, receive)
                 if body is not None and not await self._attended(scope, body, receive, noted):
                     log.error = "ClientGone"
+            except asyncio.CancelledError:
+                log.error = "Stopped"
+                raise
             except KlusterError as err:
                 if status == 0:
                     await _fail(err, log, scope, noted)

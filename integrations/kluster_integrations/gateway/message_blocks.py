@@ -8,7 +8,7 @@ from typing import Any
 
 from kluster_integrations.errors import BadRequestError
 
-__all__ = ["messages_of", "output_format", "tool_choice_of", "tools_of"]
+__all__ = ["effort_of", "messages_of", "output_format", "tool_choice_of", "tools_of"]
 
 _THOUGHTS = frozenset({"thinking", "redacted_thinking"})
 # Calls that Anthropic's servers have run, and what came of them.
@@ -62,6 +62,11 @@ def _messages(message: object, where: str) -> Iterator[dict[str, Any]]:
         elif kind == "mid_conv_system":
             parts += _list(block.get("content"), f"{where}.content[{i}].content")
         elif kind not in _THOUGHTS and kind not in _SERVER:
+            if kind not in ("text", "image") and role != "assistant":  # the core would count messages in its own way
+                raise BadRequestError(
+                    f"{where}.content[{i}].type={kind!r} must be text, image, tool_result or a document that is text.",
+                    hint="kluster.ai takes texts and images.",
+                )
             parts.append(block)  # texts and images: the core reads Anthropic's form of both
     if parts or calls:
         made = {"role": role, "content": parts or ""}
@@ -140,3 +145,9 @@ def output_format(body: Mapping[str, Any]) -> dict[str, Any] | None:
     if not isinstance(form, Mapping):
         return None
     return {"type": form.get("type"), "json_schema": {"name": "answer", "schema": form.get("schema")}}
+
+
+def effort_of(body: Mapping[str, Any]) -> object:
+    """Return the `reasoning_effort` that `output_config.effort` asks for, None where it does not."""
+    config = body.get("output_config")
+    return config.get("effort") if isinstance(config, Mapping) else None

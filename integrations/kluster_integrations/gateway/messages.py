@@ -12,10 +12,15 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from kluster_integrations.core.types import Delta, ToolCallDelta, Usage, spread
-from kluster_integrations.errors import BadRequestError, KlusterError, UnsupportedParameterError
+from kluster_integrations.errors import (
+    BadRequestError,
+    ContextWindowExceededError,
+    KlusterError,
+    UnsupportedParameterError,
+)
 from kluster_integrations.gateway.answers import completed, streamed
 from kluster_integrations.gateway.errors import NO_THREADS, anthropic_error, refusal
-from kluster_integrations.gateway.message_blocks import messages_of, output_format, tool_choice_of, tools_of
+from kluster_integrations.gateway.message_blocks import effort_of, messages_of, output_format, tool_choice_of, tools_of
 from kluster_integrations.gateway.service import Json, body_of, dump, service_of
 
 __all__ = ["ROUTES"]
@@ -39,9 +44,10 @@ async def _create(request: Request) -> Response:
         messages,
         {
             **{name: body.get(name) for name in _SAME},
-            "max_completion_tokens": body["max_tokens"],
+            "max_tokens": body["max_tokens"],
             "stop": body.get("stop_sequences"),
             "response_format": output_format(body),
+            "reasoning_effort": effort_of(body),
             "tools": tools or None,
             **tool_choice_of(body.get("tool_choice"), tools),
         },
@@ -68,17 +74,24 @@ def _refuse(body: Mapping[str, Any]) -> None:
         raise refusal(
             400, "thread is not done by the gateway. Send the whole conversation, without thread.", NO_THREADS
         )
-    if body.get("compaction"):
-        raise UnsupportedParameterError(
-            "compaction is not done by the gateway.", hint="ask for a summary in a message."
-        )
+    for name, instead in (
+        ("compaction", "ask for a summary in a message"),
+        ("mcp_servers", "connect to them yourself, and offer their tools"),
+    ):
+        if body.get(name):
+            raise UnsupportedParameterError(f"{name} is not done by the gateway.", hint=f"{instead}.")
 
 
 async def _count(request: Request) -> Response:
     body = await body_of(request)
     service = service_of(request)
-    service.model(body.get("model"))
-    count = service.client.estimate_prompt(messages_of(body), tools_of(body))
+    messages, tools = messages_of(body), tools_of(body)
+    try:
+        chat = service.build(service.model(body.get("model")), messages, {"tools": tools or None}, stream=False)
+        messages, tools = chat.body["messages"], chat.body.get("tools") or []
+    except ContextWindowExceededError:
+        pass  # clients ask to find that out: they want the number
+    count = service.client.estimate_prompt(messages, tools)
     return Json({"input_tokens": count})
 
 
@@ -142,6 +155,9 @@ class _Events:
 
     def fail(self, err: KlusterError) -> bytes:
         return _event("error", error=anthropic_error(err))
+
+    def ping(self) -> bytes:
+        return _event("ping")
 
     def _add(self, kind: str, **fields: Any) -> bytes:
         return _event("content_block_delta", index=len(self.message["content"]), delta={"type": kind, **fields})

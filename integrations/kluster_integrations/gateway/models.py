@@ -16,6 +16,8 @@ from kluster_integrations.gateway.service import Json, Service, service_of
 
 __all__ = ["ROUTES"]
 
+_YEAR_10000 = 253_402_300_800  # seconds; some servers give milliseconds
+
 
 async def _list(request: Request) -> Response:
     rows = await _rows(service_of(request))
@@ -42,7 +44,7 @@ async def _rows(service: Service) -> list[dict[str, Any]]:
 
 def _row(entry: Mapping[str, Any]) -> dict[str, Any]:
     created = entry.get("created")
-    created = created if isinstance(created, int) else 0
+    created = created if isinstance(created, int) and 0 <= created < _YEAR_10000 else 0
     at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(created))
     openai = {"object": "model", "created": created, "owned_by": str(entry.get("owned_by") or "kluster.ai")}
     anthropic = {"type": "model", "display_name": str(entry.get("name") or entry["id"]), "created_at": at}

@@ -10,6 +10,7 @@ from typing import Any
 
 from kluster_integrations.core.types import Delta, ToolCallDelta, Usage
 from kluster_integrations.errors import KlusterError
+from kluster_integrations.gateway.answers import PING
 from kluster_integrations.gateway.errors import openai_error
 from kluster_integrations.gateway.response_items import INPUT
 from kluster_integrations.gateway.service import dump
@@ -23,12 +24,15 @@ class ResponseWriter:
     Args:
         fields: What the response object says of the request: `model`, `tools`, …
         custom: The names of the tools that take text and not JSON.
+        namespaces: The namespace and the own name of each tool that has one, by its name in the chat.
 
     Attributes:
         response: The response object, as far as it has come.
     """
 
-    def __init__(self, fields: Mapping[str, Any], custom: frozenset[str]) -> None:
+    def __init__(
+        self, fields: Mapping[str, Any], custom: frozenset[str], namespaces: Mapping[str, tuple[str, str]]
+    ) -> None:
         self.response: dict[str, Any] = {
             "id": f"resp_{uuid.uuid4().hex}",
             "object": "response",
@@ -41,6 +45,7 @@ class ResponseWriter:
             "usage": None,
         }
         self._custom = custom
+        self._namespaces = namespaces
         self._number = 0
         self._open: dict[str, Any] | None = None
         self._pieces: list[str] = []
@@ -88,9 +93,15 @@ class ResponseWriter:
         error = openai_error(err)
         self.response["status"] = "failed"
         self.response["error"] = {"code": _code(error), "message": error["message"]}
-        # `error` inside is what OpenAI's SDK for Python raises on.
+        # `error` inside is what OpenAI's SDK for Python raises on. The AI SDK wants a code (vercel/ai issue 21360): its
+        # users read else that a type is wrong, and not what failed.
+        error["code"] = error["code"] or self.response["error"]["code"]
         event = self._event("error", code=error["code"], message=error["message"], param=error["param"], error=error)
         return event + self._whole("response.failed")
+
+    def ping(self) -> bytes:
+        """Return what says that the connection is alive."""
+        return PING
 
     def _event(self, kind: str, /, **fields: Any) -> bytes:
         event = {"type": kind, "sequence_number": self._number, **fields}
@@ -132,7 +143,10 @@ class ResponseWriter:
             is_custom = call.name in self._custom
             kind, text = ("custom_tool_call", INPUT) if is_custom else ("function_call", "arguments")
             self._open = {"id": f"{'ctc' if is_custom else 'fc'}_{uuid.uuid4().hex}", "type": kind}
-            self._open |= {"call_id": call.id, "name": call.name, text: "", "status": "in_progress"}
+            namespace, name = self._namespaces.get(str(call.name), (None, call.name))
+            self._open |= {"call_id": call.id, "name": name, text: "", "status": "in_progress"}
+            if namespace is not None:
+                self._open["namespace"] = namespace
             events += self._item("response.output_item.added")
         if call.arguments:
             self._pieces.append(call.arguments)

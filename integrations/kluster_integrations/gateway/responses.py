@@ -12,13 +12,14 @@ from starlette.routing import Route
 from kluster_integrations.core.types import spread
 from kluster_integrations.errors import BadRequestError, UnsupportedParameterError
 from kluster_integrations.gateway.answers import completed, streamed
-from kluster_integrations.gateway.chat import HINTS
 from kluster_integrations.gateway.errors import refusal
 from kluster_integrations.gateway.memory import Remembered
 from kluster_integrations.gateway.response_events import ResponseWriter
 from kluster_integrations.gateway.response_items import (
     custom_tools,
     messages_of,
+    namespaces,
+    offered,
     text_format,
     tool_choice_of,
     tools_of,
@@ -27,8 +28,13 @@ from kluster_integrations.gateway.service import Json, Service, body_of, service
 
 __all__ = ["ROUTES"]
 
-# What only says how: `reasoning` its effort and summary, `include` what else of it to send.
-_HINTS = HINTS | {"reasoning", "include", "truncation", "max_tool_calls", "stream_options", "client_metadata"}
+# What only says how to answer; of `include` and `reasoning` one part each is read. `store` means the gateway's memory.
+_HINTS = frozenset(
+    {
+        *("reasoning", "include", "truncation", "max_tool_calls", "stream_options", "client_metadata", "store"),
+        "context_management",
+    }
+)
 _OWN = frozenset(
     {
         *("model", "input", "instructions", "stream", "tools", "tool_choice", "text", "max_output_tokens"),
@@ -49,14 +55,15 @@ async def _create(request: Request) -> Response:
         raise BadRequestError("input must be a text or a list of input items.", hint="correct input.")
     items = [*earlier, *new]
     stream = body.get("stream") is True
+    tools = offered(body.get("tools"), items)
     chat = service.build(
         service.model(body.get("model")),
         messages_of(items, body.get("instructions"), service.memory),
-        _params(body),
+        _params(body, tools),
         stream=stream,
     )
     keep = None if body.get("store") is False else (service, items, len(await request.body()) + _size(earlier))
-    writer = _Remembering(body, keep)
+    writer = _Remembering(body, tools, keep)
     if stream:
         return await streamed(request, chat, writer)
     writer.begin()
@@ -94,15 +101,17 @@ def _size(items: Sequence[Mapping[str, Any]]) -> int:
     return sum(len(repr(item)) for item in items)
 
 
-def _params(body: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the parameters of the chat."""
-    choice, tools = tool_choice_of(body.get("tool_choice"), tools_of(body.get("tools")))
+def _params(body: Mapping[str, Any], given: object) -> dict[str, Any]:
+    """Return the parameters of the chat; `given` are the tools."""
+    choice, tools = tool_choice_of(body.get("tool_choice"), tools_of(given))
     params = {name: value for name, value in body.items() if name not in _OWN and name not in _HINTS}
     if not tools:
         params.pop("parallel_tool_calls", None)
-    logprobs = body.get("top_logprobs") or (True if _LOGPROBS in (body.get("include") or ()) else None)
+    logprobs = body.get("top_logprobs") or (True if _LOGPROBS in _list(body, "include") else None)
     return {
         **params,
+        "reasoning_effort": _object(body, "reasoning").get("effort"),
+        "verbosity": _object(body, "text").get("verbosity"),
         "max_completion_tokens": body.get("max_output_tokens"),
         "response_format": text_format(body.get("text")),
         "tools": tools or None,
@@ -112,11 +121,27 @@ def _params(body: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _object(body: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    value = {} if body.get(name) is None else body[name]
+    if not isinstance(value, Mapping):
+        raise BadRequestError(f"{name} must be an object, not a {type(value).__name__}.", hint=f"correct {name}.")
+    return value
+
+
+def _list(body: Mapping[str, Any], name: str) -> list[Any]:
+    value = [] if body.get(name) is None else body[name]
+    if not isinstance(value, list):
+        raise BadRequestError(f"{name} must be a list, not a {type(value).__name__}.", hint=f"correct {name}.")
+    return value
+
+
 class _Remembering(ResponseWriter):
     """Makes the events, and remembers the response once it is complete."""
 
-    def __init__(self, body: Mapping[str, Any], keep: tuple[Service, Sequence[Mapping[str, Any]], int] | None) -> None:
-        super().__init__(_echoed(body), custom_tools(body.get("tools")))
+    def __init__(
+        self, body: Mapping[str, Any], tools: object, keep: tuple[Service, Sequence[Mapping[str, Any]], int] | None
+    ) -> None:
+        super().__init__(_echoed(body), custom_tools(tools), namespaces(tools))
         self._keep = keep
 
     def end(self) -> bytes:

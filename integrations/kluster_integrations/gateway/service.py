@@ -17,10 +17,20 @@ from kluster_integrations.core.client import Client
 from kluster_integrations.core.types import ChatRequest
 from kluster_integrations.errors import BadRequestError
 from kluster_integrations.files import Files
+from kluster_integrations.gateway.errors import refusal
 from kluster_integrations.gateway.jobs import Jobs
 from kluster_integrations.gateway.memory import Memory
 
 __all__ = ["Json", "Log", "Service", "body_of", "dump", "log_of", "service_of"]
+
+
+_HINTS = frozenset(
+    {
+        *("store", "user", "service_tier", "safety_identifier", "prediction"),
+        *("prompt_cache_key", "prompt_cache_retention", "prompt_cache_options", "reasoning_effort", "verbosity"),
+    }
+)
+"""Parameters of OpenAI's API that do not change what may be answered: left out, for kluster.ai does not take them."""
 
 
 @dataclass(slots=True)
@@ -76,9 +86,12 @@ class Service:
     ) -> ChatRequest:
         """Build a request; what OpenAI's API does not know goes to the server as it is.
 
-        With `unsupported="drop"` that is left out, too. `n` is sent where the server has it.
+        With `unsupported="drop"` that is left out, too. `n`, and what only says how to answer, is sent where the server
+        has it.
         """
-        several = n > 1 and "n" in self.client.spec(model).native
+        native = self.client.spec(model).native
+        params = {name: value for name, value in params.items() if name not in _HINTS or name in native}
+        several = n > 1 and "n" in native
         if several:
             params = {**params, "n": n}
         if self.client.config.unsupported == "drop":
@@ -111,6 +124,8 @@ async def body_of(request: Request) -> dict[str, Any]:
     Raises:
         BadRequestError: If it is not one JSON object.
     """
+    if (encoding := request.headers.get("content-encoding", "identity").lower()) != "identity":
+        raise refusal(415, f"The body is encoded (Content-Encoding: {encoding[:50]}). Send plain JSON.")
     try:
         body = json.loads(await request.body())
     except (ValueError, RecursionError):
