@@ -107,6 +107,25 @@ def test_an_error_does_not_end_it(emulator: Emulator, start: Start) -> None:
     terminal.until("[exit 0]")
 
 
+def test_a_conversation_survives_a_bad_path_and_a_refused_key(emulator: Emulator, start: Start) -> None:
+    terminal = start("chat", LLAMA, "--no-log")
+    terminal.until("\n>")
+    terminal.type("/image ~nobody-here/a.png", "Enter")
+    terminal.until("cannot read '~nobody-here/a.png'")
+    terminal.type("/save ~nobody-here/a.md", "Enter")
+    terminal.until("cannot be written")
+    terminal.type("My name is Ada.", "Enter")
+    terminal.until("Echo: My name is Ada.")
+    terminal.prompted(4)
+    emulator.add_fault(Fault("status", status=401))
+    terminal.type("And now?", "Enter")
+    terminal.until("(HTTP 401)")
+    terminal.prompted(5)
+    terminal.type("Still there?", "Enter")
+    terminal.until("Echo: Still there?")
+    assert [message["content"] for message in asked(emulator)][::2] == ["My name is Ada.", "Still there?"]
+
+
 def test_the_commands(emulator: Emulator, start: Start, tmp_path: Path) -> None:
     (tmp_path / "disc.png").write_bytes(red_disc(40))
     terminal = start("chat", "--no-log")

@@ -185,8 +185,8 @@ class Conversation:
             added = [{"role": "system", "content": self.system or ""}, *added]
         usage = answer.usage
         numbers = (usage.prompt_tokens, usage.completion_tokens, usage.estimated, self.cost(answer), self.seconds)
-        is_new = not _log.log_file().exists()
         try:
+            is_new = not _log.is_there()
             turn = _log.Turn(self.model, added, answer.text, answer.reasoning, *numbers, conversation=self.number)
             self.number = _log.add_turn(turn)
         except KlusterError as err:

@@ -44,6 +44,9 @@ class Group(TyperGroup):
     def main(self, *args: Any, **options: Any) -> NoReturn:
         """Run a command and exit."""
         options["standalone_mode"] = False
+        for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+            if getattr(sys, name) is None:  # closed by whoever started us (`>&-`): as good as /dev/null
+                setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, "reconfigure"):
                 stream.reconfigure(errors="replace")  # a terminal that cannot show a character is no reason to stop
@@ -82,16 +85,16 @@ def _exit_code(run: Callable[[], object]) -> int:
     except typer.Abort:
         return _INTERRUPTED
     except Exception as err:
-        from kluster_integrations.config import env_value
-
-        if env_value("debug"):
-            traceback.print_exception(err)
         return report(err)
     return result if isinstance(result, int) else 0
 
 
 def report(err: Exception) -> int:
-    """Write an error to stderr and return the exit code it stands for."""
+    """Write an error to stderr, with `KLUSTER_DEBUG=1` its traceback too, and return the exit code it stands for."""
+    from kluster_integrations.config import env_value
+
+    if env_value("debug"):
+        traceback.print_exception(err)
     message, hint, code = _describe(err)
     _write("Error", message)
     if hint:
@@ -103,7 +106,12 @@ def _describe(err: Exception) -> tuple[str, str | None, int]:
     if isinstance(err, UsageError):
         context = getattr(err, "ctx", None)
         command = context.command_path if context else "kluster"
-        return err.format_message().replace("Value error, ", ""), f"`{command} --help` shows what is allowed.", 2
+        message, allowed = (
+            err.format_message().replace("Value error, ", ""),
+            f"`{command} --help` shows what is allowed.",
+        )
+        unquoted = "unexpected extra argument" in message
+        return message, f"a text of several words needs quotes; {allowed}" if unquoted else allowed, 2
     if isinstance(err, KlusterError):
         status = f" (HTTP {err.status_code})" if err.status_code else ""
         hint = shell_hint(err)

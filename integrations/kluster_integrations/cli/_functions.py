@@ -23,12 +23,19 @@ def load_function(option: str, name: str, example: str) -> Any:
         UsageError: If there is no such function.
     """
     module, _, function = name.partition(":")
+    form = f"It must be MODULE:FUNCTION, such as {example}."
+    if not module or not function or module.startswith("."):
+        raise UsageError(f"{option} {name!r} names no function. {form}")
     if "" not in sys.path:
         sys.path.insert(0, "")
     try:
         found = getattr(importlib.import_module(module), function)
-    except (ImportError, ValueError, AttributeError) as err:
-        raise UsageError(f"{option} {name}: {err}. It must be MODULE:FUNCTION, such as {example}.") from None
+    except (Exception, SystemExit) as err:  # a module runs when it is imported; a script may even call sys.exit()
+        not_there = isinstance(err, ModuleNotFoundError) and f"{module}.".startswith(f"{err.name}.")
+        if not_there or isinstance(err, AttributeError):
+            raise UsageError(f"{option} {name}: {err}. {form}") from err
+        problem = f"{type(err).__name__}: {err}".removesuffix(": ")
+        raise UsageError(f"{option} {name}: the import of {module} fails with {problem}") from err
     if not callable(found):
         raise UsageError(f"{option} {name} is a {type(found).__name__}, and must be a function.")
     return found

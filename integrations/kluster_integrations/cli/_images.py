@@ -5,9 +5,10 @@ from __future__ import annotations
 import base64
 import struct
 import zlib
-from pathlib import Path
 
 import typer
+
+from kluster_integrations.cli._terminal import typed_path
 
 __all__ = ["data_url", "image_url", "red_disc"]
 
@@ -28,7 +29,7 @@ def image_url(source: str) -> str:
     if source.lower().startswith(("https://", "http://", "data:image/")):
         return source
     try:
-        content = Path(source).expanduser().read_bytes()
+        content = typed_path(source).read_bytes()
     except OSError as err:
         raise typer.BadParameter(f"cannot read {source!r}: {err.strerror}.", param_hint="--image") from None
     media_type = _media_type(content)

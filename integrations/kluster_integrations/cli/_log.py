@@ -13,7 +13,17 @@ from typing import Any, NamedTuple
 from kluster_integrations.cli._errors import without_keys
 from kluster_integrations.errors import KlusterError
 
-__all__ = ["Turn", "add_turn", "clear", "is_on", "last_conversation", "log_file", "private_file", "read_turns"]
+__all__ = [
+    "Turn",
+    "add_turn",
+    "clear",
+    "is_on",
+    "is_there",
+    "last_conversation",
+    "log_file",
+    "private_file",
+    "read_turns",
+]
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS turns(
@@ -90,8 +100,27 @@ def _open() -> Iterator[sqlite3.Connection]:
         finally:
             connection.close()
     except (OSError, sqlite3.Error) as err:
-        hint = "--no-log and `kluster logs off` keep no log; check the folder's rights, or move the file away."
-        raise KlusterError(f"The log {file} cannot be used: {err}", hint=hint) from None
+        raise _unusable(err) from None
+
+
+def _unusable(err: Exception) -> KlusterError:
+    hint = "--no-log and `kluster logs off` keep no log; check the folder's rights, or move the file away."
+    return KlusterError(f"The log {log_file()} cannot be used: {err}", hint=hint)
+
+
+def is_there() -> bool:
+    """Whether there is a log.
+
+    Raises:
+        KlusterError: If its folder cannot be read.
+    """
+    try:
+        log_file().stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as err:  # Path.exists raises a PermissionError, too
+        raise _unusable(err) from None
+    return True
 
 
 def add_turn(turn: Turn) -> int:
@@ -123,7 +152,7 @@ def read_turns(*, last: int | None = None, conversation: int | None = None) -> l
     Raises:
         KlusterError: If the log cannot be read.
     """
-    if not log_file().exists():
+    if not is_there():
         return []
     names = ", ".join(Turn._fields)
     where = "" if conversation is None else "WHERE conversation = :conversation"
@@ -142,11 +171,10 @@ def last_conversation() -> int | None:
 
 def clear() -> int:
     """Remove all turns, and return how many there were."""
-    if not log_file().exists():
+    if not is_there():
         return 0
     with _open() as log:
         count = log.execute("DELETE FROM turns").rowcount
-    connection = sqlite3.connect(log_file())
-    connection.execute("VACUUM")  # what is deleted stays in the file's free pages until then
-    connection.close()
+        log.commit()
+        log.execute("VACUUM")  # what is deleted stays in the file's free pages until then
     return count

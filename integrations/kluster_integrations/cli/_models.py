@@ -7,8 +7,19 @@ import warnings
 from collections.abc import Mapping
 
 from kluster_integrations import catalog
+from kluster_integrations.cli._errors import UsageError
 
-__all__ = ["ALIASES", "aliases", "complete_model", "default_model", "is_model", "near_model", "resolve"]
+__all__ = [
+    "ALIASES",
+    "aliases",
+    "complete_model",
+    "default_model",
+    "is_model",
+    "near_model",
+    "own_aliases",
+    "resolve",
+    "to_keep",
+]
 
 ALIASES: Mapping[str, str] = {
     "llama": "klusterai/Meta-Llama-3.3-70B-Instruct-Turbo",
@@ -28,8 +39,8 @@ ALIASES: Mapping[str, str] = {
 """The aliases that are there from the start; the user's own win."""
 
 
-def aliases() -> dict[str, str]:
-    """Return all aliases, the user's own among them.
+def own_aliases() -> dict[str, str]:
+    """Return the user's own aliases; what somebody wrote into the settings that is none is left out.
 
     Raises:
         KlusterError: If the settings cannot be read.
@@ -37,7 +48,16 @@ def aliases() -> dict[str, str]:
     from kluster_integrations.config import read_settings
 
     own = read_settings().get("aliases")
-    return {**ALIASES, **(own if isinstance(own, dict) else {})}
+    return {name: id_ for name, id_ in own.items() if isinstance(id_, str)} if isinstance(own, dict) else {}
+
+
+def aliases() -> dict[str, str]:
+    """Return all aliases, the user's own among them.
+
+    Raises:
+        KlusterError: If the settings cannot be read.
+    """
+    return {**ALIASES, **own_aliases()}
 
 
 def default_model() -> str:
@@ -63,6 +83,17 @@ def resolve(name: str) -> str:
     if not is_model(name) and (near := near_model(name)):
         warnings.warn(f"model={name!r} is not known; did you mean {near!r}? It is sent as it is.", stacklevel=2)
     return name
+
+
+def to_keep(name: str) -> str:
+    """Return the id of a model that goes into the settings.
+
+    Raises:
+        UsageError: If no model can be called so.
+    """
+    if not name or any(c.isspace() for c in name):
+        raise UsageError(f"MODEL {name!r} must be an id or an alias, without white space; `kluster models` lists them.")
+    return resolve(name)
 
 
 def is_model(word: str) -> bool:

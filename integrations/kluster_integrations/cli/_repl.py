@@ -7,7 +7,6 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 from prompt_toolkit import PromptSession
@@ -22,13 +21,14 @@ from kluster_integrations.cli._conversation import STOPPED, Conversation
 from kluster_integrations.cli._errors import UsageError, report, without_keys
 from kluster_integrations.cli._images import image_url
 from kluster_integrations.cli._models import complete_model, resolve
-from kluster_integrations.errors import AuthenticationError, KlusterError
+from kluster_integrations.cli._terminal import typed_path
+from kluster_integrations.errors import AuthenticationError
 
 __all__ = ["Repl"]
 
 
-class _Leave(Exception):  # noqa: N818
-    """The user has asked to leave."""
+class _Leave(BaseException):
+    """The user has asked to leave; not an error, so nothing that catches errors catches it."""
 
 
 class Repl:
@@ -51,7 +51,7 @@ class Repl:
 
         Raises:
             KeyboardInterrupt: At the second Ctrl-C in a row at an empty line.
-            AuthenticationError: The key is not accepted: nothing that follows would be.
+            AuthenticationError: The key is not accepted, and nothing is said yet that could be lost.
         """
         session: PromptSession[str] = PromptSession(
             history=self._history(),
@@ -83,7 +83,7 @@ class Repl:
                 self._command(name)(argument)
             except UsageError as err:
                 _say(f"Error: {err.format_message()}")
-            except KlusterError as err:
+            except Exception as err:  # whatever it is, the conversation goes on
                 report(err)
         elif text.strip():
             self._ask(text)
@@ -91,9 +91,9 @@ class Repl:
     def _ask(self, text: str) -> None:
         try:
             answer = self._chat.ask(text, self._images)
-        except AuthenticationError:
-            raise
-        except KlusterError as err:
+        except Exception as err:
+            if isinstance(err, AuthenticationError) and all(m["role"] == "system" for m in self._chat.messages):
+                raise
             report(err)  # the question may be asked again, with its images
             return
         if answer.finish_reason == STOPPED:
@@ -134,7 +134,7 @@ class Repl:
     def _do_save(self, name: str) -> None:
         if not name:
             raise UsageError("/save needs a FILE: .json has the messages, any other name is Markdown.")
-        file = Path(name.strip("'\"")).expanduser()
+        file = typed_path(name.strip("'\""))
         text = _as_json(self._chat) if file.suffix == ".json" else _as_markdown(self._chat)
         try:
             with file.open("x", encoding="utf-8") as out:

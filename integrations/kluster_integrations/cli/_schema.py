@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from kluster_integrations.cli._errors import UsageError
+from kluster_integrations.cli._terminal import typed_path
 
 __all__ = ["read_schema"]
 
@@ -39,9 +39,9 @@ def read_schema(source: str) -> dict[str, Any]:
     text = source.strip()
     if text.startswith("{"):
         return _object(text, "--schema")
-    if text.endswith(".json") or Path(text).is_file():
+    if text.endswith(".json") or _is_file(text):
         try:
-            return _object(Path(text).expanduser().read_text("utf-8"), f"--schema {text}")
+            return _object(typed_path(text).read_text("utf-8"), f"--schema {text}")
         except (OSError, UnicodeDecodeError) as err:
             raise UsageError(f"--schema {text}: the file cannot be read: {err}") from None
     fields = [_FIELD.fullmatch(part.strip()) for part in text.split(",")]
@@ -52,9 +52,18 @@ def read_schema(source: str) -> dict[str, Any]:
                 f"--schema {source!r} must be a JSON file, a JSON object, or {_SHORT_FORM}; types are "
                 "str, int, float and bool."
             )
+        if field[1] in properties:
+            raise UsageError(f"--schema {source!r} has the field {field[1]!r} twice: give each a name of its own.")
         item = {"type": _TYPES[kind]}
         properties[field[1]] = {"type": "array", "items": item} if field[3] else item
     return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return typed_path(text).is_file()
+    except OSError:  # many fields are too long for the name of a file
+        return False
 
 
 def _object(text: str, where: str) -> dict[str, Any]:

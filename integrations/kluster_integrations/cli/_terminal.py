@@ -6,15 +6,17 @@ import os
 import re
 import sys
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kluster_integrations._extras import MODULES, install_command
+from kluster_integrations.cli._errors import UsageError
 from kluster_integrations.errors import KlusterError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["AnswerPrinter", "console", "is_interactive", "money", "need", "plain"]
+__all__ = ["AnswerPrinter", "console", "is_interactive", "money", "need", "plain", "read_stdin", "typed_path"]
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _DIM, _RESET = "\x1b[2m", "\x1b[0m"
@@ -26,8 +28,17 @@ def console(*, stderr: bool = False) -> Console:
     from rich.console import Console
 
     plain = bool(os.environ.get("NO_COLOR"))
-    made = Console(stderr=stderr, color_system=None if plain else "auto", highlight=False, markup=False, emoji=False)
-    if not made.is_terminal and not os.environ.get("COLUMNS"):
+    # Some terminals of editors and of CI say COLUMNS=0; rich would then print nothing at all.
+    environ = {name: value for name, value in os.environ.items() if name != "COLUMNS" or value.strip("0")}
+    made = Console(
+        stderr=stderr,
+        color_system=None if plain else "auto",
+        highlight=False,
+        markup=False,
+        emoji=False,
+        _environ=environ,
+    )
+    if not made.is_terminal and "COLUMNS" not in environ:
         made.width = _PIPE_WIDTH
     return made
 
@@ -100,6 +111,28 @@ def _write(to: Console, text: str) -> None:
 def plain(text: str) -> str:
     """Return a model's text as it may go to stdout: it must not steer a terminal; in a file it stays what it is."""
     return _CONTROL.sub("", text) if sys.stdout.isatty() else text
+
+
+def read_stdin() -> str:
+    """Return all text of stdin, without the line's end behind it.
+
+    Raises:
+        UsageError: If it is not text.
+    """
+    try:
+        text = sys.stdin.read().rstrip("\n")
+        text.encode()  # in the C locale Python reads any bytes, as surrogates
+    except UnicodeError:
+        raise UsageError("stdin is not text; images go to `kluster chat --image FILE`.") from None
+    return text
+
+
+def typed_path(text: str) -> Path:
+    """Return the path that a user has typed; `~name` stays as it is where there is no such user."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        return Path(text)
 
 
 def is_interactive() -> bool:

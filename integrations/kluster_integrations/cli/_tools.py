@@ -38,9 +38,9 @@ class Tool:
             result = self.function(**json.loads(arguments))
             if inspect.isawaitable(result):
                 result = asyncio.run(_awaited(result))
-        except Exception as err:
+            return result if isinstance(result, str) else json.dumps(result, ensure_ascii=False, default=str)
+        except (Exception, SystemExit) as err:  # sys.exit() in a function must not end the conversation, with code 0
             return f"Error: {type(err).__name__}: {err}"
-        return result if isinstance(result, str) else json.dumps(result, ensure_ascii=False, default=str)
 
 
 async def _awaited(result: Awaitable[Any]) -> Any:

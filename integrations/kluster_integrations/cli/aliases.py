@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from kluster_integrations.cli._errors import UsageError
-from kluster_integrations.cli._models import ALIASES, aliases, complete_model, resolve
+from kluster_integrations.cli._models import ALIASES, aliases, complete_model, own_aliases, to_keep
 
 __all__ = ["app"]
 
@@ -36,13 +36,13 @@ def set_(
     """Give a model a short name."""
     if not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", name):
         raise UsageError(f"NAME {name!r} must be lower case letters, digits, '.', '_' and '-'.")
-    _change({**_own(), name: resolve(model)})
+    _change({**own_aliases(), name: to_keep(model)})
 
 
 @app.command()
 def remove(name: Name) -> None:
     """Remove an alias of your own."""
-    own = _own()
+    own = own_aliases()
     if name not in own:
         why = "came with the package" if name in ALIASES else "is not there"
         raise UsageError(f"NAME {name!r} {why}; your own are: {', '.join(own) or 'none'}.")
@@ -56,12 +56,6 @@ def path() -> None:
     from kluster_integrations.config import settings_file
 
     print(settings_file())
-
-
-def _own() -> dict[str, str]:
-    from kluster_integrations.config import read_settings
-
-    return dict(read_settings().get("aliases") or {})
 
 
 def _change(own: dict[str, str]) -> None:

@@ -16,8 +16,8 @@ from kluster_integrations.cli._conversation import Conversation
 from kluster_integrations.cli._errors import UsageError, connect
 from kluster_integrations.cli._images import image_url
 from kluster_integrations.cli._models import complete_model, default_model, is_model, near_model, resolve
-from kluster_integrations.cli._terminal import is_interactive
-from kluster_integrations.errors import KlusterError
+from kluster_integrations.cli._terminal import is_interactive, read_stdin
+from kluster_integrations.errors import KlusterError, NotFoundError
 
 if TYPE_CHECKING:
     from kluster_integrations.core.types import Completion
@@ -123,13 +123,18 @@ def run(
         Repl(chat, images, after).run()
         return
     if prompt is None or prompt == "-":
-        text = _from_stdin()
+        text = read_stdin()
     else:
         piped = _piped()
         text = f"{piped}\n\n{prompt}" if piped else prompt
     if not text.strip():
         raise UsageError("PROMPT is empty.")
-    answer = chat.ask(text, images, quiet=as_json)
+    try:
+        answer = chat.ask(text, images, quiet=as_json)
+    except NotFoundError as err:
+        if first is not None and second is not None and not is_model(first):
+            err.hint = f"put a question of several words in quotes: {first!r} was taken for the model."
+        raise
     if as_json:
         print(json.dumps(_as_dict(answer, chat.cost(answer)), ensure_ascii=False))
     else:
@@ -157,14 +162,7 @@ def _piped() -> str:
         mode = os.fstat(sys.stdin.fileno()).st_mode
     except (AttributeError, OSError):  # there is no stdin
         return ""
-    return _from_stdin() if stat.S_ISFIFO(mode) or stat.S_ISREG(mode) else ""
-
-
-def _from_stdin() -> str:
-    try:
-        return sys.stdin.read().rstrip("\n")
-    except UnicodeDecodeError:
-        raise UsageError("stdin is not text; pass images with --image FILE.") from None
+    return read_stdin() if stat.S_ISFIFO(mode) or stat.S_ISREG(mode) else ""
 
 
 def _as_dict(answer: Completion, cost: float | None) -> dict[str, Any]:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import Annotated
 
 import typer
 
 from kluster_integrations.cli._errors import UsageError, connect
 from kluster_integrations.cli._models import complete_model, resolve
-from kluster_integrations.cli._terminal import is_interactive
+from kluster_integrations.cli._terminal import is_interactive, read_stdin
 
 __all__ = ["run"]
 
@@ -38,8 +37,10 @@ def run(
     if not texts:
         if is_interactive():
             raise UsageError("TEXT is missing.")
-        piped = sys.stdin.read()
-        texts = piped.splitlines() if lines else [piped.rstrip("\n")]
+        piped = read_stdin()
+        texts = piped.splitlines() if lines else [piped]
+        if not piped.strip():
+            raise UsageError("TEXT is missing, and stdin is empty.")
     id_ = resolve(model)
     found = Client(connect(base_url=base_url)).embed(id_, texts)
     if as_json:

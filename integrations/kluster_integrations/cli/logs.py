@@ -10,6 +10,7 @@ import typer
 
 from kluster_integrations.cli import _log
 from kluster_integrations.cli._terminal import money, plain
+from kluster_integrations.errors import KlusterError
 
 __all__ = ["app"]
 
@@ -42,6 +43,8 @@ def _list(
             print(plain(turn.answer))
         else:
             print(plain(_as_markdown(turn)))
+    if not turns and conversation is not None:
+        raise KlusterError(f"There is no conversation {conversation}.", hint="`kluster logs` lists them.")
     if not turns:
         print("Nothing is kept.", file=sys.stderr)
     elif sys.stdout.isatty() and not response and not as_json:

@@ -12,7 +12,7 @@ import typer
 from kluster_integrations import catalog
 from kluster_integrations.catalog import ModelSpec, Plan
 from kluster_integrations.cli._errors import connect
-from kluster_integrations.cli._models import complete_model, default_model, resolve
+from kluster_integrations.cli._models import complete_model, default_model, to_keep
 from kluster_integrations.cli._terminal import console
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def default(
     if model is not None:
         from kluster_integrations.config import change_settings
 
-        resolve(model)  # warns of what is probably a misspelling
+        to_keep(model)  # warns of what is probably a misspelling
         change_settings(default_model=model)
     print(default_model())
 

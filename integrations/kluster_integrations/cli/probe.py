@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import re
 import tomllib
 from dataclasses import asdict
@@ -40,6 +41,8 @@ def run(
     from kluster_integrations.cli import _probing
 
     config = connect(base_url=base_url)
+    if not output.parent.is_dir() or not os.access(output if output.exists() else output.parent, os.W_OK):
+        raise UsageError(f"--output {output} cannot be written: name a file in a folder that is yours.")
     model = model or _first_model(config)
     _merged(output, model, _as_toml({"id": model}))  # what cannot be written is said before anything is spent
     probe = _probing.Probe(config, model)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from kluster_integrations.cli._errors import UsageError, connect
-from kluster_integrations.cli._terminal import console
+from kluster_integrations.cli._terminal import console, read_stdin
 
 __all__ = ["run"]
 
@@ -34,9 +33,12 @@ def run(
     if context is not None and context_file is not None:
         raise UsageError("--context and --context-file exclude each other.")
     if context_file is not None:
-        context = context_file.read_text("utf-8")
+        try:
+            context = context_file.read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as err:
+            raise UsageError(f"--context-file {context_file} cannot be read: {err}") from None
     verdict = Verifier(connect(base_url=base_url)).check(
-        prompt, sys.stdin.read() if output == "-" else output, context, search=search
+        prompt, read_stdin() if output == "-" else output, context, search=search
     )
     if as_json:
         found = {"search_results": list(verdict.search_results)} if search else {}

@@ -251,4 +251,7 @@ def _measure(value: Any) -> tuple[int, int]:
 
 def _unusable(why: str) -> BadRequestError:
     said = why.splitlines()[0][:_MAX_MESSAGE] if why else "it is not JSON."
-    return BadRequestError(f"The JSON schema cannot be used: {said}", hint="correct the schema.")
+    return BadRequestError(
+        f"The JSON schema cannot be used: {said}",
+        hint="change the part that the message names.",
+    )

@@ -56,9 +56,12 @@ def read_settings() -> dict[str, Any]:
     file = settings_file()
     try:
         found = json.loads(file.read_text("utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):  # HOME=/dev/null, as some services have it
         return {}
-    except (OSError, ValueError) as err:
+    except OSError as err:
+        hint = "make the file readable, or set XDG_DATA_HOME to another folder."
+        raise KlusterError(f"{file} cannot be read: {err.strerror}.", hint=hint) from None
+    except ValueError as err:
         raise KlusterError(f"{file} cannot be read: {err}", hint="correct the file, or remove it.") from None
     if not isinstance(found, dict):
         raise KlusterError(f"{file} does not hold a JSON object.", hint="correct the file, or remove it.")
