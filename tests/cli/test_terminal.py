@@ -14,6 +14,7 @@ import pytest
 from kluster_integrations.cli._images import red_disc
 from kluster_integrations.emulator import Emulator, Fault
 
+from ..pages import ROOT, blocks
 from .conftest import GEMMA, KEY, LLAMA, QWEN, command, environment
 from .tmux import Tmux, tmux
 
@@ -124,6 +125,24 @@ def test_a_conversation_survives_a_bad_path_and_a_refused_key(emulator: Emulator
     terminal.type("Still there?", "Enter")
     terminal.until("Echo: Still there?")
     assert [message["content"] for message in asked(emulator)][::2] == ["My name is Ada.", "Still there?"]
+
+
+def test_the_conversation_of_the_page(emulator: Emulator, start: Start, tmp_path: Path) -> None:
+    """Line by line, as docs/command-line.md shows it."""
+    (tmp_path / "photo.jpg").write_bytes(b"\xff\xd8\xff\xe0 a photo \xff\xd9")
+    emulator.reply("A red disc on white.")
+    page = (ROOT / "docs" / "command-line.md").read_text("utf-8")
+    first, *lines = next(one.code for one in blocks(page, "console") if "> /image" in one.code).splitlines()
+    terminal = start(*first.removeprefix("$ kluster ").split())
+    typed = 0
+    for line in lines:
+        if line.startswith("> "):
+            typed += 1
+            terminal.prompted(typed)
+            terminal.type(line.removeprefix("> "), "Enter")
+        else:
+            terminal.until(f"\n{line}\n")
+    assert typed == 3
 
 
 def test_the_commands(emulator: Emulator, start: Start, tmp_path: Path) -> None:
