@@ -41,7 +41,7 @@ def run(
     from kluster_integrations.cli import _probing
 
     config = connect(base_url=base_url)
-    if not output.parent.is_dir() or not os.access(output if output.exists() else output.parent, os.W_OK):
+    if not os.access(output.parent, os.W_OK):  # the file is written beside, and then takes its place
         raise UsageError(f"--output {output} cannot be written: name a file in a folder that is yours.")
     model = model or _first_model(config)
     _merged(output, model, _as_toml({"id": model}))  # what cannot be written is said before anything is spent
