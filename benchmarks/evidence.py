@@ -1,4 +1,4 @@
-"""What a real model does with prompted and native tools and JSON: how often it is right, at once or after a repair.
+"""How often a real model follows prompted and native tools and JSON, at once or after a repair.
 
     python -m benchmarks.evidence                            # SmolLM2 135M on llama.cpp, as `make evidence` runs it
     python -m benchmarks.evidence --gguf FILE                # any other GGUF file
@@ -38,7 +38,7 @@ def fields(**kinds: str) -> dict[str, Any]:
     return {"type": "object", "properties": properties, "required": list(kinds), "additionalProperties": False}
 
 
-# A text, the form of what is in it, and what is in it.
+# A text, the JSON schema for its facts, and the facts.
 EXTRACT: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("Oslo is the capital of Norway.", fields(city="string"), {"city": "Oslo"}),
     ("Ada is 36 years old.", fields(name="string", age="integer"), {"name": "Ada", "age": 36}),
@@ -67,7 +67,7 @@ TOOLS = [
     tool("add", "The sum of two numbers.", a="number", b="number"),
     tool("send_mail", "Sends a mail.", to="string", text="string"),
 ]
-# A question, and the call that answers it; where the arguments are free only the name counts.
+# A question, and the name and arguments of the call that answers it. Empty arguments: only the name is compared.
 CALL: list[tuple[str, str, dict[str, Any]]] = [
     ("What is the weather in Oslo?", "get_weather", {"city": "Oslo"}),
     ("What time is it in Lima?", "get_time", {"city": "Lima"}),
@@ -84,7 +84,7 @@ CALL: list[tuple[str, str, dict[str, Any]]] = [
 
 @dataclass
 class Row:
-    """The outcomes of one way of asking."""
+    """Counts of the outcomes of one kind of question."""
 
     name: str
     first: int = 0
@@ -106,12 +106,12 @@ def same(found: Mapping[str, Any], expected: Mapping[str, Any]) -> bool:
 
 
 def trial(row: Row, ask: Callable[[], Completion], is_true: Callable[[Completion], bool]) -> None:
-    """Ask once, and count what came of it."""
+    """Ask once, and count the outcome."""
     try:
         done = ask()
     except OutputValidationError:
         row.failed += 1
-    except KlusterError as err:  # the server's own: not the model's fault, and not hidden
+    except KlusterError as err:  # an error of the server, not of the model: counted, and printed beside the row
         row.failed += 1
         row.broken.append(err.message)
     else:
@@ -171,7 +171,7 @@ def measure(client: Client, model: str, trials: int) -> Iterator[Row]:
 
 
 def table(name: str, rows: list[Row]) -> str:
-    head = ["asked of " + name, "trials", "right form at once", "after repair", "not at all", "and true"]
+    head = [name, "trials", "valid at once", "valid after repair", "never valid", "valid and true"]
     lines = [head, ["---", *["--:"] * 5], *(row.cells() for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
@@ -183,7 +183,7 @@ def server(arguments: argparse.Namespace) -> Iterator[tuple[KlusterConfig, str, 
         yield KlusterConfig(base_url=arguments.base_url), arguments.model, f"`{arguments.model}`"
         return
     file = _local_llm.find_model(arguments.gguf)
-    # The file's own template knows no tools: this one is Hermes', which most small open models are trained on.
+    # SmolLM2's own chat template has no tools, so use that of Hermes, which most small open models are trained on.
     template = {} if arguments.gguf else {"chat_template": TEMPLATE.read_text("utf-8")}
     with _local_llm.serve(file, **template) as url:
         yield KlusterConfig(base_url=url, api_key=""), "local", f"`{file.stem}`"

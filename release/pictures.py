@@ -82,7 +82,7 @@ def benchmarks() -> str:
     drawn = [f'<text x="10" y="20" class="quiet">{title}</text>']
     for number, row in enumerate(rows):
         y, ratio = top + number * height, float(row["ratio"])
-        label = html.escape(f"{row['measured']} / {row['beside'].strip('`')}")
+        label = html.escape(f"{row['measured']} / {row['compared with'].strip('`')}")
         drawn.append(f'<text x="{left - 8}" y="{y + 16}" text-anchor="end">{label}</text>')
         drawn.append(f'<rect x="{left}" y="{y + 3}" width="{min(ratio, 1.5) * width / 1.5:.0f}" height="18" rx="2"/>')
         drawn.append(f'<text x="{left + min(ratio, 1.5) * width / 1.5 + 6:.0f}" y="{y + 16}">{row["ratio"]}</text>')

@@ -65,9 +65,9 @@ def figures() -> list[dict[str, str]]:
     return table
 
 
-@pytest.mark.parametrize("row", figures(), ids=lambda row: f"{row['beside']}: {row['measured']}")
+@pytest.mark.parametrize("row", figures(), ids=lambda row: f"{row['compared with']}: {row['measured']}")
 def test_figures_are_those_of_the_run(row: dict[str, str]) -> None:
-    path, column = MEASURED[row["beside"].strip("`")]
+    path, column = MEASURED[row["compared with"].strip("`")]
     lines = [line.strip() for line in path.read_text("utf-8").splitlines()]
     (line,) = [line for line in lines if re.match(rf"{re.escape(row['measured'])} {{2,}}", line)]
     assert row["ratio"] == re.findall(r"\d+\.\d\d\b(?! s)", line)[column]
