@@ -235,6 +235,21 @@ class TestUnsupported:
             make(params={name: value})
         assert instead in (caught.value.hint or "")
 
+    @pytest.mark.parametrize(
+        ("name", "value", "what"),
+        [
+            ("temperature", 9, "a number from 0 to 2"),
+            ("max_tokens", 0, "leave it out"),
+            ("stop", 3, 'stop="END"'),
+            ("tool_choice", "no_such_tool", "one of the tools"),
+            ("response_format", {"type": "xml"}, '"type": "json_schema"'),
+        ],
+    )
+    def test_the_hint_of_a_wrong_value_says_what_to_write(self, name: str, value: object, what: str) -> None:
+        with pytest.raises(BadRequestError) as caught:
+            make(params={name: value})
+        assert what in (caught.value.hint or "")
+
     def test_a_huge_value_is_not_shown_whole(self) -> None:
         assert len(refusal(params={"prediction": {"content": "x" * 100_000}}, kind=UnsupportedParameterError)) < 2_000
 

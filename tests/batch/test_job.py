@@ -287,7 +287,7 @@ class TestMaxCost:
 
     def test_no_price_no_limit(self, service: Emulator, tmp_path: Path) -> None:
         job = create(service, tmp_path, 1, model="deepseek-ai/DeepSeek-R1-0528", max_cost=100)
-        with pytest.raises(errors.CostLimitError, match="no batch price is known of deepseek-ai/DeepSeek-R1-0528"):
+        with pytest.raises(errors.CostLimitError, match="no batch price is known for deepseek-ai/DeepSeek-R1-0528"):
             job.submit()
 
     def test_it_ends_repairs_too(self, service: Emulator, tmp_path: Path) -> None:

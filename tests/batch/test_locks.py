@@ -98,7 +98,7 @@ class TestClosed:
         job = create(service, tmp_path / "job", 3)
         with BatchJob.open(tmp_path / "job", config=connection(service)):  # another one keeps the journal open
             job.close()
-            with pytest.raises(BadRequestError, match=r"job' is closed\. Hint: BatchJob\.open"):
+            with pytest.raises(BadRequestError, match=r"job' is closed\. Hint: open it again with BatchJob\.open"):
                 list(getattr(job, method)() or ())
         with pytest.raises(BadRequestError, match="is closed"):
             list(getattr(job, method)() or ())
@@ -163,7 +163,7 @@ class TestFoldersThatCannotBeUsed:
             lambda: BatchJob.adopt("some-id", folder=folder, config=connection(service)),
             lambda: deferred(folder),
         ):
-            with pytest.raises(BadRequestError, match="must be the path of a folder"):
+            with pytest.raises(BadRequestError, match="must be the path of the job"):
                 call()
 
     def test_it_goes_while_the_job_runs(self, service: Emulator, tmp_path: Path) -> None:

@@ -128,7 +128,7 @@ def test_a_bad_variable_is_named(kluster: Run) -> None:
     assert done.returncode == 1
     assert done.stderr == (
         "Error: plan='gold' must be one of trial, core, scale, enterprise.\n"
-        "Hint: correct KLUSTER_PLAN in the environment.\n"
+        "Hint: set KLUSTER_PLAN to an allowed value, or unset it.\n"
     )
 
 

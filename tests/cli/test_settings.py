@@ -89,7 +89,7 @@ def test_settings_that_are_broken_are_named(kluster: Run, folder: Path, reach: d
 
 def test_a_conversation_goes_on(kluster: Run, emulator: Emulator, reach: dict[str, str], folder: Path) -> None:
     none = kluster("chat", "-c", "And?", env=reach)
-    assert none.stderr.startswith("Error: There is no conversation to go on with.")
+    assert none.stderr.startswith("Error: There is no conversation to continue.")
     kluster("chat", "gemma", "One", "-s", "Be brief.", env=reach)
     kluster("chat", "Another", env=reach)
     kluster("chat", "-c", "More", env=reach)

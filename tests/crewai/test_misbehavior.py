@@ -232,7 +232,7 @@ def test_a_draft_in_a_thought_that_is_cut_is_not_run(stream: bool, kind: str, st
     draft = calls(kind if kind != NATIVE else PROMPTED, PARIS)["content"]
     cut = ({"content": None, "reasoning_content": draft}, "length")
 
-    with pytest.raises(OutputValidationError, match="cut, while the model was reasoning"):
+    with pytest.raises(OutputValidationError, match="cut off while the model was reasoning"):
         stage.run(kind, cut, stream=stream, agent={"max_retry_limit": 0})
     assert ran == []
     assert len(stage.server.requests) == 1  # the same limit would cut it again

@@ -110,7 +110,7 @@ def test_a_file_that_did_not_pass_is_read_at_the_service(serve: Serve, emulator:
     server = serve(budget=(spent := Budget(1.0)))
     create(client_of(server), file_id)
     assert spent.usd == pytest.approx(0.20, rel=1e-4)
-    with pytest.raises(openai.APIStatusError, match=r"'file-gone' cannot be read.*upload it through") as caught:
+    with pytest.raises(openai.APIStatusError, match=r"'file-gone' cannot be read.*upload the file through") as caught:
         create(client_of(server), "file-gone")
     assert (caught.value.status_code, created(emulator)) == (402, 1)
 

@@ -262,7 +262,7 @@ def test_an_unknown_mode(file: Path) -> None:
 def test_a_file_that_is_none(file: Path) -> None:
     file.parent.mkdir()
     file.write_text("interactions: 1")
-    with pytest.raises(CassetteError, match="is no cassette: it has no list `interactions`"), cassette(file):
+    with pytest.raises(CassetteError, match="is not a cassette: it has no list `interactions`"), cassette(file):
         pass
 
 

@@ -40,11 +40,11 @@ class PendingAnswer:
 
     @property
     def batch_id(self) -> str:
-        """The batch job that the id is said to name: what is before the underscore. Unverified."""
+        """The batch job's id: by the docs, the part of `id` before the underscore. Unverified."""
         return self.id.partition("_")[0]
 
     def fetch(self) -> Completion | None:
-        """Look for the answer once: None while there is none. Unverified: it looks for a batch job of this id.
+        """Look for the answer once; return None if it is not there yet. Unverified: looks for a batch job of this id.
 
         Raises:
             NotFoundError: The service knows no such job; the answer then goes to `callback_url` only.
@@ -70,7 +70,8 @@ class PendingAnswer:
         if not lines:
             if batch.get("status") in ("failed", "expired", "cancelled"):
                 raise InternalServerError(
-                    f"The asynchronous request {self.id} is {batch['status']}, without an answer."
+                    f"The asynchronous request {self.id} is {batch['status']}, without an answer.",
+                    hint="send it again, with a longer window if it has expired.",
                 )
             return None
         response = loads(lines.partition(b"\n")[0]).get("response") or {}
@@ -143,7 +144,7 @@ def _prepare(
         values = dict(request)
         request = build(values.pop("model", ""), values.pop("messages", []), values, config=config)
     if request.body.get("stream"):
-        raise BadRequestError("stream=True has no meaning for an answer that comes later.", hint="leave it out.")
+        raise BadRequestError("stream=True is not possible: the answer comes later, as a whole.", hint="leave it out.")
     request.max_repairs = min(request.max_repairs, 0)
     ours: dict[str, Any] = {"async": True, "completion_window": window, "strict_completion_window": strict}
     if callback_url is not None:
@@ -156,7 +157,9 @@ def _pending(answer: Answer, request: ChatRequest, transport: Transport) -> Pend
     try:
         id_, notice = answer.data["id"], answer.data["choices"][0]["message"]["content"]
     except (KeyError, IndexError, TypeError):
-        raise InternalServerError(f"The answer is not a notice: {str(answer.data)[:200]}") from None
+        raise InternalServerError(
+            f"The server did not accept the request as asynchronous: {str(answer.data)[:200]}"
+        ) from None
     return PendingAnswer(str(id_), str(notice or ""), request, transport)
 
 

@@ -102,7 +102,9 @@ class Deferred:
 
     def __enter__(self) -> Self:
         if self._job is not None:
-            raise JobLockedError(f"deferred({str(self.folder)!r}) is entered already.", hint="make another one.")
+            raise JobLockedError(
+                f"deferred({str(self.folder)!r}) is entered already.", hint="make another one, with its own folder."
+            )
         self._job = _Rounds(self.folder, self._config, self._quiet, self._on_progress)
         try:
             self._job.begin(self._settings)
@@ -136,14 +138,20 @@ class Deferred:
             _executors.change(-1)
             deferral.deferrals.leave(job)
             job.end(
-                KlusterError("The `deferred` block was left.", hint="start again: the answer comes from its folder.")
+                KlusterError(
+                    "The `deferred` block was left before this answer came.",
+                    hint="run the program again with the same folder: finished answers are read from it.",
+                )
             )
         return job
 
     def status(self) -> BatchStatus:
-        """Say how far all is, as it was last seen; nothing is asked."""
+        """Return the progress as last seen, without a request."""
         if self._job is None:
-            raise BadRequestError("deferred is not entered.", hint="BatchJob.open(folder) reads its folder.")
+            raise BadRequestError(
+                "deferred is not entered.",
+                hint="call status() inside the block, or use BatchJob.open(folder).status().",
+            )
         return self._job.last_status()
 
 
@@ -183,7 +191,7 @@ class _Rounds(BatchJob):
         if journal.get("window") is not None and not journal.get("is_deferred"):
             raise self._other_job("they were given to a BatchJob")
         if journal.get("is_cancelled"):
-            raise BadRequestError(f"The job in {str(self.folder)!r} was cancelled.", hint="take another folder.")
+            raise BadRequestError(f"The job in {str(self.folder)!r} was cancelled.", hint="use another folder.")
         with self._transport.errors, journal.commit():
             self._set(**settings, strict=False, is_deferred=True)
             journal.drop("state='new'")  # a process was killed before it sent them: whoever wants them asks again
@@ -226,8 +234,8 @@ class _Rounds(BatchJob):
         digest = _digest(body)
         if (size := len(dump(body).encode()) + 200) > FILE_BYTES:
             raise BadRequestError(
-                f"The request has {size} bytes; a file of kluster.ai's has at most {FILE_BYTES}.",
-                hint="shorten it, or give the address of an image in place of its data.",
+                f"The request has {size} bytes; a batch file of kluster.ai has at most {FILE_BYTES}.",
+                hint="shorten it; for an image, send its address (https://…) and not its data.",
             )
         with self._changed:
             if self._failure is not None:
@@ -259,7 +267,7 @@ class _Rounds(BatchJob):
             raise BadRequestError(
                 f"A request to {config.base_url} has another key or address than those before it, which go to "
                 f"{self._config.base_url}: a batch job has one account.",
-                hint="use one deferred(folder) for each.",
+                hint="use one deferred(folder) block per key and address.",
             )
 
     def _settle(self, future: Future[Answer], row: Row) -> None:
@@ -379,7 +387,7 @@ class _Rounds(BatchJob):
 
 
 def _fail(future: Future[Answer], error: BaseException) -> None:
-    """Give a caller an error of its own: each adds its traceback, and its adapter's class."""
+    """Give each caller its own copy of the error: a traceback and an adapter's class are added to it."""
     if future.set_running_or_notify_cancel():
         future.set_exception(type(error).like(error) if isinstance(error, KlusterError) else error)
 
@@ -389,7 +397,7 @@ def _account(config: KlusterConfig) -> tuple[str, str | None]:
 
 
 def _digest(body: Mapping[str, Any]) -> str:
-    """Return what tells contents apart. Ids of tool calls do not: where a server gives none, they are random."""
+    """Return a hash of the content, without the ids of tool calls, which are random if the server gives none."""
     ids: dict[str, str] = {}
     messages = []
     for message in body["messages"]:

@@ -1,4 +1,4 @@
-"""Batch files that something else has written: what their lines are expected to take, and the budgets."""
+"""Batch files of other programs: estimates of their tokens, and budgets for them."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ __all__ = ["counted", "expected"]
 
 
 def expected(lines: Iterable[bytes], config: KlusterConfig) -> dict[str, Usage]:
-    """Return about how many tokens the lines of a batch file take, by model; `requests` says how many lines.
+    """Estimate the tokens of a batch file's lines, by model; `requests` is the number of lines.
 
     Args:
-        lines: The file's. Of an answer the limit of tokens is counted; where a line has none, 500.
-        config: Has the catalog that models are looked up in.
+        lines: The lines of the file. An answer counts with its limit of tokens, or with 500 if it has no limit.
+        config: Its catalog knows the models.
 
     Raises:
         BadRequestError: A line is not a chat request.
@@ -43,13 +43,13 @@ def expected(lines: Iterable[bytes], config: KlusterConfig) -> dict[str, Usage]:
             most = own_models.get(model, config=config).max_output_tokens
             prompt, completion = tokens.estimate_request(body, most)
         except (AttributeError, TypeError, ValueError):
-            raise BadRequestError(f"{where} has messages or tools of an unknown form.", hint=_HINT) from None
+            raise BadRequestError(f"{where} has messages or tools in an unknown form.", hint=_HINT) from None
         usage = Usage(prompt, completion, prompt + completion, estimated=True)
         found[model] = found[model].plus(usage) if model in found else usage
     return found
 
 
-_HINT = "correct the line, and upload the file again."
+_HINT = "change that line of the file, and upload the file again."
 
 
 @contextmanager
@@ -57,9 +57,9 @@ def counted(expected: Mapping[str, Usage], window: Window, config: KlusterConfig
     """Let a job be created inside, if the open budgets have room for it; see `core.budget.job`.
 
     Args:
-        expected: What its lines are expected to take, by model.
+        expected: The estimate of its lines, by model.
         window: The completion window, which decides the price.
-        config: Has the catalog that models are looked up in.
+        config: Its catalog knows the models.
 
     Raises:
         BudgetExceededError: It does not fit, or the price of a model is not known.

@@ -414,15 +414,17 @@ class BatchJob(JobSteps):
             line = pack(index, self._build(index, given, defaults))
             if line.size > FILE_BYTES:
                 raise BadRequestError(
-                    f"requests[{index}] has {line.size} bytes; a file of kluster.ai's has at most {FILE_BYTES}.",
-                    hint="shorten it, or give the address of an image in place of its data.",
+                    f"requests[{index}] has {line.size} bytes; a batch file of kluster.ai has at most {FILE_BYTES}.",
+                    hint="shorten it; for an image, send its address (https://…) and not its data.",
                 )
             if is_new:
                 journal.add(index, line)
             elif not journal.has(index, line):
                 raise self._other_job(f"requests[{index}] is not what it was")
         if not count:
-            raise BadRequestError("requests is empty; it must hold at least one request.", hint="add a request.")
+            raise BadRequestError(
+                "requests is empty; it must hold at least one request.", hint="pass a list of requests."
+            )
         if count != journal.count():
             raise self._other_job(f"it has {journal.count()} requests, not {count}")
 
@@ -436,7 +438,7 @@ class BatchJob(JobSteps):
         if not isinstance(repairs, int) or isinstance(repairs, bool):
             raise BadRequestError(
                 f"requests[{index}]: max_repairs={repairs!r} must be an integer.",
-                hint="0 asks once, -1 checks nothing.",
+                hint="use 1 to ask again once, 0 to ask only once, -1 to check nothing.",
             )
         try:
             built = requests_.build(model, messages, values, config=self._config, **options)
@@ -453,14 +455,14 @@ class BatchJob(JobSteps):
             if window not in (before, "auto"):
                 raise BadRequestError(
                     f"window={window!r} comes too late: the job was submitted with {before!r}.",
-                    hint="leave it as it is.",
+                    hint=f"leave window out, or pass {before!r}; for another window create a job in another folder.",
                 )
             del values["window"]
         self._journal.put(values)
 
     def _error_of(self, row: Row) -> KlusterError:
         if row.error is None:
-            return KlusterError(f"Input {row.number} has no answer yet.", hint="wait() for it.")
+            return KlusterError(f"Input {row.number} has no answer yet.", hint="call wait() first.")
         kept = json.loads(row.error)
         match kept.get("what"):
             case None:
@@ -476,23 +478,27 @@ class BatchJob(JobSteps):
 
 
 def check_cost(max_cost: object) -> None:
-    """Refuse what is not a limit in US$."""
+    """Raise an error if `max_cost` is not a limit in US$."""
     if max_cost is not None and (
         isinstance(max_cost, bool) or not isinstance(max_cost, int | float) or not 0 <= max_cost < math.inf
     ):
         raise BadRequestError(
-            f"max_cost={max_cost!r} must be a number of US$, 0 or more, or None for no limit.", hint="such as 5.00."
+            f"max_cost={max_cost!r} must be a number of US$, 0 or more, or None for no limit.",
+            hint="such as max_cost=5.00.",
         )
 
 
 def check_window(window: object) -> None:
-    """Refuse what is not a completion window."""
+    """Raise an error if `window` is not a completion window."""
     allowed = (*WINDOWS, "auto")
     if window not in allowed:
         raise BadRequestError(
-            f"window={window!r} must be one of {', '.join(allowed)}.", hint="the longer, the cheaper."
+            f"window={window!r} must be one of {', '.join(allowed)}.",
+            hint='"72h" is the cheapest; "auto" chooses by price.',
         )
 
 
 def _no_job(folder: str | Path) -> NotFoundError:
-    return NotFoundError(f"folder={str(folder)!r} holds no job.", hint="BatchJob.create() makes one.")
+    return NotFoundError(
+        f"folder={str(folder)!r} holds no job.", hint="check the path, or make a job with BatchJob.create()."
+    )

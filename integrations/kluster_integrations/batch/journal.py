@@ -112,14 +112,14 @@ def _locked(folder: Path) -> int:
 def _unusable(folder: Path, why: str) -> BadRequestError:
     return BadRequestError(
         f"folder={str(folder)!r} cannot be used: {why}.",
-        hint="take a folder that can be written and has space, or restore its files.",
+        hint="use a folder that is writable and has free space; if its files are damaged, restore them from a backup.",
     )
 
 
 def closed(folder: Path) -> BadRequestError:
-    """Return the error of what is done with a job after `close`."""
+    """Return the error for using a job after `close`."""
     return BadRequestError(
-        f"The job in {str(folder)!r} is closed.", hint=f"BatchJob.open({str(folder)!r}) opens it again."
+        f"The job in {str(folder)!r} is closed.", hint=f"open it again with BatchJob.open({str(folder)!r})."
     )
 
 
@@ -463,9 +463,7 @@ def folder_of(folder: object) -> Path:
         path = os.fspath(folder)
         if isinstance(path, str) and path.strip() and "\0" not in path:
             return Path(path)
-    raise BadRequestError(
-        f"folder={folder!r} must be the path of a folder, of a job or for one.", hint='such as "reviews".'
-    )
+    raise BadRequestError(f"folder={folder!r} must be the path of the job's folder.", hint='such as folder="reviews".')
 
 
 def holds_journal(folder: Path) -> bool:

@@ -67,8 +67,8 @@ def pack(index: int, request: ChatRequest) -> Line:
     """
     if request.check is not None:
         raise BadRequestError(
-            f"requests[{index}] has a check: a function cannot wait in a file for its answer.",
-            hint="leave it out, and check the results.",
+            f"requests[{index}] has a check: a function cannot be kept in a file.",
+            hint="leave check out, and check the results in your own code.",
         )
     kept: dict[str, Any] = {}
     for field in _KEPT:
@@ -98,7 +98,7 @@ def repack(index: int, request: ChatRequest) -> Line:
 
 
 def dump(body: Mapping[str, Any]) -> str:
-    """Return a body as JSON; where a model has written half of a surrogate pair, in ASCII: UTF-8 cannot say it."""
+    """Return a body as JSON. Half a surrogate pair, which UTF-8 cannot encode, makes it ASCII with escapes."""
     text = json.dumps(body, ensure_ascii=False)
     try:
         text.encode()
@@ -108,7 +108,7 @@ def dump(body: Mapping[str, Any]) -> str:
 
 
 def unpack(body: str, extra: str | None, config: KlusterConfig) -> ChatRequest:
-    """Return the request that `pack` was given; `config` has the catalog that its model is looked up in."""
+    """Return the request that `pack` stored; the catalog of `config` knows its model."""
     read_body = json.loads(body)
     request = ChatRequest(read_body, own_models.get(str(read_body.get("model")), config=config))
     for name, value in json.loads(extra or "{}").items():
@@ -123,11 +123,11 @@ def as_bytes(custom_id: str, body: str) -> bytes:
     return f"{head}{body}}}\n".encode()
 
 
-_ADOPTED = "the job cannot be adopted: read its output file by itself."
+_ADOPTED = "this job cannot be adopted: download its output file, and read it yourself."
 
 
 def read_foreign(raw: bytes, where: str, hint: str = _ADOPTED) -> tuple[str, dict[str, Any]]:
-    """Return custom id and body of a line that something else has written; `where` begins the error.
+    """Return custom id and body of a line that another program wrote; `where` begins the error.
 
     Raises:
         BadRequestError: It is not a line of a batch file of chat requests.
@@ -149,7 +149,7 @@ def read_foreign(raw: bytes, where: str, hint: str = _ADOPTED) -> tuple[str, dic
 
 
 def not_a_line(where: str, why: str, hint: str = _ADOPTED) -> BadRequestError:
-    """Return the error of a line whose answer could not be told from others, or not be read."""
+    """Return the error for a line that cannot be matched with its answer, or not be read."""
     return BadRequestError(f"{where} {why}.", hint=hint)
 
 

@@ -131,7 +131,7 @@ class JobSteps:
     def _other_job(self, why: str) -> BadRequestError:
         return BadRequestError(
             f"folder={str(self.folder)!r} holds a job of other requests: {why}.",
-            hint="take another folder, or BatchJob.open() this one.",
+            hint="use another folder, or read this job with BatchJob.open().",
         )
 
     def _adopting(self, batch_id: str) -> Steps:
@@ -187,7 +187,9 @@ class JobSteps:
         if journal.get("is_cancelled"):
             if quietly:
                 return
-            raise BadRequestError("The job was cancelled: nothing more is sent.", hint="create one in another folder.")
+            raise BadRequestError(
+                "The job was cancelled: nothing more is sent.", hint="create a job in another folder."
+            )
         if not journal.parts(unfinished=True):
             yield Do("work", (self._plan,))
         yield from self._creating_planned()
@@ -220,7 +222,7 @@ class JobSteps:
             if total > most:
                 left = journal.counts()["new"]
                 raise CostLimitError(
-                    f"The job would cost about {dollars(total)}, of which {dollars(before)} are spent; "
+                    f"The job would cost about {dollars(total)}, of which {dollars(before)} is for lines already sent; "
                     f"max_cost={dollars(most)}. "
                     f"{journal.count() - left} of {journal.count()} inputs have ended, {left} are not sent."
                 )
@@ -232,7 +234,7 @@ class JobSteps:
         costs = {m.model: m.cost(window, self._config) for m in models}
         if unknown := [model for model, cost in costs.items() if cost is None]:
             raise CostLimitError(
-                f"max_cost={dollars(self._journal.get('max_cost'))}: no batch price is known of {', '.join(unknown)}.",
+                f"max_cost={dollars(self._journal.get('max_cost'))}: no batch price is known for {', '.join(unknown)}.",
                 hint="leave max_cost out, or add the price: catalog.add(ModelSpec(…, batch_prices={…})).",
             )
         return sum(cost for cost in costs.values() if cost is not None)
@@ -316,7 +318,7 @@ class JobSteps:
         if total > most:
             raise SubmissionUnclearError(
                 f"Part {part.number} may have been submitted (file {part.file_id}), and the account's list of jobs has "
-                f"not shown it for {self.settle:g} s. Twice, all would cost about {dollars(total)}; "
+                f"not shown it for {self.settle:g} s. If it ran twice, the job would cost about {dollars(total)}; "
                 f"max_cost={dollars(most)}."
             )
 

@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 Window = Literal["24h", "48h", "72h"]
-"""How long the service may take. The longer, the cheaper."""
+"""The time that the service may take. A longer window is cheaper."""
 
 WINDOWS: tuple[Window, ...] = ("24h", "48h", "72h")
 
@@ -47,7 +47,7 @@ class Unset(Enum):
 
 
 UNSET: Final = Unset.UNSET
-"""What is not passed, where None has a meaning of its own."""
+"""Marks an argument that was not passed, where None has its own meaning."""
 
 
 def dollars(amount: float) -> str:

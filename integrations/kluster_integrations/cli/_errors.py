@@ -1,4 +1,4 @@
-"""Whatever goes wrong in a command, in two lines: `Error: …` and `Hint: …`, on stderr."""
+"""Show every error of a command in two lines on stderr: `Error: …` and `Hint: …`."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ __all__ = ["Group", "UsageError", "connect", "report", "shell_hint", "without_ke
 UsageError: Any = typer.BadParameter.__base__
 
 _INTERRUPTED = 130
-# For a shell, where the errors' own hints speak of arguments in Python.
+# Hints for a shell; the errors' default hints name Python arguments.
 _HINTS: Mapping[type[KlusterError], str] = {
     errors.NotFoundError: "`kluster models --refresh` lists what the server has; check KLUSTER_BASE_URL too.",
-    errors.ContextWindowExceededError: "shorten the prompt, lower --max-tokens, or take a model with a longer window.",
-    errors.RateLimitError: "wait, send less at once, or set KLUSTER_MAX_RETRIES to more; limits are by plan.",
+    errors.ContextWindowExceededError: "shorten the prompt, lower --max-tokens, or use a model with a longer window.",
+    errors.RateLimitError: "wait, raise KLUSTER_MAX_RETRIES, or set KLUSTER_PLAN so that requests wait their turn.",
     errors.APIConnectionError: "check KLUSTER_BASE_URL and the network.",
     errors.APITimeoutError: "set KLUSTER_TIMEOUT to more seconds.",
     errors.TruncatedStreamError: "ask again.",
@@ -63,7 +63,7 @@ class Group(TyperGroup):
 
 @contextmanager
 def _own_words() -> Iterator[None]:
-    """Show warnings as errors are shown; that an answer was cut the commands say themselves, and not the core's log."""
+    """Show warnings like errors. Hide the core's log of cut answers, which the commands report themselves."""
     log = logging.getLogger("kluster_integrations.core.client")
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning
@@ -90,7 +90,7 @@ def _exit_code(run: Callable[[], object]) -> int:
 
 
 def report(err: Exception) -> int:
-    """Write an error to stderr, with `KLUSTER_DEBUG=1` its traceback too, and return the exit code it stands for."""
+    """Write an error to stderr, with `KLUSTER_DEBUG=1` also its traceback, and return its exit code."""
     from kluster_integrations.config import env_value
 
     if env_value("debug"):
@@ -122,7 +122,7 @@ def _describe(err: Exception) -> tuple[str, str | None, int]:
 
 
 def shell_hint(err: KlusterError) -> str | None:
-    """Return what to do about an error, in a shell."""
+    """Return the hint of an error in words for a shell."""
     if isinstance(err, errors.AuthenticationError):
         from kluster_integrations.config import KEYRING, key_source
 
@@ -173,4 +173,5 @@ def connect(**options: Any) -> Any:
         name = str(problem["loc"][0]) if problem["loc"] else ""
         if options.get(name) is not None:
             raise typer.BadParameter(message, param_hint=f"--{name.replace('_', '-')}") from None
-        raise KlusterError(message, hint=f"correct {env_source(name) or name} in the environment.") from None
+        source = env_source(name) or name
+        raise KlusterError(message, hint=f"set {source} to an allowed value, or unset it.") from None

@@ -31,7 +31,7 @@ def find_model(path: str | None) -> Path:
         raise KlusterError(f"--local-llm needs more: {' && '.join(missing)}")
     assert file is not None
     if not file.is_file():
-        raise KlusterError(f"There is no file {str(file)!r}.", hint="name a GGUF file.")
+        raise KlusterError(f"There is no file {str(file)!r}.", hint="pass the path of a GGUF file.")
     return file
 
 

@@ -84,7 +84,7 @@ def run(
     named, prompt = _model_and_prompt(first, second, model)
     number = _log.last_conversation() if again and conversation is None else conversation
     if again and number is None:
-        raise KlusterError("There is no conversation to go on with.", hint=f"{_log.log_file()} has none.")
+        raise KlusterError("There is no conversation to continue.", hint="start one without -c: kluster chat.")
     params: dict[str, Any] = {"max_completion_tokens": max_tokens, "temperature": temperature}
     if schema is not None:
         from kluster_integrations.cli._schema import read_schema

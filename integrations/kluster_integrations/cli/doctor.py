@@ -172,7 +172,9 @@ def _problem(problem: Any) -> Check:
 
     place = str(problem["loc"][0]) if problem["loc"] else "configuration"
     name = env_source(place) or place
-    return Check(place, "fail", problem["msg"].removeprefix("Value error, "), f"correct {name}")
+    return Check(
+        place, "fail", problem["msg"].removeprefix("Value error, "), f"set {name} to an allowed value, or unset it."
+    )
 
 
 def _key(config: KlusterConfig) -> Check:

@@ -91,17 +91,17 @@ def env_source(name: str) -> str | None:
 
 
 def env_value(name: str) -> str | None:
-    """Return what the variable that `env_source` names holds, None if none is set."""
+    """Return the value of the variable that `env_source` names; None if none is set."""
     return next(iter(env_values(name).values()), None)
 
 
 def key_source() -> str | None:
-    """Return where a key is found that nobody passes: a variable, or `the keyring` (`kluster keys set`); else None."""
+    """Return the source of the key when none is passed: a variable, `the keyring` (`kluster keys set`), or None."""
     return env_source("api_key") or (KEYRING if stored_key() else None)
 
 
 def environment() -> tuple[str | None, ...]:
-    """Return what the variables hold now; where it is the same, `KlusterConfig()` is the same."""
+    """Return the values of all variables now. While they do not change, `KlusterConfig()` does not change."""
     return tuple(os.environ.get(variable) for variables in ENVIRONMENT.values() for variable in variables)
 
 
@@ -129,7 +129,7 @@ def seconds_from(name: str, default: float) -> float:
     except ValueError:
         seconds = math.nan
     if not 0 <= seconds < math.inf:
-        raise ValueError(f"{env_source(name)}={text!r} must be a number of seconds, 0 or more.")
+        raise ValueError(f"{env_source(name)}={text!r} must be a number of seconds, 0 or more, such as {default:g}.")
     return seconds
 
 
@@ -139,7 +139,7 @@ _NOT_SHOWN = "(not shown)"
 
 
 class _Headers(Mapping[str, str]):
-    """Headers by name, as given; their values may be credentials, so that no repr shows them."""
+    """Headers by name. Their values may be credentials, so no repr shows them."""
 
     __slots__ = ("_given",)
 
@@ -167,8 +167,8 @@ def scrubbed(err: ValidationError, secret: Container[object] | None = None) -> V
 
     Args:
         err: The error.
-        secret: The fields whose input is not shown; None is all. Of other fields only single values are shown, for an
-            object may hold a key further down.
+        secret: The fields whose input is not shown; None means all. For other fields only plain values are shown,
+            because an object may contain a key.
     """
 
     def shown(line: ErrorDetails) -> object:
@@ -189,8 +189,8 @@ def scrubbed(err: ValidationError, secret: Container[object] | None = None) -> V
 class KlusterConfig(BaseModel):
     """The connection to kluster.ai, or to any server with the same API.
 
-    Each field is taken from the argument, else from the environment variables named below in their order, else from
-    the default; the key also from the platform's keyring, if the user has put one there with `kluster keys set`.
+    Each field is taken from the argument, else from the first of its environment variables below, else from the
+    default. The key is also taken from the platform's keyring, if `kluster keys set` has stored one there.
     Variables of other companies (`OPENAI_…`) are never read: their keys must not reach this host.
 
     Args:
@@ -202,8 +202,8 @@ class KlusterConfig(BaseModel):
             here. `KLUSTER_PLAN`.
         timeout: Seconds to wait for the server between bytes; default 600, as in the openai SDK. `KLUSTER_TIMEOUT`.
         total_timeout: Seconds that a request may take from its first try until its answer is complete, retries and the
-            waits between them included. Default None: streams and files may take as long as they take, each try of
-            all else twice `timeout`. `KLUSTER_TOTAL_TIMEOUT`.
+            waits between them included. Default None: no limit for streams and files; each try of any other request
+            may take twice `timeout`. `KLUSTER_TOTAL_TIMEOUT`.
         max_response_bytes: How many bytes an answer may have, decompressed, streamed or not; files that are downloaded
             are not counted. Default 268,435,456 (256 MiB). `KLUSTER_MAX_RESPONSE_BYTES`.
         max_retries: Further tries after 408, 409, 429, 5xx and broken connections, with growing, jittered waits or
@@ -214,7 +214,7 @@ class KlusterConfig(BaseModel):
         catalog: A file of your own models; see `catalog.read`. `KLUSTER_CATALOG`.
         insecure_http: Whether the key may travel over plain http to another machine, where everybody on the way can
             read it; default False. `KLUSTER_INSECURE_HTTP`.
-        fallback: Whether a model that has ended gives way to its successor; default False, which warns.
+        fallback: Whether to use a retired model's successor in its place; default False, which warns.
             `KLUSTER_FALLBACK`.
 
     Raises:
@@ -326,7 +326,7 @@ class KlusterConfig(BaseModel):
         if value is None or value == "":
             return None
         if not isinstance(value, (str, os.PathLike)):
-            raise ValueError(f"catalog={value!r} must be the path of a file.")
+            raise ValueError(f"catalog={value!r} must be the path of a file, such as 'models.toml'.")
         return str(Path(value).expanduser().absolute())
 
     @field_validator("insecure_http", "fallback", mode="before")
@@ -378,7 +378,9 @@ class KlusterConfig(BaseModel):
     def _check_bytes(cls, value: object) -> int:
         number = _number(value)
         if number is None or not math.isfinite(number) or number < 1 or number != int(number):
-            raise ValueError(f"max_response_bytes={value!r} must be a whole number of bytes, 1 or more.")
+            raise ValueError(
+                f"max_response_bytes={value!r} must be a whole number of bytes, 1 or more, such as {2**28}."
+            )
         return int(number)
 
     @field_validator("max_retries", mode="before")
@@ -386,7 +388,7 @@ class KlusterConfig(BaseModel):
     def _check_retries(cls, value: object) -> int:
         number = _number(value)
         if number is None or not math.isfinite(number) or number < 0 or number != int(number):
-            raise ValueError(f"max_retries={value!r} must be a whole number, 0 or more.")
+            raise ValueError(f"max_retries={value!r} must be a whole number, 0 or more, such as 2.")
         return int(number)
 
     def __getstate__(self) -> dict[Any, Any]:
@@ -447,7 +449,8 @@ def normalize_base_url(value: str) -> str:
     if url.username is not None or url.password is not None:
         raise ValueError("base_url (not shown) holds credentials; pass api_key or default_headers instead.")
     if url.query or url.fragment:
-        raise ValueError(f"base_url={text.split('?')[0].split('#')[0]!r} must not have a query or fragment.")
+        shown = text.split("?")[0].split("#")[0]
+        raise ValueError(f"base_url={shown!r} must not have a query or fragment: remove the part from ? or # on.")
     path = url.path.rstrip("/")
     for endpoint in ("/chat/completions", "/embeddings", "/models", "/completions"):
         if path.endswith(endpoint):
@@ -461,7 +464,7 @@ def normalize_base_url(value: str) -> str:
 def is_exposed(base_url: str) -> bool:
     """Whether what is sent to an address can be read on its way: plain http to another machine.
 
-    That a network is private does not help: whoever is in it reads along.
+    A private network counts as exposed, too: others in it can read the traffic.
     """
     url = urlsplit(base_url)
     return url.scheme == "http" and not _is_loopback(url.hostname or "")

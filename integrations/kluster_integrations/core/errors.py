@@ -16,8 +16,8 @@
     ├── BudgetExceededError          a `budget` is spent, or cannot count the model; nothing was sent
     ├── BatchFailedError             the service refused a batch job as a whole
     ├── BatchExpiredError            the window of a batch job ended before all of it was answered
-    ├── JobLockedError               somebody else works on the batch job of this folder
-    ├── SubmissionUnclearError       nobody knows whether a batch job was created
+    ├── JobLockedError               another process, thread or task works on this folder's batch job
+    ├── SubmissionUnclearError       a batch job may or may not have been created
     └── CostLimitError               it would cost more than `max_cost`
 
 An HTTP error is judged by its status alone: kluster.ai has answered a 500 with `"type": "invalid_request_error"` and
@@ -71,8 +71,9 @@ _OVERFLOW = re.compile(
     re.IGNORECASE,
 )
 _UNKNOWN_HOST = (
-    "the host is not known here: check the base URL (KLUSTER_BASE_URL) and the network. It is said that api.kluster.ai "
-    'no longer resolves: see "Status of the service" in the README. Any server of the same shape will do.'
+    "the host name was not found: check the base URL (KLUSTER_BASE_URL) and the network. If it is api.kluster.ai, the "
+    'service may be gone: see "Status of the service" in the README, and set KLUSTER_BASE_URL to another server with '
+    "the same API."
 )
 # The json module's words, whoever calls it.
 _NOT_JSON = re.compile(r"not JSON (?:serializable|compliant)|^Circular reference")
@@ -148,7 +149,7 @@ class KlusterError(Exception):
 
 
 def is_refusal(err: KlusterError) -> bool:
-    """Whether the server has surely not done what was asked; else nobody knows."""
+    """True if the server has surely not done what was asked; False if it may have done it."""
     return not isinstance(err, (APIConnectionError, InternalServerError)) and err.status_code != 409
 
 
@@ -167,7 +168,7 @@ class AuthenticationError(KlusterError):
 class PermissionDeniedError(KlusterError):
     """The key is valid, but it does not permit this request."""
 
-    default_hint = "the key's account may not use this model or endpoint."
+    default_hint = "use a key whose account may use this model or endpoint, or choose another model."
 
 
 class NotFoundError(KlusterError):
@@ -187,13 +188,13 @@ class UnsupportedParameterError(BadRequestError):
 class ContextWindowExceededError(BadRequestError):
     """The prompt, or prompt and answer together, are longer than the model's context window."""
 
-    default_hint = "shorten the messages, lower max_completion_tokens, or take a model with a longer window."
+    default_hint = "shorten the messages, lower max_completion_tokens, or use a model with a longer window."
 
 
 class RateLimitError(KlusterError):
     """Too many requests a minute, or at the same time."""
 
-    default_hint = "wait, send less at once, or raise max_retries; limits are by plan."
+    default_hint = "send fewer requests at once, raise max_retries, or set plan=… so that requests wait their turn."
 
 
 class InternalServerError(KlusterError):
@@ -209,7 +210,7 @@ class APIConnectionError(KlusterError):
 class APITimeoutError(APIConnectionError):
     """The server did not answer within `timeout`."""
 
-    default_hint = "raise timeout=… (seconds), or stream the answer."
+    default_hint = "raise timeout=… (in seconds), or stream the answer."
 
 
 class TruncatedStreamError(APIConnectionError):
@@ -234,7 +235,7 @@ class OutputValidationError(KlusterError):
 class BudgetExceededError(KlusterError):
     """A budget refuses a request: it is spent, or the model has no price to count. Nothing was sent."""
 
-    default_hint = "pass a higher usd=… to budget(), or send the rest outside of it."
+    default_hint = "pass a higher usd=… to budget(), or send the request outside of the budget."
     spent_usd: float = 0.0
     limit_usd: float = 0.0
 
@@ -247,7 +248,9 @@ class BatchFailedError(KlusterError):
             last two are None where the service does not name a line.
     """
 
-    default_hint = "correct what it names (or set plan=…, if lines are too many), and create a job in another folder."
+    default_hint = (
+        "change the requests that .lines names (too many lines: set plan=…), then create a job in another folder."
+    )
     lines: Sequence[Mapping[str, Any]] = ()
 
 
@@ -259,7 +262,7 @@ class BatchExpiredError(KlusterError):
         missing: The indexes of those that have none.
     """
 
-    default_hint = "results() has what was answered; send the rest in a job of its own."
+    default_hint = "read the finished answers with results(), and send the inputs in .missing in a new job."
     done: Sequence[int] = ()
     missing: Sequence[int] = ()
 
@@ -267,21 +270,22 @@ class BatchExpiredError(KlusterError):
 class JobLockedError(KlusterError):
     """Another process, thread or task works on the batch job of this folder."""
 
-    default_hint = "wait until it has ended; one process at a time drives a job."
+    default_hint = "wait until it has ended, or stop it: a job is driven by one process, thread or task at a time."
 
 
 class SubmissionUnclearError(KlusterError):
     """A batch job may or may not have been created, and creating it again could cost more than `max_cost`."""
 
     default_hint = (
-        "look at the account's jobs; submit() looks again, and with a higher max_cost it creates the job anew."
+        "call submit() again: it looks for the job in the account's list. If the job is not there, pass a higher "
+        "max_cost=… to create it again."
     )
 
 
 class CostLimitError(KlusterError):
     """The estimated cost is above `max_cost`, or cannot be known because a model has no price."""
 
-    default_hint = "raise max_cost=…, or send less; what was answered so far stays."
+    default_hint = "raise max_cost=…, or send fewer requests; the answers so far are kept."
 
 
 _BY_STATUS: Mapping[int, type[KlusterError]] = {
@@ -433,7 +437,8 @@ def _translate(err: Exception, io: bool) -> KlusterError | None:
         return InternalServerError("The answer cannot be read: its compression is broken.")
     if "PoolTimeout" in names:
         return APITimeoutError(
-            "No connection of http_client came free in time.", hint="give it larger limits, or send less at once."
+            "No connection of http_client was free in time.",
+            hint="give it more connections (limits=httpx.Limits(max_connections=…)), or send fewer requests at once.",
         )
     libraries = {cls.__module__.partition(".")[0] for cls in type(err).__mro__}
     if io or isinstance(err, OSError) or libraries & {"httpx", "httpx2", "aiohttp"}:
@@ -446,13 +451,16 @@ def _translate(err: Exception, io: bool) -> KlusterError | None:
         said = re.sub(r"//[^/@\s]*@", "//", said)  # aiohttp quotes a proxy's address, credentials included
         return APIConnectionError(f"The connection failed: {said}.", hint=_UNKNOWN_HOST if unknown_host else None)
     if isinstance(err, UnicodeEncodeError):
-        return BadRequestError(f"The messages hold text that is not valid Unicode ({err.reason}).")
+        return BadRequestError(
+            f"The messages hold text that is not valid Unicode ({err.reason}).",
+            hint='replace the bad characters: text.encode("utf-8", "replace").decode().',
+        )
     if isinstance(err, (json.JSONDecodeError, UnicodeDecodeError)):
         return InternalServerError(f"The answer cannot be read: {_plain(err)}")
     if isinstance(err, (TypeError, ValueError)) and _NOT_JSON.search(str(err)):
         return BadRequestError(
-            f"The request holds what JSON cannot say ({_plain(err).rstrip('.')}).",
-            hint="look at tool arguments, schemas and metadata.",
+            f"The request holds a value that JSON cannot hold ({_plain(err).rstrip('.')}).",
+            hint="replace that value by text, numbers, lists or dicts; look in tool arguments, schemas and metadata.",
         )
     return None
 

@@ -113,20 +113,24 @@ def read(path: Path | str) -> list[ModelSpec]:
     try:
         data = tomllib.loads(Path(path).expanduser().read_text("utf-8-sig"))  # PowerShell begins files with the mark
     except OSError as err:
-        _refuse(path, f"cannot be read: {err.strerror or err}.", "check the path, and KLUSTER_CATALOG.")
+        _refuse(
+            path,
+            f"cannot be read: {err.strerror or err}.",
+            "set KLUSTER_CATALOG (or catalog=…) to the path of a readable file, or unset it.",
+        )
     except RecursionError:
-        _refuse(path, "is not TOML that can be read: its lists are too deep.", "correct the file.")
+        _refuse(path, "is not TOML that can be read: its lists are too deep.", "write lists inside lists less deep.")
     except ValueError as err:  # also if it is not UTF-8
-        _refuse(path, f"is not TOML: {err}.", "correct the file; strings stand in quotes.")
+        _refuse(path, f"is not TOML: {err}.", 'look at that line of the file; texts need quotes: id = "my-model".')
     rows = data.get("models")
     if data.keys() - {"models"} or not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         found = ", ".join(data) or "nothing"
-        _refuse(path, f"has {found} at its top; allowed is [[models]] alone.", "begin each model with [[models]].")
+        _refuse(path, f"has {found} at its top; only [[models]] is allowed.", "begin each model with [[models]].")
     found_specs: dict[str, ModelSpec] = {}
     for number, row in enumerate(rows, 1):
         spec = _spec(path, number, row, found_specs)
         if spec.id in found_specs:
-            _refuse(path, f"has model {_shown(spec.id)} twice.", "keep one of the two.")
+            _refuse(path, f"has model {_shown(spec.id)} twice.", "remove one of the two.")
         found_specs[spec.id] = spec
     return list(found_specs.values())
 
@@ -157,7 +161,8 @@ def _spec(path: Path | str, number: int, row: dict[str, Any], above: Mapping[str
             )
         is_right, allowed = _RULES[name]
         if not is_right(value):
-            _refuse(path, f"{model}: {name}={_shown(value)} must be {allowed}.", f"correct {name}.")
+            hint = f"write {name} in the file as {allowed}" + ("." if name == "id" else ", or remove its line.")
+            _refuse(path, f"{model}: {name}={_shown(value)} must be {allowed}.", hint)
     base_id = row.pop("base", row["id"])
     base = above.get(base_id) or specs.known_spec(base_id)
     if base is None and base_id != row["id"]:
@@ -179,7 +184,7 @@ def _own(path: str, _version: object) -> Mapping[str, ModelSpec]:
 
 
 def check(config: KlusterConfig) -> None:
-    """Read a configuration's own file now, so that what is wrong in it is said before the first request.
+    """Read a configuration's own file now, to find errors in it before the first request.
 
     Raises:
         BadRequestError: See `read`.
@@ -254,10 +259,10 @@ def select(
 
 
 def for_request(model: str, config: KlusterConfig, *, warn: bool = True) -> ModelSpec:
-    """Return the spec of the model that is asked where a caller asks for `model`.
+    """Return the spec of the model to use for a request for `model`: the model itself, or its successor.
 
-    With `config.fallback` a model that has ended gives way to its successor; otherwise whoever asks for it is warned.
-    What the docs say of an end is true of kluster.ai alone: on another server only an end in one's own file counts.
+    With `config.fallback` the successor replaces a retired model; without it a retired model warns. kluster.ai's docs
+    say nothing about other servers: there, only an end date in the user's own file counts.
     """
     spec = asked = get(model, config=config)
     if not spec.has_ended:
@@ -274,9 +279,9 @@ def for_request(model: str, config: KlusterConfig, *, warn: bool = True) -> Mode
 @lru_cache(maxsize=1_000)  # once per model
 def _warn_of_end(model: str, until: str | None, successor: str | None, instead: str | None) -> None:
     if instead:
-        more = f"{instead!r} is asked in its place (fallback=True)."
+        more = f"{instead!r} is used in its place (fallback=True)."
     elif successor:
-        more = f"its successor is {successor!r}, which fallback=True (KLUSTER_FALLBACK=1) asks in its place."
+        more = f"use its successor {successor!r}, or set fallback=True (KLUSTER_FALLBACK=1) to switch to it."
     else:
-        more = "`kluster models` lists what there is."
+        more = "choose another model; `kluster models` lists them."
     warn(f"model={model!r} ended with {until}: {more}", stacklevel=5)

@@ -1,4 +1,4 @@
-"""What a completion lacks of what was asked for, and asking the model again."""
+"""Find what is wrong with a completion, and ask the model again."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _NOT_RUN = "Not run, for another call of the same answer is wrong."
 
 
 def attempts(request: ChatRequest) -> Generator[ChatRequest, Completion, Completion]:
-    """Yield requests, take their completions, and return the first that is what was asked for.
+    """Yield requests, receive their completions, and return the first valid one.
 
-    What is wrong goes back to the model, at most `request.max_repairs` times; not where the answer was cut at its limit
-    of tokens, which would cut it again. The completion that is returned has the tokens, the reasoning and (where the
-    text itself is not checked) the text of all attempts, for a stream has shown it by then. Where JSON was asked for,
-    its text is JSON alone. Of several answers (`n`) each is checked, and asked for again alone.
+    The model is told what is wrong, at most `request.max_repairs` times. An answer that was cut at its limit of tokens
+    is not repaired: the limit would cut it again. The returned completion has the tokens and the reasoning of all
+    attempts. If the text is not checked, it also has the text of all attempts, because a stream has shown it already.
+    If JSON was asked for, its text is only JSON. Each of several answers (`n`) is checked and repaired separately.
 
     Raises:
         OutputValidationError: If the last answer is wrong, too; it carries the raw text and the completion.
@@ -57,13 +57,13 @@ def attempts(request: ChatRequest) -> Generator[ChatRequest, Completion, Complet
 
 
 def _several(request: ChatRequest) -> Generator[ChatRequest, Completion, Completion]:
-    """Check each of several answers as if it were the only one, and repair it so."""
+    """Check and repair each of several answers as if it were the only one."""
     answer = yield request
     alone = replace(request, body={name: value for name, value in request.body.items() if name != "n"})
     done: list[Completion] = []
     for completion in (answer, *answer.others):
         tries = attempts(alone)
-        next(tries)  # which has been sent
+        next(tries)  # skip its first request: its answer is here already
         try:
             current = tries.send(completion)
             while True:
@@ -79,15 +79,16 @@ def _several(request: ChatRequest) -> Generator[ChatRequest, Completion, Complet
 
 
 def _shown_text(request: ChatRequest, text: str) -> str:
-    """Return what of a wrong answer's text a stream has shown."""
+    """Return the part of a wrong answer's text that a stream has shown."""
     shown = text[: prompting.doubtful_from(text, request.tool_names, prompted=bool(request.tools))]
     return shown if shown.strip() or not request.must_answer else ""
 
 
 def _check_calls(request: ChatRequest, completion: Completion) -> None:
-    """Give each call its arguments as one JSON object, or its error.
+    """Set the arguments of each call to one JSON object, or set its error.
 
-    With tools offered, a call of an unknown one is for whoever runs them to refuse; without, nobody runs any.
+    A call of an unknown tool is not an error if tools were offered: the code that runs tools refuses it. Without tools
+    nobody runs a call, so every call is an error.
     """
     for call in completion.tool_calls:
         call.arguments, call.error = read_arguments(call.arguments, is_cut=completion.is_cut)
@@ -98,7 +99,7 @@ def _check_calls(request: ChatRequest, completion: Completion) -> None:
 
 
 def find_problem(request: ChatRequest, completion: Completion) -> str | None:
-    """Return what is wrong with a completion, in words for the model; None if nothing is."""
+    """Return what is wrong with a completion, in words for the model; None if it is valid."""
     if problem := _invalid_call(completion):
         return problem
     calls, text = completion.tool_calls, completion.text
@@ -139,10 +140,10 @@ def _failure(request: ChatRequest, completion: Completion, problem: str) -> Outp
     if completion.is_cut:
         where = "while the model was reasoning, " if completion.reasoning and not completion.text else ""
         limit = f"max_completion_tokens={limit}" if limit else "the server's limit of tokens"
-        problem = f"it was cut, {where}at {limit}. {problem}"
+        problem = f"it was cut off {where}at {limit}. {problem}"
         hint = "raise max_completion_tokens; the text so far is in .raw_text."
     else:
-        hint = "see .raw_text; ask more simply, raise max_completion_tokens or max_repairs, or take a larger model."
+        hint = "look at .raw_text; then simplify the prompt or the schema, raise max_repairs, or use a larger model."
     error = OutputValidationError(f"The model's answer is not what was asked for: {problem}", hint=hint)
     error.raw_text = completion.text or "\n".join(call.arguments for call in completion.tool_calls)
     error.completion = completion
@@ -150,7 +151,7 @@ def _failure(request: ChatRequest, completion: Completion, problem: str) -> Outp
 
 
 def _ask_again(request: ChatRequest, completion: Completion, problem: str) -> list[Message]:
-    """Return the messages with the answer and what is wrong with it, in an order that chat templates take."""
+    """Return the messages, the wrong answer and the problem, in an order that chat templates accept."""
     said = repair_text(problem)
     answer: Message = {"role": "assistant", "content": completion.text}
     more: list[Message] = [{"role": "user", "content": said}]
@@ -174,5 +175,5 @@ def _ask_again(request: ChatRequest, completion: Completion, problem: str) -> li
 
 
 def repair_text(problem: str) -> str:
-    """Return what the model is told of an answer that is wrong."""
+    """Return the text that tells the model about its wrong answer."""
     return f"That is not what was asked for. {problem} Answer again, correctly and completely."

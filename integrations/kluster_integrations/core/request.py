@@ -1,7 +1,7 @@
 """The only place where the body of a request is built.
 
-A whitelist (reference/kluster-api.md, Chat completions): what kluster.ai documents is sent, what it does not take is
-done on this side where that can be, and refused (or dropped) where it cannot. Nothing else ever leaves.
+It is a whitelist (reference/kluster-api.md, Chat completions). Parameters that kluster.ai documents are sent. Others
+are imitated by this package if possible, else refused (or dropped). Nothing else is ever sent.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _logger = logging.getLogger(__name__)
 
 MAX_SERVER_STOPS = 4
 
-# Values that ask for nothing: frameworks send them by habit, and leaving them out changes nothing.
+# Frameworks send these default values by habit; leaving them out changes nothing.
 _HARMLESS: Mapping[str, tuple[object, ...]] = {
     "n": (1,),
     "store": (False,),
@@ -96,7 +96,7 @@ def build(
     wire = _messages(messages, spec)
     request = ChatRequest({"model": spec.id, "messages": wire}, spec)
     _add_tools(request, values, tool_calling)
-    # Only the server knows an unknown model's template; that of one without native tools is likely a strict one.
+    # The chat template of an unknown model is unknown. Without native tools it is likely to demand alternating roles.
     is_rendered = not spec.known and request.body["messages"] != wire
     in_extra = extra_body is not None and extra_body.get("response_format") is not None
     _add_schema(request, values.pop("response_format", None), is_sent=in_extra)
@@ -108,7 +108,7 @@ def build(
     if (most := body.get("max_completion_tokens")) and is_capped and most > spec.max_output_tokens:
         body["max_completion_tokens"] = spec.max_output_tokens
         _log_lowered(spec.id, spec.max_output_tokens)
-    # A server ends the answer of a model that thinks at a stop sequence inside the thought.
+    # A server would also stop at a stop sequence inside the reasoning, so for reasoning models we apply all stops here.
     most_stops = 0 if spec.reasoning else MAX_SERVER_STOPS
     if stops[:most_stops]:
         body["stop"] = list(stops[:most_stops])
@@ -145,7 +145,7 @@ def _split_extra(
 def _known_values(
     params: Mapping[str, Any], config: KlusterConfig, spec: ModelSpec, *, several: bool
 ) -> dict[str, Any]:
-    """Return the parameters that are sent or handled here, checked and under their present names."""
+    """Return the parameters that are sent or handled here, checked and under their current names."""
     values: dict[str, Any] = {}
     refused: dict[str, Any] = {}
     for name, value in params.items():
@@ -181,12 +181,12 @@ def asks_nothing(name: str, value: object) -> bool:
 
 
 def _refuse_async(metadata: Mapping[str, Any] | None) -> None:
-    """Refuse an asynchronous request: its answer is a notice that it is queued, which nothing tells from an answer."""
+    """Refuse an asynchronous request: the server answers "queued", which looks like the model's answer."""
     ours = (metadata or {}).get("@kluster.ai")
     if isinstance(ours, Mapping) and ours.get("async"):
         raise UnsupportedParameterError(
             "metadata['@kluster.ai']['async']=True makes an asynchronous request: its answer is only a notice.",
-            hint="leave it out of calls that wait for their answer.",
+            hint="leave it out here; to get the answer later, use batch.submit_async(…).",
         )
 
 
@@ -250,7 +250,7 @@ _CHECKS: Mapping[str, Callable[[object], str | None]] = {
 }
 _NATIVE_CHECKS: Mapping[str, Callable[[object], str | None]] = {"n": _integer(1)}
 _DONE_HERE = frozenset({"stop", "tools", "tool_choice", "parallel_tool_calls", "response_format"})
-# Of the request as a whole, or (stream_options) pointless: usage in a stream is read or estimated anyway.
+# build() sets these itself. stream_options is ignored: the usage of a stream is read or estimated anyway.
 _HANDLED_ELSEWHERE = frozenset({"model", "messages", "stream", "stream_options"})
 # The other parameters of OpenAI's API (openai 2.54 and 3.54), to tell them from a deployment's own in `extra_body`.
 _OPENAI_ONLY = (
@@ -263,14 +263,15 @@ _OPENAI = frozenset({*_CHECKS, *_DONE_HERE, *_HANDLED_ELSEWHERE, *_HARMLESS, *_O
 def _check(name: str, value: Any, rule: str) -> Any:
     allowed = (_NATIVE_CHECKS.get(rule) or _CHECKS[rule])(value)
     if allowed is not None:
-        raise BadRequestError(f"{name}={_short(value)} must be {allowed}.", hint=f"correct {name}.")
+        hint = f"set {name} to {allowed}, or leave it out for the default."
+        raise BadRequestError(f"{name}={_short(value)} must be {allowed}.", hint=hint)
     return value
 
 
 def _stops(stop: object) -> tuple[str, ...]:
     given = [] if stop is None else [stop] if isinstance(stop, str) else stop
     if not isinstance(given, Sequence) or not all(isinstance(s, str) for s in given):
-        raise BadRequestError(f"stop={_short(stop)} must be a text or a list of texts.", hint="correct stop.")
+        raise BadRequestError(f"stop={_short(stop)} must be a text or a list of texts.", hint='such as stop="END".')
     return tuple(dict.fromkeys(s for s in given if s))
 
 
@@ -304,9 +305,9 @@ def _message(message: object, where: str, spec: ModelSpec, images: list[dict[str
     if role not in _ROLES:
         raise BadRequestError(
             f"{where}.role={role!r} must be one of {', '.join(_ROLES)}.",
-            hint="answers of functions are role tool, with tool_call_id."
+            hint='for the result of a function, use role "tool" with the tool_call_id of its call.'
             if role == "function"
-            else "correct the role.",
+            else 'use role "user" for what a person says, and "assistant" for what the model answered.',
         )
     content = message.get("content")
     made = _past_content(content, spec, images if role == "tool" else None) if role in _PAST else None
@@ -318,7 +319,7 @@ def _message(message: object, where: str, spec: ModelSpec, images: list[dict[str
         if not (id_ := message.get("tool_call_id")) or not isinstance(id_, str):
             raise BadRequestError(
                 f"{where}.tool_call_id is missing; it must be the id of the call that this answers.",
-                hint="take it from the assistant message's tool_calls.",
+                hint="copy the id of the call from tool_calls of the assistant message before it.",
             )
         wire["tool_call_id"] = id_
     return wire
@@ -329,7 +330,7 @@ _IMAGE_FOLLOWS = "The image follows."
 
 
 def _past_content(content: object, spec: ModelSpec, images: list[dict[str, Any]] | None) -> str:
-    """Return the text of an answer or a tool result. Nobody can correct those: what is not text becomes a note.
+    """Return the text of an answer or a tool result. Parts without text become a note: no user can correct them.
 
     Args:
         content: A text, a list of parts, or what a tool returned in place of them.
@@ -396,14 +397,14 @@ def _note(kind: object, named: Mapping[str, Any]) -> str:
 
 
 def _content(content: object, role: str, where: str, spec: ModelSpec) -> str | list[dict[str, Any]]:
-    """Return the content of a user's or system's message, which whoever wrote it can correct."""
+    """Return the content of a user or system message. It raises errors, because the author can correct the message."""
     if isinstance(content, str):
         return content
     if content is None:
         raise BadRequestError(f"{where}.content is missing.", hint="give it a text.")
     if not isinstance(content, Sequence):
         raise BadRequestError(
-            f"{where}.content={_short(content)} must be a text or a list of parts.", hint="correct the content."
+            f"{where}.content={_short(content)} must be a text or a list of parts.", hint='such as "Hello!".'
         )
     parts = [p for i, part in enumerate(content) if (p := _part(part, f"{where}.content[{i}]", spec))]
     if role == "user" and any(p["type"] != "text" for p in parts):
@@ -435,7 +436,7 @@ def _part(part: object, where: str, spec: ModelSpec) -> dict[str, Any] | None:
             return _image(_image_in(part), where, spec)
     raise BadRequestError(
         f"{where}.type={kind!r} must be text or image_url.",
-        hint="kluster.ai takes texts and images.",
+        hint="send texts and images only; put the text of other files into a text part.",
     )
 
 
@@ -460,10 +461,11 @@ def _image(image: object, where: str, spec: ModelSpec) -> dict[str, Any]:
 def _tool_call(call: object, where: str) -> dict[str, Any]:
     function = call.get("function") if isinstance(call, Mapping) else None
     if not isinstance(call, Mapping) or not isinstance(function, Mapping) or not function.get("name"):
-        raise BadRequestError(f"{where}.function.name is missing.", hint="correct the assistant message.")
+        raise BadRequestError(f"{where}.function.name is missing.", hint="send the model's message back unchanged.")
     if not (id_ := call.get("id")) or not isinstance(id_, str):
         raise BadRequestError(
-            f"{where}.id={_short(id_)} must be the id of the call.", hint="its result refers to it by tool_call_id."
+            f"{where}.id={_short(id_)} must be the id of the call.",
+            hint="set it to any text, and repeat that text as tool_call_id in the tool's result.",
         )
     arguments = prompting.wire_arguments(function.get("arguments"))
     return {"id": id_, "type": "function", "function": {"name": function["name"], "arguments": arguments}}
@@ -479,7 +481,7 @@ def _add_tools(request: ChatRequest, values: dict[str, Any], tool_calling: ToolC
     if tool_calling not in ("auto", "native", "prompted"):
         raise BadRequestError(
             f"tool_calling={tool_calling!r} must be auto, native or prompted.",
-            hint="correct tool_calling.",
+            hint="leave it out: auto is the default.",
         )
     if tool_calling == "native" and tools and spec.known and not spec.supports_tools:
         able = ", ".join(s.id for s in specs.all_models() if s.supports_tools)
@@ -508,15 +510,16 @@ def _tool(tool: object, where: str) -> dict[str, Any]:
         kind = tool.get("type") if isinstance(tool, Mapping) else type(tool).__name__
         raise BadRequestError(
             f"{where}.type={kind!r} must be 'function', with a function object.",
-            hint="kluster.ai has no built-in tools.",
+            hint='kluster.ai has no built-in tools: offer {"type": "function", "function": {"name": …, …}}.',
         )
     if not isinstance(function.get("name"), str) or not function["name"]:
-        raise BadRequestError(f"{where}.function.name is missing.", hint="name the function.")
+        raise BadRequestError(f"{where}.function.name is missing.", hint='add the name, such as "get_weather".')
     wire = {k: function[k] for k in ("name", "description") if function.get(k)}
     parameters = function.get("parameters") or {"type": "object", "properties": {}}
     if not isinstance(parameters, Mapping):
         raise BadRequestError(
-            f"{where}.function.parameters={_short(parameters)} must be a JSON schema.", hint="describe an object."
+            f"{where}.function.parameters={_short(parameters)} must be a JSON schema.",
+            hint='write {"type": "object", "properties": {…}}; without parameters, leave it out.',
         )
     wire["parameters"] = parameters
     return {"type": "function", "function": wire}
@@ -537,7 +540,7 @@ def _tool_choice(choice: object, tools: Sequence[Mapping[str, Any]]) -> str | di
     if name not in names:
         raise BadRequestError(
             f"tool_choice={_short(choice)} must be auto, none, required or one of the tools: {', '.join(names)}.",
-            hint="correct tool_choice.",
+            hint="name one of the tools in tools=…, or leave tool_choice out.",
         )
     return {"type": "function", "function": {"name": name}}
 
@@ -545,7 +548,7 @@ def _tool_choice(choice: object, tools: Sequence[Mapping[str, Any]]) -> str | di
 def _add_schema(request: ChatRequest, response_format: object, *, is_sent: bool) -> None:
     """Ask for JSON: in the prompt, for the service has no `response_format`, or by the field where it is native.
 
-    Beside tools JSON is prompted everywhere: a grammar of the server's would leave no way to call one.
+    With tools, JSON is always prompted: a server's grammar for JSON would make tool calls impossible.
     """
     if response_format is None:
         return
@@ -553,7 +556,7 @@ def _add_schema(request: ChatRequest, response_format: object, *, is_sent: bool)
     if not isinstance(response_format, Mapping) or kind not in ("text", "json_object", "json_schema"):
         raise BadRequestError(
             f"response_format={_short(response_format)} must have type text, json_object or json_schema.",
-            hint="correct response_format.",
+            hint='write {"type": "json_schema", "json_schema": {"schema": {…}}}, or leave it out.',
         )
     if kind == "text":
         return
@@ -563,9 +566,10 @@ def _add_schema(request: ChatRequest, response_format: object, *, is_sent: bool)
         found = given.get("schema") if isinstance(given, Mapping) else None
         if not isinstance(found, Mapping):
             raise BadRequestError(
-                "response_format.json_schema.schema is missing; it must be a JSON schema.", hint="add the schema."
+                "response_format.json_schema.schema is missing; it must be a JSON schema.",
+                hint='add "schema": {…}, or use {"type": "json_object"} for any JSON.',
             )
-        check_schema(found)  # not after the answer, which costs
+        check_schema(found)  # now, before the request costs money
         schema = found
     request.schema = schema
     if is_sent:
@@ -578,7 +582,7 @@ def _add_schema(request: ChatRequest, response_format: object, *, is_sent: bool)
 
 
 def _check_window(request: ChatRequest) -> None:
-    """Refuse what cannot fit. Only a known window is enforced, and only by a count that is surely too low."""
+    """Refuse messages that cannot fit: only for a known window, and only by a lower bound of the tokens."""
     spec = request.spec
     if not spec.known:
         return

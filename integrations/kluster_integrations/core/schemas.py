@@ -118,7 +118,7 @@ def _pattern(pattern: str) -> Callable[[Any], bool]:
     `\w` and `\d` know all of Unicode, unless that is too large; ECMA-262, which JSON Schema refers to, has ASCII alone.
 
     Raises:
-        ValueError: If it is no pattern, or one that takes more than linear time.
+        ValueError: If it is not a valid pattern, or needs more than linear time.
     """
     try:
         return _compiled(pattern)

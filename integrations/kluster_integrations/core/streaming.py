@@ -51,7 +51,7 @@ class ToolCallAssembler:
         self.parts: list[str] = []  # names and arguments, to estimate their tokens
 
     def feed(self, fragments: object, *, whole: bool = False) -> list[ToolCallDelta]:
-        """Return the fragments of one event, in order; `whole` says that each is a call of its own."""
+        """Return the fragments of one event, in order; with `whole` each fragment is a complete call."""
         if not fragments:
             return []
         if isinstance(fragments, dict):  # one call, not in a list
@@ -256,7 +256,7 @@ class ChatStream:
             return None
         choice = choices[0]
         if len(choices) != 1 or ((index := choice.get("index")) and index != "0"):
-            raise InternalServerError("The server sends more than one answer, which nobody has asked for.")
+            raise InternalServerError("The server sends more than one answer, but one was requested.")
         part = choice.get("delta") or choice.get("message") or _other_shape(choice)
         content = part.get("content")
         finish = choice.get("finish_reason")

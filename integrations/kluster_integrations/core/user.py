@@ -62,9 +62,10 @@ def read_settings() -> dict[str, Any]:
         hint = "make the file readable, or set XDG_DATA_HOME to another folder."
         raise KlusterError(f"{file} cannot be read: {err.strerror}.", hint=hint) from None
     except ValueError as err:
-        raise KlusterError(f"{file} cannot be read: {err}", hint="correct the file, or remove it.") from None
+        hint = "repair the file, or delete it to start anew."
+        raise KlusterError(f"{file} cannot be read: {err}", hint=hint) from None
     if not isinstance(found, dict):
-        raise KlusterError(f"{file} does not hold a JSON object.", hint="correct the file, or remove it.")
+        raise KlusterError(f"{file} does not hold a JSON object.", hint="delete the file to start anew.")
     return found
 
 

@@ -79,13 +79,15 @@ def _nested(tool: object) -> object:
 
 
 def _count(n: object, *, stream: bool) -> int:
-    """Return how many answers are wanted. kluster.ai gives one per request: there each is a request of its own."""
+    """Return the number of answers to make. kluster.ai gives one answer per request, so each needs its own request."""
     if n is None:
         return 1
     if not isinstance(n, int) or isinstance(n, bool) or not 1 <= n <= _MAX_N:
-        raise BadRequestError(f"n={n!r} must be a whole number from 1 to {_MAX_N}.", hint="correct n.")
+        raise BadRequestError(
+            f"n={n!r} must be a whole number from 1 to {_MAX_N}.", hint="write n=2, say, or leave it out."
+        )
     if stream and n > 1:
-        raise UnsupportedParameterError(f"n={n} is not done in streams.", hint="leave out n, or stream.")
+        raise UnsupportedParameterError(f"n={n} does not work with stream=true.", hint="leave out n or stream.")
     return n
 
 

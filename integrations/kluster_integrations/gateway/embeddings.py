@@ -27,7 +27,9 @@ async def _embed(request: Request) -> Response:
     model = service.model(body.get("model"))
     encoding = body.get("encoding_format") or "float"
     if encoding not in ("float", "base64"):
-        raise BadRequestError(f"encoding_format={encoding!r} must be float or base64.", hint="correct it.")
+        raise BadRequestError(
+            f"encoding_format={encoding!r} must be float or base64.", hint="leave it out: float is the default."
+        )
     with service.counted():
         vectors = await service.client.aembed(model, _texts(body.get("input")), dimensions=body.get("dimensions"))
     note(log_of(request), Delta(usage=vectors.usage))
@@ -42,7 +44,9 @@ async def _embed(request: Request) -> Response:
 def _texts(given: object) -> Sequence[str]:
     texts: Any = [given] if isinstance(given, str) else given
     if not isinstance(texts, list) or not texts:
-        raise BadRequestError("input must be a text, or a list of texts that is not empty.", hint="correct input.")
+        raise BadRequestError(
+            "input must be a text, or a list of texts that is not empty.", hint='write "input": ["first", "second"].'
+        )
     if len(texts) > MAX_EMBEDDING_BATCH:
         raise BadRequestError(
             f"input has {len(texts)} texts; allowed are {MAX_EMBEDDING_BATCH}.", hint="send them in several requests."
@@ -50,7 +54,7 @@ def _texts(given: object) -> Sequence[str]:
     if any(isinstance(text, (int, list)) for text in texts):
         raise BadRequestError(
             "input holds token ids: of another tokenizer they would give wrong vectors.",
-            hint="send texts; OpenAIEmbeddings of LangChain does with check_embedding_ctx_length=False.",
+            hint="send texts; for LangChain's OpenAIEmbeddings set check_embedding_ctx_length=False.",
         )
     return texts
 

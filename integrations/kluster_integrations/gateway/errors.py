@@ -20,9 +20,9 @@ __all__ = [
 ]
 
 NO_THREADS = "thread_unsupported_request"
-"""The code by which Anthropic's SDKs see that the conversation is not kept here."""
+"""Anthropic's SDKs see by this code that the server does not store conversations."""
 
-# By class where there is no status: nothing was sent, or nothing that can be read came back.
+# For errors without a status, by class: nothing was sent, or the response could not be read.
 _STATUS: Mapping[type[KlusterError], int] = {
     errors.AuthenticationError: 401,
     errors.PermissionDeniedError: 403,

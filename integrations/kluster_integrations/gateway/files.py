@@ -70,9 +70,13 @@ async def _create(request: Request) -> Response:
         return Json(await service.files.acreate_batch(body))
     file_id, window = body.get("input_file_id"), body.get("completion_window")
     if not isinstance(file_id, str) or not file_id:
-        raise BadRequestError(f"input_file_id={file_id!r} must be the id of a file.", hint="upload one first.")
+        raise BadRequestError(
+            f"input_file_id={file_id!r} must be the id of a file.", hint="upload one with POST /v1/files."
+        )
     if window not in WINDOWS:
-        raise BadRequestError(f"completion_window={window!r} must be one of {', '.join(WINDOWS)}.", hint="correct it.")
+        raise BadRequestError(
+            f"completion_window={window!r} must be one of {', '.join(WINDOWS)}.", hint=f"write {WINDOWS[0]!r}, say."
+        )
     expected = await service.jobs.expected(file_id)
     with service.counted(), counted(expected, window, service.client.config):
         return Json(await service.files.acreate_batch(body))
@@ -89,7 +93,7 @@ async def _cancel(request: Request) -> Response:
 async def _batches(request: Request) -> Response:
     limit = request.query_params.get("limit")
     if limit is not None and not (limit.isdigit() and 1 <= int(limit) <= 100):
-        raise BadRequestError(f"limit={limit!r} must be a whole number from 1 to 100.", hint="correct limit.")
+        raise BadRequestError(f"limit={limit!r} must be a whole number from 1 to 100.", hint="write limit=20, say.")
     found = await service_of(request).files.abatches(request.query_params.get("after"), int(limit) if limit else None)
     return Json(found)
 

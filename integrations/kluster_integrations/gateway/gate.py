@@ -1,4 +1,4 @@
-"""What happens to every request before a route sees it: who asks, from where, how much; and its line in the log.
+"""Checks of every request before its route runs: key, origin and size; and its line in the log.
 
 Without a key, on a loopback address, two kinds of strangers could still get in, by way of the user's own browser:
 
@@ -50,7 +50,7 @@ def origin_of(text: str) -> str:
     """Return the origin of web pages that a user means, as browsers send it but in lower case; `*` is any.
 
     Raises:
-        ValueError: If it is none that a page can have, or one that every page can have.
+        ValueError: If no page can have this origin, or if every page can have it.
     """
     origin = text.strip().lower().removesuffix("/")
     scheme, mark, host = origin.partition("://")
@@ -122,7 +122,7 @@ class Gate:
                 frame = traceback.extract_tb(err.__traceback__)[-1]
                 _log.error("%s in %s, line %s", type(err).__name__, frame.filename, frame.lineno)
                 if status == 0:
-                    await _fail(refusal(500, "The gateway has failed; its log says where."), log, scope, noted)
+                    await _fail(refusal(500, "The gateway has failed; the reason is in its log."), log, scope, noted)
                 log.error = type(err).__name__  # an answer that has begun ends here: uvicorn breaks the connection
         finally:
             took = round((time.perf_counter() - began) * 1e3, 1)
@@ -135,16 +135,18 @@ class Gate:
         return origin.startswith(("http://", "https://")) and is_loopback(_hostname(origin))
 
     def _check_place(self, headers: dict[bytes, str]) -> None:
-        """Raise if a page of another site asks; whoever has the gateway's key may ask from anywhere."""
+        """Raise if the request comes from a page of another site. With the gateway's key, every origin is allowed."""
         if self._service.key is not None:
             return
         host = headers.get(b"host", "")
         if is_registrable(_hostname(f"http://{host}")):
-            raise refusal(403, f"Host {host[:200]!r} is not this machine. Give the gateway a key (--key) to let it in.")
+            raise refusal(403, f"Host {host[:200]!r} is not this machine. To allow it, start the gateway with a --key.")
         origin = headers.get(b"origin")
         if origin is not None and not self._takes_origin(origin):
             raise refusal(
-                403, f"Pages of {origin[:200]!r} may not ask. Start the gateway with --allow-origin, or with a --key."
+                403,
+                f"Pages of {origin[:200]!r} are not allowed. Start the gateway with --allow-origin and this address, "
+                "or with a --key.",
             )
 
     def _check_key(self, headers: dict[bytes, str]) -> None:
@@ -155,7 +157,7 @@ class Gate:
         given = [headers.get(b"x-api-key", ""), bearer.strip() if scheme.lower() == "bearer" else ""]
         wanted = self._service.key.encode()
         if not any(secrets.compare_digest(one.encode("latin-1"), wanted) for one in given):
-            raise refusal(401, "This is not the gateway's key: it is the one that `kluster gateway` was started with.",
+            raise refusal(401, "This is not the gateway's key. Send the key that `kluster gateway` was started with.",
                 "invalid_api_key")  # fmt: skip
 
     async def _read(self, scope: Scope, headers: dict[bytes, str], receive: Receive) -> bytes | None:
@@ -175,10 +177,11 @@ class Gate:
             size += len(pieces[-1])
             if size <= most and not message.get("more_body"):
                 return b"".join(pieces)
-        raise refusal(413, f"The body is larger than {most / 2**20:g} MiB.", "request_too_large")
+        what = "Split the file" if scope["path"] == "/v1/files" else "Start the gateway with a larger --max-body"
+        raise refusal(413, f"The body is larger than {most / 2**20:g} MiB. {what}.", "request_too_large")
 
     async def _attended(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> bool:
-        """Answer, as long as somebody waits for it; return whether somebody did."""
+        """Answer while the client is connected; return whether it stayed until the end."""
         first: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
         async def replay() -> Message:

@@ -72,10 +72,13 @@ class Jobs:
                 async for piece in pieces:
                     size += len(piece)
                     if size > MAX_FILE:
-                        raise BadRequestError(f"The file is larger than {MAX_FILE} bytes.", hint="split it.")
+                        raise BadRequestError(
+                            f"The file is larger than {MAX_FILE} bytes.",
+                            hint="split it into several files, and make a job of each.",
+                        )
                     to.write(piece)
         except (NotFoundError, PermissionDeniedError, BadRequestError) as err:
             raise BudgetExceededError(
                 f"The file {file_id[:200]!r} cannot be read, so the budget cannot limit a job of it: {err.message}",
-                hint="upload it through the gateway, which knows the newest files until it stops.",
+                hint="upload the file through this gateway, and create the job before the gateway stops.",
             ) from None

@@ -32,7 +32,9 @@ def messages_of(body: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _list(value: object, where: str) -> list[Any]:
     if not isinstance(value, list):
-        raise BadRequestError(f"{where} must be a list, not a {type(value).__name__}.", hint=f"correct {where}.")
+        raise BadRequestError(
+            f"{where} must be a list, not a {type(value).__name__}.", hint=f"put it into a list: {where} = […]."
+        )
     return value
 
 
@@ -112,8 +114,8 @@ def tools_of(body: Mapping[str, Any]) -> list[dict[str, Any]]:
     if tools and all(isinstance(tool, Mapping) and tool.get("type") not in (None, "custom") for tool in tools):
         kinds = ", ".join(sorted({str(tool.get("type")) for tool in tools}))
         raise BadRequestError(
-            f"tools has only what Anthropic runs itself ({kinds}); kluster.ai has no tools of its own.",
-            hint="offer tools with an input_schema.",
+            f"tools has only tools that Anthropic runs itself ({kinds}); kluster.ai runs no tools.",
+            hint="offer tools with an input_schema, which your program runs.",
         )
     return made
 

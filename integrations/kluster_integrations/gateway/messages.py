@@ -36,7 +36,7 @@ async def _create(request: Request) -> Response:
     service = service_of(request)
     _refuse(body)
     if body.get("max_tokens") is None:
-        raise BadRequestError("max_tokens is missing.", hint="set it to the most tokens that the answer may have.")
+        raise BadRequestError("max_tokens is missing.", hint='add the limit of the answer, such as "max_tokens": 1024.')
     messages, tools = messages_of(body), tools_of(body)
     stream = body.get("stream") is True
     chat = service.build(
@@ -72,14 +72,14 @@ def _refuse(body: Mapping[str, Any]) -> None:
     if body.get("thread"):
         # The tool_runner of anthropic 2.14 asks for one, and on this error goes on with whole conversations.
         raise refusal(
-            400, "thread is not done by the gateway. Send the whole conversation, without thread.", NO_THREADS
+            400, "The gateway does not support thread. Send the whole conversation, without thread.", NO_THREADS
         )
     for name, instead in (
-        ("compaction", "ask for a summary in a message"),
-        ("mcp_servers", "connect to them yourself, and offer their tools"),
+        ("compaction", "leave it out, and ask for a summary in a message"),
+        ("mcp_servers", "leave them out, connect to them yourself, and offer their tools"),
     ):
         if body.get(name):
-            raise UnsupportedParameterError(f"{name} is not done by the gateway.", hint=f"{instead}.")
+            raise UnsupportedParameterError(f"The gateway does not support {name}.", hint=f"{instead}.")
 
 
 async def _count(request: Request) -> Response:

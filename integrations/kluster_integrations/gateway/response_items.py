@@ -59,7 +59,10 @@ def messages_of(items: Sequence[object], instructions: object, memory: Memory) -
 
 def _messages(item: object, where: str, memory: Memory) -> Iterator[dict[str, Any]]:
     if not isinstance(item, Mapping):
-        raise BadRequestError(f"{where} must be an input item, not a {type(item).__name__}.", hint="correct input.")
+        raise BadRequestError(
+            f"{where} must be an input item, not a {type(item).__name__}.",
+            hint='write {"role": "user", "content": "…"}.',
+        )
     kind = item.get("type") or "message"
     if kind == "item_reference":
         found = memory.item(str(item.get("id")))
@@ -78,8 +81,8 @@ def _messages(item: object, where: str, memory: Memory) -> Iterator[dict[str, An
         yield {"role": "tool", "tool_call_id": item.get("call_id"), "content": item.get("output")}
     elif kind not in _NOT_OURS and kind != _TOOLS:
         raise BadRequestError(
-            f"{where}.type={kind!r} cannot be said in a chat.",
-            hint="use messages, function_call and function_call_output.",
+            f"{where}.type={kind!r} has no equivalent in a chat request.",
+            hint="send only items of type message, function_call and function_call_output.",
         )
 
 
@@ -136,14 +139,14 @@ def tools_of(tools: object) -> list[dict[str, Any]]:
         BadRequestError: If nothing is left: then the request is for what is not there.
     """
     if tools is not None and not isinstance(tools, list):
-        raise BadRequestError("tools must be a list of tools.", hint="correct tools.")
+        raise BadRequestError("tools must be a list of tools.", hint='write "tools": [{"type": "function", …}].')
     flat = [{**tool, "name": _flat_name(namespace, tool.get("name"))} for namespace, tool in _flattened(tools)]
     made = [found for tool in flat if (found := _tool(tool)) is not None]
     if flat and not made:
         kinds = ", ".join(sorted({str(tool.get("type")) for tool in flat}))
         raise BadRequestError(
-            f"tools has only what OpenAI runs itself ({kinds}); kluster.ai has no tools of its own.",
-            hint="offer tools of type function.",
+            f"tools has only tools that OpenAI runs itself ({kinds}); kluster.ai runs no tools.",
+            hint="offer tools of type function, which your program runs.",
         )
     return made
 

@@ -52,7 +52,9 @@ async def _create(request: Request) -> Response:
     given = body.get("input")
     new: Any = [{"role": "user", "content": given}] if isinstance(given, str) else given
     if not isinstance(new, list) or not (new or earlier):
-        raise BadRequestError("input must be a text or a list of input items.", hint="correct input.")
+        raise BadRequestError(
+            "input must be a text or a list of input items.", hint='write "input": "…" with the user\'s text.'
+        )
     items = [*earlier, *new]
     stream = body.get("stream") is True
     tools = offered(body.get("tools"), items)
@@ -80,7 +82,7 @@ def _refuse(body: Mapping[str, Any]) -> None:
         ("prompt", "send the prompt's text as instructions"),
     ):
         if body.get(name):
-            raise UnsupportedParameterError(f"{name} is not done by the gateway.", hint=f"{instead}.")
+            raise UnsupportedParameterError(f"The gateway does not support {name}.", hint=f"{instead}.")
 
 
 def _earlier(service: Service, response_id: object) -> Sequence[Mapping[str, Any]]:

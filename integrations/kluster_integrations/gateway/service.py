@@ -129,9 +129,11 @@ async def body_of(request: Request) -> dict[str, Any]:
     try:
         body = json.loads(await request.body())
     except (ValueError, RecursionError):
-        raise BadRequestError("The body is not JSON.", hint="send one JSON object.") from None
+        raise BadRequestError("The body is not JSON.", hint='send one JSON object: {"model": "…", …}.') from None
     if not isinstance(body, dict):
-        raise BadRequestError(f"The body is a {type(body).__name__}.", hint="send one JSON object.")
+        raise BadRequestError(
+            f"The body is a {type(body).__name__}, not an object.", hint='send one JSON object: {"model": "…", …}.'
+        )
     log = log_of(request)
     log.model = str(body.get("model"))[:200]
     log.stream = body.get("stream") is True

@@ -74,7 +74,7 @@ class Target:
         """Return the tool whose call has the answer.
 
         Raises:
-            ValueError: If the schema is no object with a title.
+            ValueError: If the schema is not an object with a title.
         """
         if not self.callable:
             raise ValueError(
@@ -260,9 +260,9 @@ class StructuredOutput(RunnableLambda[LanguageModelInput, Any]):
         if problem is None:
             return {"raw": raw, "parsed": parsed, "parsing_error": None} if self._include_raw else parsed
         # The core has not checked what was streamed, or comes from a cache.
-        cut, hint = "", "see .raw_text; ask more simply, raise max_repairs, or take a larger model."
+        cut, hint = "", "look at .raw_text; then simplify the prompt or the schema, or use a larger model."
         if _is_cut(raw):
-            cut, hint = "it was cut at its limit of tokens. ", "raise max_tokens; the text so far is in .raw_text."
+            cut, hint = "it was cut off at its limit of tokens. ", "raise max_tokens; the text so far is in .raw_text."
         error = KlusterOutputValidationError(f"The model's answer is not what was asked for: {cut}{problem}", hint=hint)
         arguments = (call["args"] for call in _calls(raw))
         error.raw_text = raw.text or "\n".join(a if isinstance(a, str) else json.dumps(a) for a in arguments)
@@ -320,7 +320,7 @@ class _Live:
         return first + rest if rest else first
 
     def add_chunk(self, chunk: AIMessage) -> Iterator[Any]:
-        """Take a chunk and yield what it shows anew."""
+        """Take a chunk and yield the values that it changes."""
         self._chunks.append(chunk)
         self._texts.append(chunk.text)
         fragments = getattr(chunk, "tool_call_chunks", None)

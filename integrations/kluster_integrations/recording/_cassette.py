@@ -64,7 +64,7 @@ def cassette(
 
     Raises:
         CassetteError: When replaying: a request has no recording, or a recording is left over.
-        ValueError: If the mode is none of these.
+        ValueError: If the mode is not one of these.
     """
     with playing(path, mode, secrets=secrets, about=about) as player:
         yield player
@@ -107,7 +107,7 @@ def playing(
 
 
 def _counts(request: Any) -> bool:
-    """Whether a request is one of the caller's: what an emulator in this process asks its upstream is not."""
+    """True for requests of the caller; False for those that an emulator in this process sends to its upstream."""
     return threading.current_thread().name != THREAD and _filters.is_of_the_api(request)
 
 
@@ -126,7 +126,7 @@ class _Cassette(Cassette):  # type: ignore[misc]
         """Whether there is a recording left.
 
         Raises:
-            CassetteError: If there is none, and none is to be made.
+            CassetteError: If there is no recording left, and the mode does not allow to record one.
         """
         if super().can_play_response_for(request):
             return True
@@ -199,7 +199,7 @@ class _Keeper:
         try:
             rows = _text.load(file.read_text("utf-8"))["interactions"]
         except ValueError as exc:
-            raise self._failure(f"{path} is no cassette: {exc}. {self._hint}") from None
+            raise self._failure(f"{path} is not a cassette: {exc}. {self._hint}") from None
         requests = [Request(**row["request"]) for row in rows]
         for row in rows:
             body = row["response"]["body"]
