@@ -10,7 +10,7 @@ _OWN_DOMAINS = frozenset({"localhost", "local", "internal"})
 
 
 def is_registrable(name: str) -> bool:
-    """Whether somebody could register a host name, and let it lead to this machine.
+    """Whether a stranger could register a host name that points to this machine.
 
     Addresses, names without a dot (containers, machines of a network) and those below domains that nobody can register
     (RFC 6761, RFC 6762, `.internal` of ICANN) lead only to where this side's own name service says.

@@ -20,7 +20,7 @@ __all__ = ["run"]
 
 Between = Literal["gateway", "proxy"] | None
 _LITELLM = "litellm"
-# Every file says who has written it.
+# Every exported file contains this mark.
 _MARK = "written by `kluster export"
 # None of these is in an id of kluster.ai, and each would end a text or a line in one of the formats.
 _UNFIT = frozenset("\"'`\\$#{}")
@@ -187,7 +187,7 @@ def _write(text: str, output: Path | None, *, private: bool = False, force: bool
 
 
 def _check_overwrite(output: Path, private: bool) -> None:
-    """Raise if a file holds what somebody else has written: a whole configuration, or a key that was put in."""
+    """Raise if a file holds the user's own text: a whole configuration, or a key that was put in."""
     before = output.read_text("utf-8", "replace")
     if before.strip() and (private or _MARK not in before):
         what = "may hold keys" if private else "was not written by `kluster export`"

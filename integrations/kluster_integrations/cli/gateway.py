@@ -138,7 +138,7 @@ def _log() -> None:
 
 
 def _announce(server: Gateway, upstream: str, *, is_given: bool, has_key: bool) -> None:
-    """Say where it is. A key that was made here is said once, for nobody else knows it."""
+    """Print the address, and a generated key once: it is shown nowhere else."""
     address = server.base_url
     lines = [
         f"The gateway to {upstream} is at {address} (OpenAI's API), {address.removesuffix('/v1')} (Anthropic's).",

@@ -1,4 +1,4 @@
-"""`kluster probe`: what a server does beyond what is documented, as a table and as a catalog of one's own."""
+"""`kluster probe`: find a server's undocumented features, and write them as a table and a catalog of your own."""
 
 from __future__ import annotations
 

@@ -187,10 +187,10 @@ def waiting(spec: ModelSpec, expected: Usage) -> Iterator[tuple[Budget, ...]]:
 
 @contextmanager
 def job(rows: Sequence[tuple[ModelSpec, Usage]]) -> Iterator[None]:
-    """Let a batch job be created inside, if what it is expected to cost fits into what the open budgets have left.
+    """Create a batch job inside this context, if its estimated cost fits into the rest of all open budgets.
 
-    It counts by that estimate and keeps it, for its answers come in a file that nobody here may see. It does not count
-    where the service has refused it; where nobody knows whether there is a job, it does.
+    The estimate is counted and never replaced by the real cost, because this process may never read the results. A job
+    that the service refused is not counted; one that may or may not exist is.
 
     Args:
         rows: For each model its spec, with the price of the batch job, and what all its requests are expected to take.

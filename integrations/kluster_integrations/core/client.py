@@ -120,7 +120,7 @@ class Client:
 
     @property
     def limiter(self) -> Limiter | None:
-        """What keeps the account's limits, None where there are none."""
+        """The limiter that keeps the account's limits; None without limits."""
         process, limiter = self._known_limiter
         if process != os.getpid():  # a child process has limiters of its own
             limiter = shared(self.limits, self.config)
@@ -384,7 +384,7 @@ class Client:
 
 
 class _Post(NamedTuple):
-    """What is to be sent: `options` are the transport's, `spec` is for the price, `deferral` takes it if it is set."""
+    """A request for the transport: `options` go to it, `spec` gives the price, `deferral` replaces it if set."""
 
     path: str
     body: Mapping[str, Any]
@@ -394,7 +394,7 @@ class _Post(NamedTuple):
 
 
 def _expected(step: _Post) -> Usage:
-    """Return about how many tokens a request will take."""
+    """Estimate the tokens of a request and its answer."""
     prompt, completion = tokens.estimate_request(step.body, step.spec.max_output_tokens)
     return Usage(prompt, completion, prompt + completion, estimated=True)
 
@@ -429,10 +429,10 @@ class _Outlet:
         self._lines = prompting.Lines()  # the text that was shown, of this attempt
 
     def take(self, delta: Delta) -> Delta | None:
-        """Return what may be seen of a delta at once."""
+        """Return the part of a delta that may be shown at once."""
         self._deltas.append(delta)
         if not self._holds:
-            self._holds = self._is_checked and bool(delta.tool_calls)  # nobody has offered any
+            self._holds = self._is_checked and bool(delta.tool_calls)  # no tools were offered, so the answer is wrong
             if not self._holds:
                 self._has_text = self._has_text or bool(delta.content or delta.tool_calls)
                 self._has_reasoning = self._has_reasoning or bool(delta.reasoning)

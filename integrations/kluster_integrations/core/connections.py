@@ -49,7 +49,7 @@ _FOREVER = 1e6  # seconds: a socket takes no infinite timeout as a number
 
 
 def _close_unseen(sending: asyncio.Future[Any]) -> None:
-    """Close an answer that came at the moment when nobody waited for it anymore."""
+    """Close a response that arrived just after its caller was cancelled."""
     if not sending.cancelled() and sending.exception() is None:
         _closing.add(task := asyncio.ensure_future(sending.result().aclose()))
         task.add_done_callback(_closing.discard)
@@ -106,7 +106,7 @@ class _Stream(httpcore.NetworkStream):
 def _proxy(url: httpx.URL) -> str | None:
     """Return the environment's proxy for an address.
 
-    None for plain http, which is a server of one's own: a proxy would carry what is sent in clear text elsewhere.
+    None for plain http, which means the user's own server: through a proxy its clear text would travel further.
     """
     if url.scheme != "https" or urllib.request.proxy_bypass(url.host):
         return None
@@ -202,13 +202,13 @@ class _Pools:
         return pool
 
     def forget(self, pool: _Pool) -> None:
-        """Give nobody a pool anymore."""
+        """Hand out no more pools."""
         with self._lock:
             for key in [key for key, known in self.open.items() if known is pool]:
                 del self.open[key]
 
     def leave(self, user: Connections, loop: _Loop) -> Any:
-        """Return what nobody uses anymore, to be closed."""
+        """Return the unused pools, for the caller to close."""
         with self._lock:
             if (pool := self.open.get((loop, user.base_url))) is not None:
                 pool.users.discard(user)
@@ -347,7 +347,7 @@ def _length(content: bytes | Form) -> dict[str, str]:
 
 
 def _built(client: Any, request: Request, content: Any) -> Any:
-    """Return the request of a client of the caller's, which has headers of its own."""
+    """Return a request made by the caller's client, which adds its own headers."""
     headers = _encoded(request.headers(**_length(request.content)))
     url, timeout = str(request.url), request.timeouts
     return client.build_request(request.method, url, headers=headers, content=content, timeout=timeout)

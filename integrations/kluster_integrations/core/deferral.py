@@ -18,10 +18,10 @@ class Deferral(Protocol):
     """Takes chat requests in place of the transport. Used from any thread."""
 
     def priced(self, spec: ModelSpec) -> ModelSpec:
-        """Return a model's spec with what an answer costs here."""
+        """Return a model's spec with the prices of the batch job."""
 
     def ask(self, body: Mapping[str, Any], config: KlusterConfig) -> Future[Answer]:
-        """Take the body of a request, and whose it is; the answer or the error comes later."""
+        """Take a request's body and configuration; the future gets the answer or the error later."""
 
 
 # Not over forks: the thread that fetches the answers is not in the child.

@@ -40,7 +40,7 @@ def build(
         config: Its `plan` holds.
         chunk_size: Texts per request, 1 to 2048.
         dimensions: Sent where it is native to the model. The service does not take it: refused unless it is the model's
-            own length. Leaving it out is no way, for vectors of another length are not what was asked for.
+            own length. It is not dropped silently: vectors of another length would be wrong.
 
     Raises:
         BadRequestError: If an input is empty or not a text; `ContextWindowExceededError` if it cannot fit.

@@ -17,12 +17,12 @@ _last_logged: dict[str, float] = {}
 def warn(message: str, category: type[Warning] = UserWarning, *, stacklevel: int = 1) -> None:
     """Warn, and log the same at level WARNING, at most once a minute.
 
-    LiteLLM's proxy replaces `warnings.showwarning` by a function that shows nothing (1.90 to 1.110), and a service has
-    nobody who reads its warnings. Where a program has set up no logging, and its warnings are shown, the log would only
-    print the same again: then there is none.
+    LiteLLM's proxy replaces `warnings.showwarning` by a function that shows nothing (1.90 to 1.110), and nobody reads
+    the warnings of a service. A program that shows warnings and has no logging set up gets no log line: it would only
+    repeat the warning.
 
     Args:
-        message: What is to be known, and what to do.
+        message: What happened, and what to do.
         category: The warning's class.
         stacklevel: As in `warnings.warn`: 1 is the caller.
     """

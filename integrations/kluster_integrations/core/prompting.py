@@ -201,7 +201,7 @@ _MOST_UNCERTAIN = 200  # characters before the end of the first key
 _CALL_KEYS = frozenset({"name", "type", "function", "parameters", "arguments"})
 _NAMED_CALL = re.compile(r"\s*([\w.-]+)\s*(?:\[CALL_ID\][\w-]*)?(?:\[ARGS\])?\s*(?=\{)")
 _END_TOKENS = ("<|eom_id|>", "<|eot_id|>", "</s>", "<|im_end|>")  # where a server does not skip them
-# What may follow a call on its line: nothing, or more calls, results that were made up, and what ends an answer.
+# Allowed after a call on its line: nothing, more calls, results that the model invents, and end-of-answer tokens.
 _BEHIND_CALL = (CALL_OPEN, _CLOSE, RESULT_OPEN, *_END_TOKENS)
 _BLANK = re.compile(r"[^\S\n]*")
 _FENCE = re.compile(r"^[^\S\n]*(`{3,}|~{3,})([^\n]*)", re.MULTILINE)
@@ -223,7 +223,7 @@ _MAX_CLOSES = 8  # closing tags that are tried one by one; each costs a pass ove
 
 
 class Lines:
-    """What of a text has been seen, to tell whether what comes next stands on its own, or is quoted.
+    """Tracks the text so far, to tell whether the next tag stands alone or is quoted.
 
     On its own stands what begins a line, or follows a whole sentence (`Let me look. <tool_call>`), in no code block.
     """
@@ -237,18 +237,18 @@ class Lines:
         self._fence = ""  # the mark that opened the code block that is not closed
 
     def add(self, text: str) -> None:
-        """Take more of the text; it is looked at when somebody asks."""
+        """Append text; it is parsed only when a property is read."""
         self._new.append(text)
 
     @property
     def in_fence(self) -> bool:
-        """Whether what comes next stands in a code block."""
+        """True if the next text is inside a code block."""
         self._read()
         return bool(self._fence)
 
     @property
     def is_new(self) -> bool:
-        """Whether what comes next stands on its own."""
+        """True if the next text stands alone and is not quoted."""
         self._read()
         return not self._fence and self._last in ("", ".", "!")
 

@@ -92,14 +92,14 @@ class Request(Protocol):
     def streamed(self) -> object: ...
 
     def headers(self, **defaults: str) -> dict[str, str]:
-        """Return the headers; of the defaults those that it has no others for."""
+        """Return the headers, with the defaults for those that are missing."""
 
 
 def left_until(deadline: float) -> float:
     """Return the seconds that are left.
 
     Raises:
-        TimeoutError: If there are none: where something has always come, nobody waits and no timeout strikes.
+        TimeoutError: If none are left. Waiting has its own timeout, but a body that never pauses is never waited for.
     """
     if (left := deadline - time.monotonic()) <= 0:
         raise TimeoutError
@@ -107,7 +107,7 @@ def left_until(deadline: float) -> float:
 
 
 async def in_time(request: Request, work: Callable[[], Awaitable[Any]]) -> Any:
-    """Wait for something, but no longer than until the deadline of a request."""
+    """Await `work`, but no longer than until the request's deadline."""
     if request.deadline is None:
         return await work()
     async with asyncio.timeout(left_until(request.deadline)):

@@ -131,7 +131,7 @@ def _merge(row_: object, where: str) -> ModelSpec:
 
 
 def _own_window(row: Mapping[str, Any], where: str) -> int | None:
-    """Return the window that a server of one's own says, None where it says none."""
+    """Return the context window that a server other than kluster.ai reports; None if it reports none."""
     window = row.get("max_model_len") or (row.get("meta") or {}).get("n_ctx")
     if window is not None and (not isinstance(window, int) or isinstance(window, bool) or window < 0):
         raise ValueError(f"{where}: meta.n_ctx={window!r} must be a number of tokens.")

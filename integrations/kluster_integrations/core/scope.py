@@ -1,4 +1,4 @@
-"""What holds inside a `with` statement for every request there, over tasks and threads: budgets, `deferred`.
+"""Settings for every request inside a `with` block, in all its tasks and threads: budgets, `deferred`.
 
 A context variable names what a request belongs to. Tasks, `asyncio.to_thread` and executors that copy the context
 (LangChain's) inherit it. `threading.Thread` and `ThreadPoolExecutor` begin with an empty context: a request of such a

@@ -26,8 +26,8 @@ class ThoughtSplitter:
         opens_in_thought: The model's template already holds the opening tag.
         thinks: Whether the model may think. Where it does not, `<think>` is a tag at the beginning of an answer only,
             and a `</think>` that closes nothing is text.
-        stops: Stop sequences of the answer. In text that may turn out to be the answer, what stands behind one waits
-            until `</think>` says that it is a thought; else nobody sees it.
+        stops: Stop sequences of the answer. Text after a stop is held back while it may still be reasoning: a later
+            `</think>` releases it; without one it is dropped.
 
     Attributes:
         reopened: After `close`, the text from a `<think>` in the middle of an answer that nothing has closed: part of

@@ -1,4 +1,4 @@
-"""What goes into the core and what comes out of it: a request, the deltas of its answer, and the whole completion."""
+"""The input and output types of the core: a request, the deltas of its answer, and the whole completion."""
 
 from __future__ import annotations
 
@@ -134,9 +134,9 @@ class Completion:
         meta: What else it says: `created`, `system_fingerprint`, `matched_stop`.
         logprobs: OpenAI's structure, where asked for.
         headers: The HTTP headers of the answer.
-        priced: The model's spec with the prices that hold, where they are not those in real time: inside `deferred`.
-        earlier: With what `text` begins, of an answer that was repaired: the text of wrong attempts, which a stream had
-            shown before they turned out to be wrong. "" where there is none.
+        priced: The model's spec with the prices of the batch window, inside `deferred`.
+        earlier: The beginning of `text` after a repair: the text of the wrong attempts, which a stream showed before
+            they were found to be wrong. "" without such attempts.
         others: The further answers to a request with `n`. `usage` is that of all; theirs is `NO_USAGE`.
     """
 
@@ -177,8 +177,8 @@ class ChatRequest:
         must_call: Whether the answer is to hold a call: of any tool (True), or of the named one.
         schema: The JSON schema (`{}` for any object) that the answer is to follow, where `response_format` asked.
         check: What else must be true of the answer.
-        must_answer: Whether an answer with neither text nor a call of an offered tool is wrong. Unlike `check` it holds
-            no text back in a stream: where there is none, there is nothing to hold.
+        must_answer: Whether an answer with neither text nor a call of an offered tool is wrong. Unlike `check` it does
+            not delay the text of a stream.
         max_repairs: How often a wrong answer is asked for again; below zero nothing is checked.
         returns_invalid_calls: Whether a call whose arguments are still not JSON after the last repair is returned with
             its `error`, and not raised as `OutputValidationError`.

@@ -106,11 +106,11 @@ PRIVATE_NAMES: Final = (
     PrivateName(
         "crewai.agents.agent_builder.base_agent",
         "_LLM_TYPE_REGISTRY",
-        "the class of an LLM that is made again of its dump",
+        "the class of an LLM that is rebuilt from its dump",
     ),
     PrivateName("crewai.rag.embeddings.factory", "PROVIDER_PATHS", "the embedder: see register_embedder"),
     PrivateName("crewai.agent.core", "Agent._check_execution_error", "which errors end a task: see LITELLM_MODULE"),
-    PrivateName("crewai.crew", "Crew.calculate_usage_metrics", "who asks for tokens: see is_counted_already"),
+    PrivateName("crewai.crew", "Crew.calculate_usage_metrics", "its callers ask for tokens: see is_counted_already"),
     PrivateName(
         "crewai.memory.unified_memory",
         "_non_streaming_analysis_llm",

@@ -111,7 +111,7 @@ def for_crewai(error: errors.KlusterError, *, is_step: bool) -> errors.KlusterEr
     if type(error) is errors.ContextWindowExceededError:
         return KlusterContextWindowError.like(error)
     may_pass = isinstance(error, errors.InternalServerError | errors.RateLimitError)
-    # Nothing has retried after an error inside a 200, which has no headers of its own.
+    # An error inside a 200 has no headers of its own, and nothing has retried it yet.
     is_untried = may_pass and (error.status_code == 200 or not error.headers)
     ends: type[_EndsTask] | None = globals().get(f"Kluster{type(error).__name__}")
     if ends is None or is_untried:

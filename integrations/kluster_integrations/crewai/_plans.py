@@ -68,7 +68,7 @@ def plan_accepted(attempts: dict[str, int], task: object, agent: object, *, read
 
 
 def read_plan(text: str) -> dict[str, Any]:
-    """Return the plan that a text is, where the model did not call the function: ready, for asking again is no help."""
+    """Read a plan from text, if the model did not call the function. It counts as ready: asking again does not help."""
     value = find_json(text)
     return value if isinstance(value, dict) and "plan" in value else {"plan": text, "steps": [], "ready": True}
 

@@ -196,7 +196,7 @@ class KlusterLLM(_compat.PortableLLM):
     if not TYPE_CHECKING:
 
         def __getattr__(self, name: str) -> Any:
-            """Return an option that is no field."""
+            """Return an option that is not a field."""
             if name in _CONNECTION:
                 return getattr(self.client.config, name)
             if name in _WAYS:

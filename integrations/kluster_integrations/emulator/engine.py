@@ -1,4 +1,4 @@
-"""What an engine gets, and what it gives: a checked request, and deltas, the last of which says why it ended."""
+"""The interface of an engine: it gets a checked request and gives deltas; the last has the finish reason."""
 
 from __future__ import annotations
 

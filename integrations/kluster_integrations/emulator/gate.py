@@ -1,4 +1,4 @@
-"""What happens to every request before a route sees it: it is recorded, may meet a fault, needs a key, is limited."""
+"""Steps before every route: record the request, apply faults, check the key, apply limits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an emulator can be told, and what of it is allowed."""
+"""The settings of an emulator, and their checks."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ class Settings:
             object.__setattr__(self, name, self._all_of(name, kind))
 
     def spec(self, model: str) -> ModelSpec | None:
-        """Return what is known of a model under the plan, or None for an id that nobody has named."""
+        """Return a model's spec under the plan, or None for an unknown id."""
         return next((spec for spec in self.specs() if spec.id == model), None)
 
     def specs(self) -> list[ModelSpec]:

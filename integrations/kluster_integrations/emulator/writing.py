@@ -90,7 +90,7 @@ async def _one(reply: Reply) -> AsyncIterator[Reply]:
 
 
 async def _written(request: ChatRequest, said: AsyncIterator[object], form: Form | None) -> Stream:
-    """Yield the deltas of what is said, up to a stop string or the most tokens; the finish last."""
+    """Yield the deltas of an answer, up to a stop string or the token limit; the finish reason is last."""
     native = bool(request.tools) or (request.spec.supports_tools and not prompted_tools(request))
     writer = _Writer(request, form or (None if native else "hermes"))
     last = Reply("")

@@ -37,7 +37,7 @@ _ROLES = {HumanMessage: "user", SystemMessage: "system", AIMessage: "assistant",
 # Blocks of an answer that go back. Calls are in `tool_calls`; reasoning, and what ran on another provider's server, are
 # not for this model.
 _ANSWERS = ("text", "output_text", "refusal")
-_NAMELESS = "unnamed"  # where the model named no tool: the call goes back with what the agent said to it
+_NAMELESS = "unnamed"  # for a call without a name: the history needs one, beside the agent's reply to the call
 
 
 def to_wire(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:

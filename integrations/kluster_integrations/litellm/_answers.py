@@ -103,10 +103,10 @@ def fill_vectors(response: EmbeddingResponse, spec: ModelSpec, vectors: Vectors)
 
 
 class ChunkMaker:
-    """Makes LiteLLM's chunks of one streamed answer.
+    """Converts the deltas of one streamed answer into LiteLLM's chunks.
 
-    The last chunk is LiteLLM's generic dictionary: of its own chunk class it drops the usage, and a stream that brings
-    none is logged with a cost of 0 by several versions.
+    The last chunk is LiteLLM's generic dictionary: LiteLLM drops the usage of its own chunk class, and several versions
+    log a stream without usage with a cost of 0.
 
     Args:
         spec: Of the id that was asked for.

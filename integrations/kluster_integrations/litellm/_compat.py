@@ -240,7 +240,7 @@ NAMES: Mapping[str, tuple[Callable[..., Any], str]] = {
     f"{_STREAM}.__next__": (_fit_next, _FOR_RESPONSES),
     f"{_STREAM}.__anext__": (_fit_anext, _FOR_RESPONSES),
 }
-"""What is put around each private name, and what for."""
+"""The wrapper for each private name, and its purpose."""
 
 
 @functools.cache  # once in a process

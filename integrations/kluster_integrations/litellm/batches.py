@@ -285,7 +285,7 @@ class _AsyncPage(AsyncCursorPage[LiteLLMBatch]):
 
 @contextmanager
 def _connected(provider: str, headers: dict[str, str] | None, kwargs: dict[str, Any]) -> Iterator[Files]:
-    """Give the connection of a call; what goes wrong inside is LiteLLM's error."""
+    """Yield the connection of a call; errors inside become LiteLLM's."""
     address = str(kwargs.get("api_base") or "")
     try:
         if provider != PROVIDER:

@@ -23,9 +23,9 @@ class Answer(NamedTuple):
 class AnswerLog:
     """Answers by the key of their request.
 
-    Each process appends to a file of its own, and reads those of the others. So there are no locks, which network file
-    systems are bad at. A process that is killed leaves half a line at the end of its file at worst: nobody continues
-    that file, and nobody reads a line without its end.
+    Each process appends to its own file, and reads those of the others. So no locks are needed, which network file
+    systems are bad at. A killed process leaves at worst half a line at the end of its file: no process continues that
+    file, and a line without its end is never read.
 
     Args:
         folder: Where the files are; made if it is not there.

@@ -18,8 +18,8 @@ from kluster_integrations.recording._text import readable
 
 __all__ = ["Secrets", "difference", "is_of_the_api", "named", "same", "tidy_request", "tidy_response"]
 
-# By name, what is kept: so a header that nobody has thought of can give nothing away. Of the rest either the SDK's
-# versions differ in it (x-stainless-…, user-agent), or it changes with each run (date), or it is secret.
+# Only these headers are kept, so an unknown header cannot leak a secret. The others differ between versions of the SDK
+# (x-stainless-…, user-agent), change with each run (date), or are secret.
 _REQUEST_HEADERS = ("content-type",)
 _RESPONSE_HEADERS = ("content-type", "retry-after", "retry-after-ms", "x-request-id", "x-should-retry")
 _SECRET_HEADER = re.compile(r"authorization|cookie|key|secret|token|password", re.IGNORECASE)

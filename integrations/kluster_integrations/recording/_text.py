@@ -66,7 +66,7 @@ def load(text: str) -> dict[str, Any]:
     """Return what a cassette holds: `recorded`, `version` and `interactions`.
 
     Raises:
-        ValueError: If it is no cassette; the message says where.
+        ValueError: If it is not a cassette; the message says where.
     """
     try:
         data = yaml.load(text, Loader=_LOADER)

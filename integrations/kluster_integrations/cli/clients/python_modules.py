@@ -121,7 +121,7 @@ def _llama_index(choice: Choice) -> str:
 
 
 def _tools(choice: Choice, native: bool) -> bool:
-    """Whether tools may be sent: what stands in between prompts a model that has none."""
+    """Whether tools may be sent: the gateway or proxy in between prompts models without native tools."""
     return native or choice.proxied
 
 

@@ -59,7 +59,7 @@ def _text(value: object) -> str:
 
 
 def _tools(choice: Choice, spec: ModelSpec) -> bool:
-    """Whether tools may be sent: what stands in between prompts a model that has none."""
+    """Whether tools may be sent: the gateway or proxy in between prompts models without native tools."""
     return spec.supports_tools or choice.proxied
 
 

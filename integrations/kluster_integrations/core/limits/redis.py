@@ -238,7 +238,7 @@ class RedisLimiter(Limiter):
         return question
 
     def _take_back(self, question: _Question) -> None:
-        """Give back what is not used. It does not wait, for this may be an event loop's thread."""
+        """Return unused permits. Do not wait: this may be the thread of an event loop."""
         if not question.answer.cancel() and question.grants(question.answer.result()):
             self._ask("free", question.id)
 
@@ -291,7 +291,7 @@ class RedisLimiter(Limiter):
         return answers
 
     def _say_down(self) -> None:
-        """Say once that Redis does not answer: to who asked, and not in the thread that asks for all."""
+        """Log once that Redis does not answer: in a caller's thread, not in the thread that asks for all callers."""
         reason, self._unsaid = self._unsaid, None
         if reason is not None:
             warn(
