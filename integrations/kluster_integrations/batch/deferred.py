@@ -194,7 +194,7 @@ class _Rounds(BatchJob):
             raise BadRequestError(f"The job in {str(self.folder)!r} was cancelled.", hint="use another folder.")
         with self._transport.errors, journal.commit():
             self._set(**settings, strict=False, is_deferred=True)
-            journal.drop("state='new'")  # a process was killed before it sent them: whoever wants them asks again
+            journal.drop("state='new'")  # a process was killed before it sent them; the program asks for them again
             journal.drop(_PASSING)
 
     def end(self, error: BaseException) -> None:

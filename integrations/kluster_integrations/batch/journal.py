@@ -106,7 +106,7 @@ def _locked(folder: Path) -> int:
             raise
         if path.exists() and os.path.samestat(os.fstat(file), path.stat()):
             return file
-        os.close(file)  # whoever had it has removed it meanwhile, with an empty journal
+        os.close(file)  # another process has removed the file meanwhile, with an empty journal
 
 
 def _unusable(folder: Path, why: str) -> BadRequestError:
@@ -160,7 +160,7 @@ class Journal:
 
     @property
     def is_closed(self) -> bool:
-        """Whether nobody uses it any more."""
+        """True if no job of this process uses the journal."""
         return self._db is None
 
     def close(self, *, tidy: bool = True) -> None:

@@ -518,7 +518,7 @@ class JobSteps:
             self._end_unsent()
         yield from self._looking()
 
-    # -- what came of it
+    # -- results
 
     def _status(self) -> BatchStatus:
         journal = self._journal

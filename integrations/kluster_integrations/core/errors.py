@@ -75,7 +75,7 @@ _UNKNOWN_HOST = (
     'service may be gone: see "Status of the service" in the README, and set KLUSTER_BASE_URL to another server with '
     "the same API."
 )
-# The json module's words, whoever calls it.
+# The messages of the json module, which any library may call.
 _NOT_JSON = re.compile(r"not JSON (?:serializable|compliant)|^Circular reference")
 # No tag holds a `<`: a page of `<a ` alone would otherwise take a pass for each.
 _TITLE = re.compile(r"<title[^<>]*>([^<]*)</title>", re.IGNORECASE)
@@ -442,7 +442,7 @@ def _translate(err: Exception, io: bool) -> KlusterError | None:
         )
     libraries = {cls.__module__.partition(".")[0] for cls in type(err).__mro__}
     if io or isinstance(err, OSError) or libraries & {"httpx", "httpx2", "aiohttp"}:
-        # By the cause: what a library raises on top of it says less.
+        # Judge by the cause: the library's own exception on top of it says less.
         if any(isinstance(link, TimeoutError) for link in chain) or "TimeoutException" in names:
             return APITimeoutError("The server did not answer in time.")
         said = _plain(f"{type(chain[-1]).__name__}: {chain[-1]}").rstrip(".: ")

@@ -134,7 +134,7 @@ def find_json(text: str, *, is_cut: bool = False, default: Any = None) -> Any:
             break
         if value is None:
             continue
-        before = text[max(0, start - 500) : start]  # its end is looked at first: an expression tries every place of it
+        before = text[max(0, start - 500) : start]  # check its end first: the expression tries every position
         if before.rstrip().endswith("=") and _CALL_BEFORE.search(before):
             break
         if "```" in before[-40:] and _FENCE_BEFORE.search(before[-40:]):

@@ -207,7 +207,7 @@ def _additional(theirs: Any) -> Any:
 
 def _check_unique(_validator: Any, is_unique: bool, value: Any, _schema: Any) -> Iterator[Any]:
     if is_unique and isinstance(value, list):
-        # As texts: whoever writes the numbers can choose them so that their hashes are the same.
+        # As texts: a hostile answer could hold numbers that all have the same hash.
         seen = {json.dumps(_whole_numbers(item), sort_keys=True) for item in value}
         if len(seen) < len(value):
             yield _wrong(f"{value!r} has non-unique elements")

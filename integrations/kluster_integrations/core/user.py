@@ -81,7 +81,7 @@ def change_settings(**changes: Any) -> None:
     try:
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         new.write_text(json.dumps(settings, ensure_ascii=False, indent=2) + "\n", "utf-8")
-        new.replace(file)  # as a whole: a reader never meets half of it
+        new.replace(file)  # atomic: a reader never sees half a file
     except OSError as err:
         raise KlusterError(f"{file} cannot be written: {err.strerror}.", hint="check the folder's rights.") from None
 

@@ -28,7 +28,7 @@ __all__ = ["Turn"]
 
 _logger = logging.getLogger(__name__)
 
-# What CrewAI asks an agent that is out of iterations, without tools.
+# CrewAI's request for a final answer, without tools, when an agent has used up its iterations.
 _FORCED = _compat.prompt("errors", "force_final_answer")
 _NO_MORE_CALLS = "No tool can be called any more: give the answer itself."
 

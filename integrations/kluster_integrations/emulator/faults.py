@@ -191,7 +191,7 @@ class FaultySend:
     async def _stream(self, message: Message) -> None:
         if self._fault.kind == "slow":
             await self._pause(self._fault.delay)
-        # The chunk with the finish reason never goes out: what is left would be a complete answer.
+        # Never send the chunk with the finish reason: with it, the cut answer would be complete.
         elif self._sent >= self._fault.chunks or _finishes(message) or not message.get("more_body"):
             await self._break()
         self._sent += 1

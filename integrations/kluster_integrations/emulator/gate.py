@@ -25,7 +25,7 @@ __all__ = ["Gate"]
 
 _SECRET = frozenset({"authorization", "proxy-authorization", "x-api-key", "api-key", "cookie"})
 _MOST_BYTES = FILE_BYTES + 2**20  # a batch file in a form is the longest
-_SHORTEST_KEY = 8  # what is shorter is a placeholder, such as "any"
+_SHORTEST_KEY = 8  # a shorter one is a placeholder, such as "any"
 
 
 def _check_host(name: str, allowed: Iterable[str]) -> None:

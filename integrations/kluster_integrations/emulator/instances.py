@@ -113,7 +113,7 @@ class _Filler:
         wanted = [name for name in required if isinstance(name, str)] if isinstance(required, list) else None
         values: dict[str, object] = {}
         for key, field in properties.items():
-            # Without a list of what is required, all is but for what has a default.
+            # Without `required`, fill all properties except those with a default.
             if key in wanted if wanted is not None else "default" not in self._resolved(field):
                 values[key] = self.fill(field, key, depth + 1)
         extra = schema.get("additionalProperties")

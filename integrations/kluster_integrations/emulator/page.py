@@ -23,7 +23,7 @@ _PATHS = re.compile(r"/|/log|/log/\d{1,9}")
 _MOST_ROWS = 500
 _HEADERS = {
     "cache-control": "no-store",
-    # The page has nothing but what is in it, and asks nobody but this server.
+    # The page loads nothing from elsewhere, and sends requests to this server only.
     "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
     "connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
     "x-content-type-options": "nosniff",

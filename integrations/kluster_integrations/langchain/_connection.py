@@ -128,7 +128,7 @@ class Connected(BaseModel):
 
     @property
     def _client(self) -> Client:
-        # Made by whoever asks first: langchain-core's own validators may run before this class's.
+        # Made at first use: langchain-core's own validators may run before those of this class.
         return self._made or self._make_client(None if callable(self.api_key) else self.api_key)
 
     def _fresh_client(self) -> Client:

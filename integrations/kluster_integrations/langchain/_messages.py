@@ -46,7 +46,7 @@ def to_wire(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
 
 
 def _message(message: BaseMessage) -> dict[str, Any]:
-    # ChatMessage has a role of its own; FunctionMessage and the rest have none on this wire.
+    # ChatMessage names its role itself; FunctionMessage and the rest have no role in this API.
     own = message.role if isinstance(message, ChatMessage) else message.type
     role = next((role for kind, role in _ROLES.items() if isinstance(message, kind)), own)
     content: Any = message.content

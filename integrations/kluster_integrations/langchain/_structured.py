@@ -118,7 +118,7 @@ class Target:
         if begin is None:
             return None
         try:
-            # Not LangChain's reader, which takes quadratic time for what is not JSON.
+            # LangChain's parser would take quadratic time for text that is not JSON.
             value = jiter.from_json(text[begin.start() :].split("```")[0].encode(), partial_mode="trailing-strings")
             shows_partial = not isinstance(self._schema, type) or is_typeddict(self._schema)
             return value if shows_partial else self.validate(value)

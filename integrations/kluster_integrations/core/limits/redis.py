@@ -270,7 +270,7 @@ class RedisLimiter(Limiter):
             return  # it is asked again
         try:
             question.answer.set_result(answer)
-        except futures.InvalidStateError:  # whoever asked has given up in the meantime
+        except futures.InvalidStateError:  # the caller was cancelled in the meantime
             if question.grants(answer):
                 self._ask("free", question.id)
 
