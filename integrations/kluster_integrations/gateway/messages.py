@@ -72,14 +72,14 @@ def _refuse(body: Mapping[str, Any]) -> None:
     if body.get("thread"):
         # The tool_runner of anthropic 2.14 asks for one, and on this error goes on with whole conversations.
         raise refusal(
-            400, "The gateway does not support thread. Send the whole conversation, without thread.", NO_THREADS
+            400, "thread is not supported by the gateway. Send the whole conversation, without thread.", NO_THREADS
         )
     for name, instead in (
         ("compaction", "leave it out, and ask for a summary in a message"),
         ("mcp_servers", "leave them out, connect to them yourself, and offer their tools"),
     ):
         if body.get(name):
-            raise UnsupportedParameterError(f"The gateway does not support {name}.", hint=f"{instead}.")
+            raise UnsupportedParameterError(f"{name} is not supported by the gateway.", hint=f"{instead}.")
 
 
 async def _count(request: Request) -> Response:

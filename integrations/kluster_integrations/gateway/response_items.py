@@ -35,7 +35,7 @@ def messages_of(items: Sequence[object], instructions: object, memory: Memory) -
     """Return input items as chat messages. Calls go into the assistant message before them.
 
     Raises:
-        BadRequestError: If an item is of a kind that cannot be said in a chat.
+        BadRequestError: If an item has no equivalent in a chat request.
         NotFoundError: If it refers to an item that is not remembered.
     """
     messages: list[dict[str, Any]] = []
@@ -87,7 +87,7 @@ def _messages(item: object, where: str, memory: Memory) -> Iterator[dict[str, An
 
 
 def _check_parts(item: Mapping[str, Any], where: str) -> None:
-    """Raise if a part cannot be said in a chat; the core would count messages in its own way."""
+    """Raise if a part has no equivalent in a chat. The core would number the messages differently."""
     content = item.get("content")
     for i, part in enumerate(content if isinstance(content, list) and item.get("role") != "assistant" else ()):
         kind = part.get("type") if isinstance(part, Mapping) else None
@@ -107,7 +107,9 @@ def _flattened(tools: object) -> Iterator[tuple[str | None, Mapping[str, Any]]]:
     """Yield tools with their namespaces. Codex sends each MCP server as one (codex issue 26234), which no chat has."""
     for tool in tools if isinstance(tools, list) else ():
         if not isinstance(tool, Mapping):
-            raise BadRequestError("tools must be a list of tools.", hint="correct tools.")
+            raise BadRequestError(
+                "tools must be a list of tools.", hint='write each tool as an object: {"type": "function", …}.'
+            )
         if tool.get("type") != "namespace":
             yield None, tool
             continue

@@ -82,7 +82,7 @@ def _refuse(body: Mapping[str, Any]) -> None:
         ("prompt", "send the prompt's text as instructions"),
     ):
         if body.get(name):
-            raise UnsupportedParameterError(f"The gateway does not support {name}.", hint=f"{instead}.")
+            raise UnsupportedParameterError(f"{name} is not supported by the gateway.", hint=f"{instead}.")
 
 
 def _earlier(service: Service, response_id: object) -> Sequence[Mapping[str, Any]]:
@@ -126,14 +126,18 @@ def _params(body: Mapping[str, Any], given: object) -> dict[str, Any]:
 def _object(body: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     value = {} if body.get(name) is None else body[name]
     if not isinstance(value, Mapping):
-        raise BadRequestError(f"{name} must be an object, not a {type(value).__name__}.", hint=f"correct {name}.")
+        raise BadRequestError(
+            f"{name} must be an object, not a {type(value).__name__}.", hint="write {…}, or leave it out."
+        )
     return value
 
 
 def _list(body: Mapping[str, Any], name: str) -> list[Any]:
     value = [] if body.get(name) is None else body[name]
     if not isinstance(value, list):
-        raise BadRequestError(f"{name} must be a list, not a {type(value).__name__}.", hint=f"correct {name}.")
+        raise BadRequestError(
+            f"{name} must be a list, not a {type(value).__name__}.", hint="write […], or leave it out."
+        )
     return value
 
 
