@@ -229,7 +229,7 @@ def test_schema_and_tools(emulator: Emulator, start: Start, tmp_path: Path) -> N
 
 
 def test_a_wait_is_counted_down(emulator: Emulator, start: Start) -> None:
-    emulator.add_fault(Fault("status", status=429, retry_after=3))
+    emulator.add_fault(Fault("status", status=429, retry_after=6))
     terminal = start("chat", LLAMA, "Hello")
     terminal.until("Too many requests: next try in ")
     terminal.until("Echo: Hello")
@@ -243,7 +243,7 @@ from kluster_integrations.cli._waiting import shown_waits
 from kluster_integrations.core.client import Client
 from kluster_integrations.limits import Limits
 
-client = Client(None, limits=Limits(requests=1, period=3, slack=0))
+client = Client(None, limits=Limits(requests=1, period=6, slack=0))
 for number in (1, 2):
     with shown_waits():
         request = client.build("{LLAMA}", [dict(role="user", content=f"Question {{number}}")], {{}})
@@ -254,7 +254,7 @@ for number in (1, 2):
 def test_a_wait_for_ones_own_limit_is_counted_down(emulator: Emulator, start: Start) -> None:
     terminal = start(program=[sys.executable, "-c", OVER_THE_LIMIT])
     terminal.until("Echo: Question 1")
-    terminal.until("The limit is 1 requests in 3 s: next try in ")
+    terminal.until("The limit is 1 requests in 6 s: next try in ")
     terminal.until("Echo: Question 2")
     assert "next try" not in terminal.until("[exit 0]")
 
