@@ -24,7 +24,7 @@ class Gateway(ThreadServer):
         port: The port, 0 for any free one.
         key: What clients must send. Default: on a loopback address anything will do, elsewhere a random one is made.
         limits: The account's limits; default: those of the plan.
-        budget: Counts and limits what all requests cost, batch jobs aside.
+        budget: Counts and limits what all requests cost; batch jobs by an estimate, when they are created.
         origins: Origins of web pages that may ask without a key; `*` is any, and lets every site spend your key.
         aliases: Model ids by the names that clients know; a name may have a `*`, as in `claude-*`.
         max_body: The largest body, in bytes.
