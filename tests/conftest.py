@@ -31,8 +31,8 @@ for _name in ("XDG_DATA_HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME", "CREWAI_STOR
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """One worker more than there are cores: a third of the time tests wait for servers, processes and clocks."""
-    return (os.cpu_count() or 1) + 1
+    """Two workers more than there are cores: much of the time tests wait for servers, processes and clocks."""
+    return (os.cpu_count() or 1) + 2
 
 
 # They start programs. A file runs on one core, so the others would wait for one that begins late.
