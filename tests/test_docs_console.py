@@ -8,6 +8,7 @@ block whose output is not shown: `<!-- no-output: it names this machine -->`. `m
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
 import re
@@ -49,10 +50,15 @@ def _pip(command: str) -> None:
             assert name, f"{command}: {word} is not a package"
             assert re.search(rf"\b{name[0]}\b", known), f"{command}: nothing here installs {word}"
     if ours and outputs.pinned():  # elsewhere not all extras are installed
-        pip = [sys.executable, "-m", "pip", "install", "--dry-run", "--no-index", "--disable-pip-version-check"]
-        done = subprocess.run([*pip, *ours], capture_output=True, encoding="utf-8", check=False)
-        assert done.returncode == 0, done.stderr
-        assert "does not provide the extra" not in done.stderr, done.stderr
+        _dry_run(*ours)
+
+
+@functools.cache  # many pages install the same
+def _dry_run(*ours: str) -> None:
+    pip = [sys.executable, "-m", "pip", "install", "--dry-run", "--no-index", "--disable-pip-version-check"]
+    done = subprocess.run([*pip, *ours], capture_output=True, encoding="utf-8", check=False)
+    assert done.returncode == 0, done.stderr
+    assert "does not provide the extra" not in done.stderr, done.stderr
 
 
 def _make(command: str) -> None:

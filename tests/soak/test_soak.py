@@ -16,6 +16,6 @@ pytest.importorskip("redis")
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.skipif(shutil.which("redis-server") is None, reason="redis-server is not installed")
 def test_a_short_soak() -> None:
-    report = soak(12.0)
+    report = soak(8.0)
     # In so short a time the heap is still growing into its size.
     assert not faults_of(report, growth=1.5), f"{report.line()}\n{report.wrong[:5]}"
