@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import os
 import sys
 import tempfile
@@ -42,6 +43,12 @@ _LONGEST = ("test_docs_console.py", "test_docs.py", "test_fixture.py", "test_def
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the longest files."""
     items.sort(key=lambda item: _LONGEST.index(item.path.name) if item.path.name in _LONGEST else len(_LONGEST))
+
+
+def pytest_collection_finish() -> None:
+    """Let the garbage collector look no more at what is loaded now: with three frameworks that takes a fifth of a second."""
+    gc.collect()
+    gc.freeze()
 
 
 _PROXIES = frozenset({"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import subprocess
@@ -9,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 
 import pytest
+import typer.testing
 from typer.testing import CliRunner
 
 from kluster_integrations.cli import app
@@ -18,6 +20,9 @@ KEY = "kk-secret-key-of-the-tests"
 LLAMA = "klusterai/Meta-Llama-3.1-8B-Instruct-Turbo"
 QWEN = "Qwen/Qwen3-235B-A22B-FP8"
 GEMMA = "google/gemma-3-27b-it"
+
+# Typer builds all commands anew at each call, which takes longer than most calls.
+typer.testing._get_command = functools.cache(typer.testing._get_command)
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
