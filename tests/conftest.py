@@ -46,7 +46,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Let the garbage collector look no more at what is loaded now: with three frameworks that takes a fifth of a second."""
+    """Let the garbage collector pass over what is loaded now: three frameworks take it a fifth of a second."""
     gc.collect()
     gc.freeze()
 

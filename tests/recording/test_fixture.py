@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
+import io
 import re
 import subprocess
 import sys
@@ -17,8 +18,13 @@ from ..features.adapters import usable
 
 KEY = "kk-a-key-of-the-project"
 OURS = "kluster_integrations.pytest_plugin"
-PLUGINS = (OURS, "pytest_recording.plugin")  # by name: whatever else is installed here takes its time
-QUIET = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "CREWAI_DISABLE_TELEMETRY": "true", "OTEL_SDK_DISABLED": "true"}
+PLUGINS = (OURS, "pytest_recording.plugin")  # by name: whatever else is installed here takes time
+QUIET = {
+    "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+    "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+    "CREWAI_DISABLE_TELEMETRY": "true",
+    "OTEL_SDK_DISABLED": "true",
+}
 NEMO = "mistralai/Mistral-Nemo-Instruct-2407"
 
 CORE = f'''
@@ -88,33 +94,58 @@ NAMES = ["TestIn.test_class", "test_async", "test_many-1", "test_many-a-b-c", "t
 
 
 class Project:
-    """A folder with tests, and pytest for it."""
+    """A folder with tests, and pytest for it, in this process unless it is to be `alone` in one."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.folder = folder
+        self._monkeypatch = monkeypatch
         (folder / "pytest.ini").write_text("[pytest]\n")
+        monkeypatch.chdir(folder)
+        for name, value in (QUIET | {"CREWAI_STORAGE_DIR": str(folder)}).items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
 
     def write(self, code: str, name: str = "test_calls.py") -> None:
         (self.folder / name).write_text(code)
 
-    def pytest(self, *options: str, server: Emulator | None = None, plugins: tuple[str, ...] = PLUGINS) -> str:
+    def pytest(
+        self, *options: str, server: Emulator | None = None, plugins: tuple[str, ...] = PLUGINS, alone: bool = False
+    ) -> str:
         """Run pytest, and return its output; without a server there is no key, and nothing to reach."""
-        environ = {name: value for name, value in os.environ.items() if not name.startswith("KLUSTER")} | QUIET
-        environ |= {"CREWAI_STORAGE_DIR": str(self.folder), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
         if server is not None:
-            environ |= {"KLUSTER_API_KEY": KEY, "KLUSTER_BASE_URL": server.base_url}
-        loaded = [word for plugin in plugins for word in ("-p", plugin)]
-        command = [sys.executable, "-m", "pytest", "-q", "-rf", *loaded, *options]
-        done = subprocess.run(command, cwd=self.folder, env=environ, capture_output=True, text=True, timeout=120)
-        return done.stdout + done.stderr
+            self._monkeypatch.setenv("KLUSTER_API_KEY", KEY)
+            self._monkeypatch.setenv("KLUSTER_BASE_URL", server.base_url)
+        arguments = ["-q", "-rf", *(word for plugin in plugins for word in ("-p", plugin)), *options]
+        try:
+            return (_in_a_process if alone else _in_this_process)(arguments)
+        finally:
+            for name in ("KLUSTER_API_KEY", "KLUSTER_BASE_URL"):
+                self._monkeypatch.delenv(name, raising=False)
 
     def cassettes(self) -> dict[str, str]:
         return {path.stem: path.read_text("utf-8") for path in sorted(self.folder.glob("cassettes/*/*.yaml"))}
 
 
+def _in_a_process(arguments: list[str]) -> str:
+    command = [sys.executable, "-m", "pytest", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    return done.stdout + done.stderr
+
+
+def _in_this_process(arguments: list[str]) -> str:
+    """Frameworks take seconds to load: only the project's own modules are loaded anew."""
+    path, output = list(sys.path), io.StringIO()
+    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
+        pytest.main(arguments)
+    sys.path[:] = path
+    for name in [name for name in sys.modules if name.startswith("test_")]:
+        del sys.modules[name]
+    return output.getvalue()
+
+
 @pytest.fixture
-def project(tmp_path: Path) -> Project:
-    return Project(tmp_path)
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+    return Project(tmp_path, monkeypatch)
 
 
 def summary(output: str) -> str:
@@ -233,6 +264,6 @@ def test_a_test_that_fails_keeps_its_cassette(project: Project) -> None:
 def test_without_vcrpy_it_says_what_to_install(project: Project) -> None:
     project.write(CORE)
     (project.folder / "vcr.py").write_text("raise ModuleNotFoundError('No module named vcr', name='vcr')")
-    output = project.pytest("-k", "whole", plugins=(OURS,))
+    output = project.pytest("-k", "whole", plugins=(OURS,), alone=True)
 
     assert f"vcr is not installed: {install_command('recording')}" in output
