@@ -1,6 +1,6 @@
 """Every Python block of the pages runs and prints what is written down, and every block of data can be read.
 
-Blocks of one page are pasted into one prompt of Python, one after the other; each of the README runs alone. A block
+Blocks of one page are pasted into one prompt of Python, one after the other; each of the README is for itself. A block
 that cannot run says why, in the line before it: `<!-- no-run: it needs a deployment -->`. `make outputs` writes down
 what they print. The emulator answers as a reader's does, who starts it with `--replies examples/replies.yaml`.
 """
@@ -83,13 +83,17 @@ def _as_a_reader(
     monkeypatch.chdir(tmp_path)
 
 
-PYTHON = {page: found for page in PAGES if (found := blocks(page.read_text("utf-8"), "python"))}
-README_BLOCKS = PYTHON.pop(README)
+# The blocks of a page go together; each of the README is for itself.
+PYTHON = {
+    page: [[block] for block in found] if page == README else [found]
+    for page in PAGES
+    if (found := blocks(page.read_text("utf-8"), "python"))
+}
 # Many share an interpreter, for the import of a framework takes longer than most pages. The concepts add models to the
 # catalog, the page of batches mostly waits, and that of LiteLLM lists all batch jobs.
 CONCEPTS = [page for page in PYTHON if page.parent.name == "concepts"]
 ALONE = [page for page in PYTHON if page.name in ("batch.md", "litellm.md", "litellm-frameworks.md")]
-OTHERS = [page for page in PYTHON if page not in CONCEPTS + ALONE]
+OTHERS = [README, *(page for page in PYTHON if page not in (*CONCEPTS, *ALONE, README))]
 
 
 @pytest.mark.parametrize(
@@ -101,14 +105,11 @@ def test_blocks_can_be_pasted(pages: list[Path]) -> None:
     pages = [page for page in pages if page.stem not in FRAMEWORKS or _works(page.stem)]
     if not pages:
         pytest.skip("the page's framework is not installed, or not in a version that works")
-    for page, printed in zip(pages, run([PYTHON[page] for page in pages]), strict=True):
-        outputs.check(page, "python", printed)
-
-
-def test_each_block_of_the_readme_can_be_pasted_alone() -> None:
-    for printed in run([[block] for block in README_BLOCKS]):
-        assert all(printed.values())
-        outputs.check(README, "python", printed)
+    printed = iter(run([group for page in pages for group in PYTHON[page]]))
+    for page in pages:
+        of_page = [next(printed) for _ in PYTHON[page]]
+        assert page != README or all(text for each in of_page for text in each.values())
+        outputs.check(page, "python", {code: text for each in of_page for code, text in each.items()})
 
 
 @pytest.mark.parametrize(
