@@ -1,6 +1,6 @@
-"""Make the pictures of the site: what commands print, the emulator's page, and the benchmarks. `make docs` runs it.
+"""Make the pictures of the site: what commands print, a conversation, the emulator's page, and the benchmarks.
 
-They go into `docs/assets/pictures/`, which git ignores. The emulator's page needs Chromium; where that is not
+`make docs` runs it. They go into `docs/assets/pictures/`, which git ignores. The emulator's page needs Chromium; where that is not
 installed its picture says so.
 """
 
@@ -10,11 +10,13 @@ import base64
 import html
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
+import httpx
 from rich.console import Console
 from rich.text import Text
 from tests.emulator.browser import CHROMIUM, Browser
@@ -22,56 +24,77 @@ from tests.pages import ROOT, tables
 
 from kluster_integrations.emulator import Emulator
 from kluster_integrations.emulator.replies import load
+from release.terminal import Terminal
 
 __all__: list[str] = []
 
 PICTURES = ROOT / "docs" / "assets" / "pictures"
+KLUSTER = [sys.executable, "-m", "kluster_integrations.cli"]
 REPLIES = ROOT / "examples" / "replies.yaml"
-COMMANDS = {
-    "demo": ["demo"],
-    "models": ["models"],
-    "chat": ["chat", "deepseek-ai/DeepSeek-R1-0528", "What is 12 times 12?"],
-}
-COLUMNS = 84
-"""What fits into the column of the text without being made smaller than the text."""
+COMMANDS = {"demo": ["demo"], "models": ["models"]}
+CONVERSATION = ["What is the capital of France?", "/model r1", "What is 12 times 12?"]
+COLUMNS = 92
+"""What fits into the width of a picture (docs/assets/extra.css) in letters as large as the text's."""
 
 
-def terminal(name: str, address: str) -> str:
-    """Return what a command prints on a terminal, as SVG that loads nothing from another host."""
-    env = {
-        **{key: value for key, value in os.environ.items() if not key.startswith(("KLUSTER", "OPENAI"))},
-        "FORCE_COLOR": "1",
-        "TERM": "xterm-256color",
-        "COLUMNS": str(COLUMNS),
-        "PYTHONIOENCODING": "utf-8",
-        "KLUSTER_BASE_URL": address,
-        "KLUSTER_API_KEY": "emulator-key",
-    }
+def command(name: str, address: str) -> str:
+    """Return what a command prints on a terminal, as SVG."""
     with tempfile.TemporaryDirectory() as home:
-        command = [sys.executable, "-m", "kluster_integrations.cli", *COMMANDS[name]]
-        output = subprocess.run(
-            command, env=env | {"HOME": home}, cwd=home, check=True, capture_output=True, encoding="utf-8"
-        ).stdout
-    title = "$ kluster " + " ".join(f'"{word}"' if " " in word else word for word in COMMANDS[name])
+        env = _environment(home, address) | {"FORCE_COLOR": "1", "COLUMNS": str(COLUMNS), "PYTHONIOENCODING": "utf-8"}
+        run = [*KLUSTER, *COMMANDS[name]]
+        output = subprocess.run(run, env=env, cwd=home, check=True, capture_output=True, encoding="utf-8").stdout
+    return _picture(name, COMMANDS[name], re.sub(r"127\.0\.0\.1:\d+", "127.0.0.1:8090", output))
+
+
+def conversation(address: str) -> str:
+    """Return a conversation of `kluster chat`, typed into a terminal, as SVG."""
+    args = ["chat", "gemma", "--usage", "--no-log"]
+    with (
+        tempfile.TemporaryDirectory() as home,
+        Terminal([*KLUSTER, *args], _environment(home, address), home, COLUMNS) as terminal,
+    ):
+        for number, line in enumerate([*CONVERSATION, ""], 1):
+            # What is typed before the prompt is there is read by nobody.
+            terminal.until(lambda text, number=number: text.endswith("\n>") and text.count("\n>") == number)  # type: ignore[misc]
+            terminal.type(f"{line}\r" if line else "")
+        return _picture("chat", args, terminal.ansi)
+
+
+def _environment(home: str, address: str) -> dict[str, str]:
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("KLUSTER", "OPENAI", "XDG"))}
+    mine = {"HOME": home, "TERM": "xterm-256color", "KLUSTER_BASE_URL": address, "KLUSTER_API_KEY": "emulator-key"}
+    return kept | mine
+
+
+def _picture(name: str, args: list[str], output: str) -> str:
+    """Return a terminal with a title, as SVG that loads nothing from another host."""
     console = Console(record=True, width=COLUMNS, file=open(os.devnull, "w"), force_terminal=True)  # noqa: SIM115, PTH123
-    console.print(Text.from_ansi(re.sub(r"127\.0\.0\.1:\d+", "127.0.0.1:8090", output)))
-    svg = console.export_svg(title=title, unique_id=f"kluster-{name}")
+    console.print(Text.from_ansi(output))
+    svg = console.export_svg(title="$ kluster " + shlex.join(args), unique_id=f"kluster-{name}")
     return re.sub(r"@font-face \{.*?\}", "", svg, flags=re.DOTALL).replace(
         "Fira Code", "ui-monospace, DejaVu Sans Mono"
     )
 
 
 def emulator_page(server: Emulator) -> str:
-    """Return a screenshot of the emulator's page, as it is after the commands above."""
+    """Return a screenshot of the emulator's page, as it is after the commands above and two requests more."""
     if CHROMIUM is None:
         return _svg(600, 60, '<text x="10" y="35">This picture is made where Chromium is installed.</text>')
+    with httpx.Client(base_url=server.base_url, headers={"Authorization": "Bearer emulator-key"}) as client:
+        client.post("embeddings", json={"model": "BAAI/bge-m3", "input": "Bees dance."})
+        client.post("chat/completions", json={"model": "google/gemma-3-27b-it", "messages": [], "n": 2})  # refused
     with Browser() as browser, tempfile.TemporaryDirectory() as folder:
-        browser.do("Emulation.setDeviceMetricsOverride", width=1000, height=560, deviceScaleFactor=2, mobile=False)
+        width, height = 1200, 560
+        browser.do("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=2, mobile=False)
+        browser.do("Emulation.setScrollbarsHidden", hidden=True)
         browser.open(server.base_url.removesuffix("/v1") + "/")
-        browser.until("document.body.innerText.includes('chat/completions')")
+        browser.until("[...document.querySelectorAll('tr')].some((row) => row.innerText.includes('400'))")
+        answered = "[...document.querySelectorAll('tr')].find((row) => row.innerText.includes('DeepSeek-R1'))"
+        browser.js(f"{answered}.querySelector('button').click()")
+        browser.until("document.body.innerText.includes('Answer')")
         browser.screenshot(Path(folder) / "page.png")
         data = base64.b64encode((Path(folder) / "page.png").read_bytes()).decode()
-    return _svg(1000, 560, f'<image width="1000" height="560" href="data:image/png;base64,{data}"/>')
+    return _svg(width, height, f'<image width="{width}" height="{height}" href="data:image/png;base64,{data}"/>')
 
 
 def benchmarks() -> str:
@@ -106,7 +129,8 @@ def main() -> None:
     with Emulator() as server:
         for reply in load(str(REPLIES)):
             server.reply(**reply)  # type: ignore[arg-type]
-        made = {name: terminal(name, server.base_url) for name in COMMANDS}
+        made = {name: command(name, server.base_url) for name in COMMANDS}
+        made["chat"] = conversation(server.base_url)
         made["emulator"] = emulator_page(server)
     made["benchmarks"] = benchmarks()
     for name, svg in made.items():
