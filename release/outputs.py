@@ -18,6 +18,7 @@ from tests.outputs import OUTPUTS, digest, prefixes
 __all__ = ["makeExtension"]
 
 _BLOCK = re.compile(r"^```(?P<language>python|console)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
+_COLUMNS = re.compile(r"^.*(?:\S {2,}\S|│).*$", re.MULTILINE)  # a line of a table, which must not wrap on a phone
 _BEFORE_FENCES = 27  # pymdownx.superfences takes 25, pymdownx.snippets 32
 
 
@@ -39,7 +40,8 @@ class _Outputs(Preprocessor):
                 parts.append(f"```{block['language']}\n{block['code'][shown : len(code)]}```")
                 shown = len(code)
             if output:
-                parts.append(f"``` {{ .text .output }}\n{output}```\n")
+                columns = " .columns" if len(_COLUMNS.findall(output)) > 1 else ""
+                parts.append(f"``` {{ .text .output{columns} }}\n{output}```\n")
         return "\n\n".join(parts)
 
 

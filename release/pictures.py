@@ -1,7 +1,7 @@
 """Make the pictures of the site: what commands print, a conversation, the emulator's page, and the benchmarks.
 
-`make docs` runs it. They go into `docs/assets/pictures/`, which git ignores. The emulator's page needs Chromium; where that is not
-installed its picture says so.
+`make docs` runs it. They go into `docs/assets/pictures/`, which git ignores. The emulator's page needs Chromium; where
+that is not installed its picture says so.
 """
 
 from __future__ import annotations
