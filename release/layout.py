@@ -1,6 +1,8 @@
-"""Look at each page of the built site in Chromium: nothing is clipped, wider than the window, or broken within a word.
+"""Look at each page of the built site in Chromium, on a desk, a tablet and a phone, and in dark colors.
 
-The Copy button of a block of commands copies the commands alone.
+layout.js says what is wrong on a page: what is clipped, broken, squeezed, misaligned or hard to read, and what the Copy
+buttons copy. Each page has a title and a description of its own, loads nothing from another host, and the search finds
+what is typed, all without a server.
 
 `make docs` runs it on `site/`; with a folder as its argument it also writes pictures of four pages there. It exits with
 1 and names page, width and text of what it finds.
@@ -10,6 +12,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 
 from tests.emulator.browser import CHROMIUM, Browser
@@ -18,48 +22,51 @@ from tests.pages import ROOT
 __all__: list[str] = []
 
 SITE = ROOT / "site"
-WIDTHS = (1400, 390)
+WIDTHS = (1400, 820, 390)
 SHOWN = ("index.html", "langchain.html", "reference/core.html", "limits-and-prices.html")
-# A block of Python scrolls on a phone, and so does a table; at 1400 pixels all of a block is there to see. Code may
-# break within a word only where it has no space and is wider than the column.
-FIND = r"""(() => {
-  const found = [], wide = innerWidth > 600
-  const name = (element) => element.textContent.trim().slice(0, 60)
-  if (document.documentElement.scrollWidth > innerWidth + 1) {
-    const culprit = [...document.querySelectorAll(".md-content *")].find(
-      (one) => one.getBoundingClientRect().right > innerWidth + 1 && !one.closest("pre, table"))
-    found.push(`wider than the window: ${culprit ? culprit.tagName + " " + name(culprit) : "?"}`)
-  }
-  for (const code of document.querySelectorAll(".md-content pre > code"))
-    if (code.scrollWidth > code.clientWidth + 1 && (wide || code.closest(".output, .highlight:has(.gp)"))) {
-      const over = code.textContent.split("\n").sort((a, b) => b.length - a.length)[0]
-      found.push(`clipped: ${over}`)
-    }
-  const copied = (text) => {
-    if (text.split("\n").some((line) => !line || line.startsWith("$ "))) found.push(`the Copy button copies: ${text}`)
-    return Promise.resolve()
-  }
-  Object.defineProperty(navigator, "clipboard", { value: { writeText: copied, write: copied }, configurable: true })
-  for (const button of document.querySelectorAll(".highlight:has(.gp) button[data-md-type=copy]")) button.click()
-  for (const code of document.querySelectorAll(".md-content :not(pre) > code")) {
-    if (!code.getClientRects().length || code.getClientRects().length < 2) continue
-    const column = code.closest("p, li, td, th, h1, h2, h3, h4, dd, dt, div").clientWidth
-    const walker = document.createTreeWalker(code, NodeFilter.SHOW_TEXT)
-    const rects = (node, word, start) => {
-      const range = document.createRange()
-      range.setStart(node, start + word.index)
-      range.setEnd(node, start + word.index + word[0].length)
-      return [...range.getClientRects()]
-    }
-    for (let node; (node = walker.nextNode()); ) for (const whole of node.data.matchAll(/\S+/g)) {
-      if (rects(node, whole, 0).reduce((sum, rect) => sum + rect.width, 0) > 0.9 * column) continue
-      for (const word of whole[0].matchAll(/\w+/g))
-        if (new Set(rects(node, word, whole.index).map((rect) => Math.round(rect.top))).size > 1)
-          found.push(`a word is broken: ${word[0]} in ${name(code)}`)
-    }
-  }
-  return [...new Set(found)]
-})()"""
+FIND = (ROOT / "release" / "layout.js").read_text("utf-8")
+HEAD = """["title: " + document.title, "description: " + document.querySelector("meta[name=description]").content]"""
+SEARCH = """[...document.querySelectorAll("*")].map((one) => one.shadowRoot?.querySelector("dialog")).find(Boolean)"""
+LOADED = """performance.getEntriesByType("resource").map((one) => one.name).filter((name) => name.startsWith("http"))"""
+
+
+def looked_at(browser: Browser, pages: list[Path], pictures: Path | None) -> Iterator[str]:
+    """Yield what is wrong on the pages, at each width in light colors, and at the first one in dark colors."""
+    heads: dict[str, list[str]] = defaultdict(list)
+    for width, scheme in [*((width, "light") for width in WIDTHS), (WIDTHS[0], "dark")]:
+        browser.do("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+        size = {"width": width, "height": 1200 if width > 600 else 844}
+        browser.do("Emulation.setDeviceMetricsOverride", **size, deviceScaleFactor=1, mobile=width < 600)
+        for page in pages:
+            where = page.relative_to(SITE).as_posix()
+            if scheme == "dark" and where not in SHOWN:  # the colors are the same on all pages
+                continue
+            browser.open(page.as_uri())
+            for text in browser.js(FIND):
+                yield f"{where} at {width} pixels in {scheme} colors: {text}"
+            if pictures and where in SHOWN:
+                name = where.replace("/", "-").removesuffix(".html")
+                browser.screenshot(pictures / f"{name}-{width}-{scheme}.png")
+            if (width, scheme) == (WIDTHS[0], "light"):
+                yield from (f"{where} loads {address}" for address in browser.js(LOADED))
+                for head in browser.js(HEAD):
+                    heads[head].append(where)
+    yield from (f"{', '.join(names)} have the same head: {head}" for head, names in heads.items() if len(names) > 1)
+
+
+def search(browser: Browser) -> None:
+    """Type two words into the search of the first page.
+
+    Raises:
+        AssertionError: If a page is not among those that it finds for a word.
+    """
+    for word, page in (("BudgetExceededError", "concepts/budget.html"), ("--replies", "emulator.html")):
+        browser.open((SITE / "index.html").as_uri())
+        browser.until(SEARCH)
+        browser.js("document.querySelector('.md-search__button').click()")
+        browser.until("document.activeElement.shadowRoot?.activeElement?.tagName === 'INPUT'")
+        browser.do("Input.insertText", text=word)
+        browser.until(f"[...{SEARCH}.querySelectorAll('a')].some((link) => link.href.includes('/{page}?'))")
 
 
 def main(pictures: Path | None) -> int:
@@ -69,20 +76,11 @@ def main(pictures: Path | None) -> int:
     pages = sorted(path for path in SITE.rglob("*.html") if path.name != "404.html")
     found = 0
     with Browser() as browser:
-        for width in WIDTHS:
-            size = {"width": width, "height": 1200 if width > 600 else 844}
-            browser.do("Emulation.setDeviceMetricsOverride", **size, deviceScaleFactor=1, mobile=width < 600)
-            for page in pages:
-                browser.open(page.as_uri())
-                where = page.relative_to(SITE).as_posix()
-                for text in browser.js(FIND):
-                    found += 1
-                    print(f"{where} at {width} pixels: {text}")
-                if pictures and where in SHOWN:
-                    browser.screenshot(pictures / f"{where.replace('/', '-').removesuffix('.html')}-{width}.png")
-    print(
-        f"{len(pages)} pages at {' and '.join(map(str, WIDTHS))} pixels: {found or 'no'} lines clipped or words broken."
-    )
+        for text in looked_at(browser, pages, pictures):
+            found += 1
+            print(text)
+        search(browser)
+    print(f"{len(pages)} pages at {', '.join(map(str, WIDTHS))} pixels: {found or 'no'} faults.")
     return 1 if found else 0
 
 
