@@ -60,6 +60,9 @@
   for (const { text, rects } of drawn(content, /\b\d{4}-\d\d(-\d\d)?\b/g))
     if (lines(rects) > 1) say("a date is broken:", text)
 
+  for (const picture of all('img[src$=".svg"]')) // on a phone it scrolls
+    if (picture.clientWidth < 500) say("a picture is too small to be read:", picture.alt)
+
   for (const heading of all("h1, h2, h3, h4")) {
     const range = document.createRange()
     range.selectNodeContents(heading)

@@ -26,6 +26,7 @@ _DESCRIPTION = 160  # characters that search engines show
 _TAG = re.compile(r"(<[^>]+>)")
 _DATE = re.compile(r"\b\d{4}-\d\d(?:-\d\d)?\b")
 _PIECE = re.compile(r"(?:[^/=,(\[:&]|&[#\w]+;)*(?:::|[/=,(\[:]+|&)?")
+_SENTENCES = re.compile(rf".{{30,{_DESCRIPTION}}}[.](?= )")
 _PARAGRAPH = re.compile(r"<p>(?!Bases:)(.{40,}?)</p>", re.DOTALL)
 
 
@@ -56,8 +57,10 @@ class _Typeset(Postprocessor):
         for processor in self.md.preprocessors:
             if (page := getattr(processor, "page", None)) and (first := _PARAGRAPH.search(text)):
                 words = _plain(first[1])
-                cut = words if len(words) <= _DESCRIPTION else words[:_DESCRIPTION].rsplit(" ", 1)[0] + " …"
-                page.meta["description"] = cut
+                whole = _SENTENCES.match(words)
+                cut = whole[0] if whole else words[:_DESCRIPTION].rsplit(" ", 1)[0] + " …"
+                # The theme does not escape it.
+                page.meta["description"] = html.escape(words if len(words) <= _DESCRIPTION else cut)
 
 
 def _marked(text: str, open_tags: list[str]) -> str:
