@@ -255,7 +255,7 @@ $(VENVD)/.docs: $(WHAT) constraints-docs.txt
 	$(VENVD)/bin/python -m pip install --quiet --constraint constraints-docs.txt --group docs
 	@touch $@
 
-# Strict: a warning (a link or a name that leads nowhere) is an error. Then Chromium looks for clipped lines, where there is one.
+# Strict: a warning (a link or a name that leads nowhere) is an error. Then the pages are looked at in Chromium, where there is one.
 docs: $(VENVD)/.docs $(VENV)/.demo
 	$(VENV)/bin/python -m release.pictures
 	$(VENVD)/bin/python -m zensical build --strict --clean

@@ -25,7 +25,7 @@ _DESCRIPTION = 160  # characters that search engines show
 
 _TAG = re.compile(r"(<[^>]+>)")
 _DATE = re.compile(r"\b\d{4}-\d\d(?:-\d\d)?\b")
-_PIECE = re.compile(r"(?:[^/=,(\[:&]|&[#\w]+;)*(?:::|[/=,(\[:]+|&)?")
+_BETWEEN_PARTS = re.compile(r"(?<=[=,(\[])|(?<=::)|(?<=[^:/]/)(?!/)")
 _SENTENCES = re.compile(rf".{{30,{_DESCRIPTION}}}[.](?= )")
 _PARAGRAPH = re.compile(r"<p>(?!Bases:)(.{40,}?)</p>", re.DOTALL)
 
@@ -79,8 +79,8 @@ def _whole(word: str) -> str:
         return word
     if _length(word) <= _SHORT:
         return _word(word)
-    pieces = [_word(piece, long=_length(piece) > _SHORT) for piece in _PIECE.findall(word) if piece]
-    return "<wbr>".join(pieces)
+    parts = [_word(part, long=_length(part) > _SHORT) for part in _BETWEEN_PARTS.split(word) if part]
+    return "<wbr>".join(parts)
 
 
 def _word(text: str, *, long: bool = False) -> str:
