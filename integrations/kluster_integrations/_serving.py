@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import functools
 import logging
 import re
@@ -126,7 +127,9 @@ class ThreadServer:
         except OSError as exc:
             listener.close()
             where = f"{self._host}:{self._wanted_port}"
-            reason = f"the {self._what} cannot listen on {where} ({exc.strerror}); port=0 takes any free port"
+            reason = f"the {self._what} cannot listen on {where} ({exc.strerror})"
+            if exc.errno == errno.EADDRINUSE:
+                reason += "; port=0 takes any free port"
             raise OSError(exc.errno, reason) from exc
         return listener
 

@@ -190,7 +190,7 @@ def test_the_emulator_sees_an_image_file(
 
 @pytest.mark.parametrize(
     ("content", "said"),
-    [(None, "No such file"), (b"", "is empty"), (b"%PDF-1.7", "is no PNG, JPEG, GIF or WebP image")],
+    [(None, "No such file"), (b"", "is empty"), (b"%PDF-1.7", "is not a PNG, JPEG, GIF or WebP image")],
 )
 def test_what_is_no_image_is_refused(
     kluster: Run, emulator: Emulator, reach: dict[str, str], tmp_path: Path, content: bytes | None, said: str

@@ -112,8 +112,15 @@ def test_many_fields_are_not_the_name_of_a_file(kluster: Run, reach: dict[str, s
     ("args", "said"),
     [
         (["--schema", "name,name:int"], "the field 'name' twice"),
-        (["--schema", "~nobody-here/a.json"], "the file cannot be read"),
+        (
+            ["--schema", "~nobody-here/a.json"],
+            "--schema ~nobody-here/a.json cannot be read: No such file or directory.",
+        ),
         (["--image", "~nobody-here/a.png"], "cannot read '~nobody-here/a.png'"),
+        (["--image", "ftp://host/a.png"], "'ftp://host/a.png' must be a file, or an http(s) address"),
+        (["--image", ""], "'' must be a file"),
+        (["--image", "/dev/zero"], "'/dev/zero' is not a PNG"),
+        (["--json", "--extract"], "--extract and --json exclude each other"),
         (["three", "words"], "needs quotes"),
     ],
 )

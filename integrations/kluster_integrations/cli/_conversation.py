@@ -15,7 +15,7 @@ from kluster_integrations.cli._errors import report
 from kluster_integrations.cli._terminal import AnswerPrinter, console, money
 from kluster_integrations.cli._tools import Tool
 from kluster_integrations.cli._waiting import shown_waits
-from kluster_integrations.errors import KlusterError
+from kluster_integrations.errors import BadRequestError, KlusterError
 
 if TYPE_CHECKING:
     from kluster_integrations.config import KlusterConfig
@@ -40,6 +40,7 @@ class Conversation:
         tools: What the model may call.
         keeps_log: Whether each turn is kept; false after the log has failed once.
         stoppable: Whether Ctrl-C ends the answer alone.
+        shows_reasoning: Whether the reasoning is printed.
         number: The conversation's number in the log, None before the first turn is kept.
         messages: The conversation so far, in OpenAI's shape.
         seconds: How long the last turn took.
@@ -51,6 +52,7 @@ class Conversation:
     tools: Sequence[Tool] = ()
     keeps_log: bool = True
     stoppable: bool = False
+    shows_reasoning: bool = True
     number: int | None = None
     messages: list[dict[str, Any]] = field(default_factory=list)
     seconds: float = 0.0
@@ -62,6 +64,22 @@ class Conversation:
         from kluster_integrations import catalog
 
         return catalog.get(self.model, config=self.config)
+
+    def check_vision(self) -> None:
+        """Refuse an image that the model cannot see, before anything is asked.
+
+        Raises:
+            BadRequestError: If the model is known to take no images.
+        """
+        from kluster_integrations import catalog
+
+        if not self._sees:
+            able = ", ".join(spec.id for spec in catalog.all_models(self.config) if spec.supports_vision)
+            raise BadRequestError(f"model={self.model!r} takes no images.", hint=f"use one of {able}.")
+
+    @property
+    def _sees(self) -> bool:
+        return self.spec.supports_vision or not self.spec.known
 
     @property
     def system(self) -> str | None:
@@ -118,7 +136,7 @@ class Conversation:
         usage = None
         try:
             for _ in range(_MOST_ROUNDS):
-                self._receive(received, quiet=quiet)
+                self._receive(received, start, quiet=quiet)
                 answer = collect(received)
                 usage = usage.plus(answer.usage) if usage else answer.usage
                 received.clear()
@@ -157,16 +175,25 @@ class Conversation:
         tokens = f"{mark}{usage.prompt_tokens} + {mark}{usage.completion_tokens} tokens"
         return f"{tokens}, {money(self.cost(answer))}, {self.seconds:.1f} s" + (" (~ estimated)" if mark else "")
 
-    def _receive(self, received: list[Delta], *, quiet: bool) -> None:
-        """Send the conversation, print the answer as it comes, and add its deltas to `received`."""
+    def _receive(self, received: list[Delta], start: int, *, quiet: bool) -> None:
+        """Send the conversation, print the answer as it comes, and add its deltas to `received`.
+
+        Args:
+            received: Gets the deltas.
+            start: Where the turn begins: the images of earlier ones may have been for another model.
+            quiet: Whether nothing is printed.
+        """
         params = {**self.params, "tools": [tool.definition for tool in self.tools] or None}
         printer = None if quiet else AnswerPrinter(console(), console(stderr=True))
         try:
             with shown_waits():
-                for delta in self._client.stream(self._client.build(self.model, self.messages, params, stream=True)):
+                messages = self.messages
+                if not self._sees:
+                    messages = [*map(_without_images, messages[:start]), *messages[start:]]
+                for delta in self._client.stream(self._client.build(self.model, messages, params, stream=True)):
                     received.append(delta)
                     if printer is not None:
-                        printer.add(delta.content, delta.reasoning)
+                        printer.add(delta.content, delta.reasoning if self.shows_reasoning else "")
         finally:
             if printer is not None:
                 printer.end()
@@ -196,6 +223,14 @@ class Conversation:
         self._kept_system = self.system
         if is_new and sys.stderr.isatty() and not self.stoppable:  # a conversation has said so at its beginning
             print(f"Note: conversations are kept in {_log.log_file()}; --no-log keeps none.", file=sys.stderr)
+
+
+def _without_images(message: dict[str, Any]) -> dict[str, Any]:
+    """Return a message with a note in the place of each image."""
+    if isinstance(message["content"], str):
+        return message
+    note = {"type": "text", "text": "[image: the model takes no images]"}
+    return {**message, "content": [part if part["type"] == "text" else note for part in message["content"]]}
 
 
 def _message(answer: Completion, calls: Sequence[Any]) -> dict[str, Any]:

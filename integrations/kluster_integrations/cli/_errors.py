@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
+import socket
 import sys
 import traceback
 import warnings
@@ -15,9 +17,19 @@ import typer
 from typer.core import TyperGroup
 
 from kluster_integrations import errors
+from kluster_integrations.cli._text import plain
 from kluster_integrations.errors import KlusterError
 
-__all__ = ["Group", "UsageError", "connect", "report", "shell_hint", "without_keys"]
+__all__ = [
+    "Group",
+    "UsageError",
+    "connect",
+    "listen_error",
+    "message_of",
+    "report",
+    "shell_hint",
+    "without_keys",
+]
 
 # typer has click's exceptions, of its own copy or of click itself, by version; it exports only the leaf.
 UsageError: Any = typer.BadParameter.__base__
@@ -50,6 +62,9 @@ class Group(TyperGroup):
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, "reconfigure"):
                 stream.reconfigure(errors="replace")  # a terminal that cannot show a character is no reason to stop
+        completion = os.environ.get(f"_{options['prog_name']}_complete".upper(), "")
+        if completion.startswith("complete"):  # the shell would put an error into the typed line
+            sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115
         with _own_words():
             sys.exit(_exit_code(lambda: super(Group, self).main(*args, **options)))
 
@@ -59,12 +74,19 @@ class Group(TyperGroup):
             return super().invoke(ctx)
         except KeyboardInterrupt:
             raise typer.Exit(_INTERRUPTED) from None
+        except UsageError as err:
+            if err.ctx is None and ctx.invoked_subcommand:  # click's parser does not say in which command it was
+                err.command = f"{ctx.command_path} {ctx.invoked_subcommand}"
+            raise
 
 
 @contextmanager
 def _own_words() -> Iterator[None]:
-    """Show warnings like errors. Hide the core's log of cut answers, which the commands report themselves."""
+    """Show warnings like errors, once. Hide the core's log of cut answers, which the commands report themselves."""
     log = logging.getLogger("kluster_integrations.core.client")
+    # Without a handler Python prints the warnings that the core logs beside the ones that are shown.
+    quiet = logging.NullHandler()
+    logging.getLogger("kluster_integrations").addHandler(quiet)
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning
         log.disabled = True
@@ -72,6 +94,7 @@ def _own_words() -> Iterator[None]:
             yield
         finally:
             log.disabled = False
+            logging.getLogger("kluster_integrations").removeHandler(quiet)
 
 
 def _exit_code(run: Callable[[], object]) -> int:
@@ -104,8 +127,7 @@ def report(err: Exception) -> int:
 
 def _describe(err: Exception) -> tuple[str, str | None, int]:
     if isinstance(err, UsageError):
-        context = getattr(err, "ctx", None)
-        command = context.command_path if context else "kluster"
+        command = getattr(err, "command", None) or (err.ctx.command_path if err.ctx else "kluster")
         message, allowed = (
             err.format_message().replace("Value error, ", ""),
             f"`{command} --help` shows what is allowed.",
@@ -113,12 +135,31 @@ def _describe(err: Exception) -> tuple[str, str | None, int]:
         unquoted = "unexpected extra argument" in message
         return message, f"a text of several words needs quotes; {allowed}" if unquoted else allowed, 2
     if isinstance(err, KlusterError):
-        status = f" (HTTP {err.status_code})" if err.status_code else ""
         hint = shell_hint(err)
         if type(err) in (errors.AuthenticationError, errors.APIConnectionError) and hint:
             hint += " `kluster doctor` shows what is found."
-        return f"{err.message}{status}", hint, 1
+        return message_of(err), hint, 1
+    if isinstance(err, OSError) and err.strerror:
+        where = f"{err.filename}: " if err.filename else ""
+        return f"{where}{err.strerror}.", "KLUSTER_DEBUG=1 shows where.", 1
     return f"{type(err).__name__}: {err}", "KLUSTER_DEBUG=1 shows where.", 1
+
+
+def message_of(err: KlusterError) -> str:
+    """Return the message of an error, with its HTTP status and without its hint."""
+    return err.message + (f" (HTTP {err.status_code})" if err.status_code else "")
+
+
+def listen_error(err: OSError, host: str) -> KlusterError:
+    """Return the error of a server that cannot listen on `host`, with a hint about the option that is wrong."""
+    if isinstance(err, socket.gaierror) or err.errno == errno.EADDRNOTAVAIL:
+        hint = f"--host {host} is not an address of this machine: leave it out, or take 127.0.0.1 or 0.0.0.0 (all)."
+    elif err.errno == errno.EACCES:
+        hint = "take a --port above 1023; --port 0 takes any free one."
+    else:
+        hint = "--port 0 takes any free port."
+    # Python's advice on its argument `port` stands behind the semicolon.
+    return KlusterError(f"{(err.strerror or str(err)).partition(';')[0]}.", hint=hint)
 
 
 def shell_hint(err: KlusterError) -> str | None:
@@ -134,14 +175,17 @@ def shell_hint(err: KlusterError) -> str | None:
 
 
 def _write(label: str, text: str) -> None:
-    print(f"{label}: {without_keys(' '.join(text.split()))}", file=sys.stderr)
+    print(f"{label}: {plain(without_keys(' '.join(text.split())), sys.stderr)}", file=sys.stderr)
 
 
 def without_keys(text: str) -> str:
-    """Mask every key of the environment and the keyring: in an error of somebody else's, in what is kept on disk."""
-    from kluster_integrations.config import stored_key
+    """Mask every key of the environment and the keyring: in an error of somebody else's, in what is kept on disk.
 
-    if key := stored_key():
+    The keyring is read only where its key is the one that is used: it may ask the user for a password.
+    """
+    from kluster_integrations.config import env_value, stored_key
+
+    if not env_value("api_key") and (key := stored_key()):
         text = text.replace(key, "***")
     for name, value in os.environ.items():
         if name.upper().endswith("API_KEY") and len(value.strip()) >= 8:

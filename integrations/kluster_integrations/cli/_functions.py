@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import sys
 from typing import Any
@@ -12,7 +13,7 @@ __all__ = ["load_function"]
 
 
 def load_function(option: str, name: str, example: str) -> Any:
-    """Return the function `module:function`; modules of the current folder count.
+    """Return the function `module:function` (or `module:Class.method`); modules of the current folder count.
 
     Args:
         option: The option that names it, for errors.
@@ -24,12 +25,14 @@ def load_function(option: str, name: str, example: str) -> Any:
     """
     module, _, function = name.partition(":")
     form = f"It must be MODULE:FUNCTION, such as {example}."
+    if module.endswith(".py"):
+        form += " A module is named without .py."
     if not module or not function or module.startswith("."):
         raise UsageError(f"{option} {name!r} names no function. {form}")
     if "" not in sys.path:
         sys.path.insert(0, "")
     try:
-        found = getattr(importlib.import_module(module), function)
+        found = functools.reduce(getattr, function.split("."), importlib.import_module(module))
     except (Exception, SystemExit) as err:  # a module runs when it is imported; a script may even call sys.exit()
         not_there = isinstance(err, ModuleNotFoundError) and f"{module}.".startswith(f"{err.name}.")
         if not_there or isinstance(err, AttributeError):
@@ -37,5 +40,5 @@ def load_function(option: str, name: str, example: str) -> Any:
         problem = f"{type(err).__name__}: {err}".removesuffix(": ")
         raise UsageError(f"{option} {name}: the import of {module} fails with {problem}") from err
     if not callable(found):
-        raise UsageError(f"{option} {name} is a {type(found).__name__}, and must be a function.")
+        raise UsageError(f"{option} {name} must be a function, and is of type {type(found).__name__}.")
     return found

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import base64
 import struct
+import sys
 import zlib
 
 import typer
 
-from kluster_integrations.cli._terminal import typed_path
+from kluster_integrations.cli._terminal import is_interactive, typed_path
 
 __all__ = ["data_url", "image_url", "red_disc"]
 
@@ -21,22 +22,35 @@ _SIGNATURES = (
 
 
 def image_url(source: str) -> str:
-    """Return a URL as it is, and a file as data URL, its type told by its content.
+    """Return a URL as it is, and a file (`-` is stdin) as data URL, its type told by its content.
 
     Raises:
-        typer.BadParameter: If there is no such file, or it is no PNG, JPEG, GIF or WebP.
+        typer.BadParameter: If there is no such file, or it is not a PNG, JPEG, GIF or WebP image.
     """
     if source.lower().startswith(("https://", "http://", "data:image/")):
         return source
+    if not source or "://" in source:
+        raise typer.BadParameter(f"{source!r} must be a file, or an http(s) address.", param_hint="--image")
     try:
-        content = typed_path(source).read_bytes()
+        content = _content(source)
     except OSError as err:
         raise typer.BadParameter(f"cannot read {source!r}: {err.strerror}.", param_hint="--image") from None
     media_type = _media_type(content)
     if media_type is None:
-        what = "is empty" if not content else "is no PNG, JPEG, GIF or WebP image"
+        what = "is empty" if not content else "is not a PNG, JPEG, GIF or WebP image"
         raise typer.BadParameter(f"{source!r} {what}.", param_hint="--image")
     return data_url(content, media_type)
+
+
+def _content(source: str) -> bytes:
+    """Return the bytes of a file; of one that is not an image (it may have no end) only the first."""
+    if source == "-":
+        if is_interactive():
+            raise typer.BadParameter("'-' is stdin, and nothing is piped into it.", param_hint="--image")
+        return sys.stdin.buffer.read()
+    with typed_path(source).open("rb") as file:
+        head = file.read(16)
+        return head + file.read() if _media_type(head) else head
 
 
 def _media_type(content: bytes) -> str | None:

@@ -75,10 +75,18 @@ def log_file() -> Path:
 
 
 def is_on() -> bool:
-    """Whether `kluster logs off` has not been said."""
-    from kluster_integrations.config import read_settings
+    """Whether conversations are kept.
 
-    return read_settings().get("log") is not False
+    Raises:
+        KlusterError: If the settings cannot be read, or do not say it clearly: nobody's words are kept by mistake.
+    """
+    from kluster_integrations.config import read_settings, settings_file
+
+    setting = read_settings().get("log", True)
+    if not isinstance(setting, bool):
+        problem = f"{settings_file()}: log={setting!r} must be true or false."
+        raise KlusterError(problem, hint="`kluster logs off` or `kluster logs on` sets it.")
+    return setting
 
 
 def private_file(file: Path) -> None:
@@ -103,9 +111,9 @@ def _open() -> Iterator[sqlite3.Connection]:
         raise _unusable(err) from None
 
 
-def _unusable(err: Exception) -> KlusterError:
+def _unusable(why: object) -> KlusterError:
     hint = "--no-log and `kluster logs off` keep no log; check the folder's rights, or move the file away."
-    return KlusterError(f"The log {log_file()} cannot be used: {err}", hint=hint)
+    return KlusterError(f"The log {log_file()} cannot be used: {why}", hint=hint)
 
 
 def is_there() -> bool:
@@ -159,8 +167,23 @@ def read_turns(*, last: int | None = None, conversation: int | None = None) -> l
     query = f"SELECT {names} FROM turns {where} ORDER BY id DESC LIMIT :last"
     with _open() as log:
         rows = log.execute(query, {"conversation": conversation, "last": -1 if last is None else last}).fetchall()
-    found = [Turn(*row) for row in reversed(rows)]
-    return [turn._replace(messages=json.loads(str(turn.messages)), estimated=bool(turn.estimated)) for turn in found]
+    return [_read(Turn(*row)) for row in reversed(rows)]
+
+
+def _read(turn: Turn) -> Turn:
+    """Return a turn of the log with its messages as lists and dicts.
+
+    Raises:
+        KlusterError: If they are not what this package writes.
+    """
+    try:
+        messages = json.loads(str(turn.messages))
+        for message in messages:
+            if not isinstance(message["role"], str) or not isinstance(message["content"], str | list):
+                raise TypeError
+    except (KeyError, TypeError, ValueError):
+        raise _unusable(f"turn {turn.id} is damaged.") from None
+    return turn._replace(messages=messages, estimated=bool(turn.estimated))
 
 
 def last_conversation() -> int | None:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 from kluster_integrations import catalog
 from kluster_integrations.cli._errors import UsageError
+from kluster_integrations.errors import KlusterError
 
 __all__ = [
     "ALIASES",
@@ -40,7 +41,7 @@ ALIASES: Mapping[str, str] = {
 
 
 def own_aliases() -> dict[str, str]:
-    """Return the user's own aliases; what somebody wrote into the settings that is none is left out.
+    """Return the user's own aliases; an entry of the settings that is not an alias is left out.
 
     Raises:
         KlusterError: If the settings cannot be read.
@@ -48,7 +49,7 @@ def own_aliases() -> dict[str, str]:
     from kluster_integrations.config import read_settings
 
     own = read_settings().get("aliases")
-    return {name: id_ for name, id_ in own.items() if isinstance(id_, str)} if isinstance(own, dict) else {}
+    return {name: id_ for name, id_ in own.items() if isinstance(id_, str) and id_} if isinstance(own, dict) else {}
 
 
 def aliases() -> dict[str, str]:
@@ -64,11 +65,15 @@ def default_model() -> str:
     """Return the id of the model that is asked where none is named.
 
     Raises:
-        KlusterError: If the settings cannot be read.
+        KlusterError: If the settings cannot be read, or name no model.
     """
-    from kluster_integrations.config import read_settings
+    from kluster_integrations.config import read_settings, settings_file
 
-    return resolve(str(read_settings().get("default_model") or "llama"))
+    name = read_settings().get("default_model") or "llama"
+    if not isinstance(name, str):
+        problem = f"{settings_file()}: default_model={name!r} must be a text, an id or an alias."
+        raise KlusterError(problem, hint="`kluster models default MODEL` sets it.")
+    return resolve(name)
 
 
 def resolve(name: str) -> str:
@@ -112,5 +117,9 @@ def near_model(word: str) -> str | None:
 
 def complete_model(incomplete: str) -> list[str]:
     """Return the aliases and ids that begin with what is typed, for a shell."""
+    try:
+        known: Mapping[str, str] = aliases()
+    except KlusterError:  # the command itself says what is wrong with the settings
+        known = ALIASES
     ids = [spec.id for spec in catalog.all_models() if spec.status == "current"]
-    return [name for name in (*aliases(), *ids) if name.lower().startswith(incomplete.lower())]
+    return [name for name in (*known, *ids) if name.lower().startswith(incomplete.lower())]

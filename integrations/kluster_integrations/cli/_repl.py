@@ -22,7 +22,7 @@ from kluster_integrations.cli._errors import UsageError, report, without_keys
 from kluster_integrations.cli._images import image_url
 from kluster_integrations.cli._models import complete_model, resolve
 from kluster_integrations.cli._terminal import typed_path
-from kluster_integrations.errors import AuthenticationError
+from kluster_integrations.errors import AuthenticationError, BadRequestError
 
 __all__ = ["Repl"]
 
@@ -52,6 +52,7 @@ class Repl:
         Raises:
             KeyboardInterrupt: At the second Ctrl-C in a row at an empty line.
             AuthenticationError: The key is not accepted, and nothing is said yet that could be lost.
+            BadRequestError: There are images, and the model takes none.
         """
         session: PromptSession[str] = PromptSession(
             history=self._history(),
@@ -59,6 +60,9 @@ class Repl:
             complete_while_typing=False,
             key_bindings=_keys(),
             output=create_output(always_prefer_tty=True),  # stdout may be a file that takes the answers
+            enable_suspend=True,
+            enable_open_in_editor=True,
+            tempfile_suffix=".md",
         )
         kept = f"kept in {_log.log_file()}" if self._chat.keeps_log else "not kept"
         _say(f"{self._chat.model}; /help lists the commands, Ctrl-D ends. The conversation is {kept}.")
@@ -82,7 +86,7 @@ class Repl:
             try:
                 self._command(name)(argument)
             except UsageError as err:
-                _say(f"Error: {err.format_message()}")
+                _say(f"Error: {err.message}")  # without the option's name, which stands for a command here
             except Exception as err:  # whatever it is, the conversation goes on
                 report(err)
         elif text.strip():
@@ -113,12 +117,20 @@ class Repl:
     def _do_help(self, _: str) -> None:
         for name, (argument, what) in COMMANDS.items():
             _say(f"{f'{name} {argument}'.rstrip():<18} {what}")
-        _say("Alt-Enter begins a new line; a paste of several lines is one message. Ctrl-C ends an answer.")
+        _say("Alt-Enter begins a new line; a paste of several lines is one message. Ctrl-X Ctrl-E opens the line in")
+        _say("your $EDITOR. Ctrl-C ends an answer, Ctrl-Z goes back to the shell until `fg`.")
 
     def _do_model(self, name: str) -> None:
         if name:
             self._chat.model = resolve(name)
         _say(f"The model is {self._chat.model}.")
+        if not self._images:
+            return
+        try:
+            self._chat.check_vision()
+        except BadRequestError:
+            self._images = []
+            _say("It takes no images: those for the next question are dropped.")
 
     def _do_system(self, text: str) -> None:
         if text:
@@ -128,6 +140,7 @@ class Repl:
     def _do_image(self, source: str) -> None:
         if not source:
             raise UsageError("/image needs a FILE or a URL.")
+        self._chat.check_vision()
         self._images = [*self._images, image_url(source.strip("'\""))]
         _say(f"{len(self._images)} image{'s' * (len(self._images) > 1)} will go with the next question.")
 

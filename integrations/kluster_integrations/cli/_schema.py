@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from kluster_integrations.cli._errors import UsageError
-from kluster_integrations.cli._terminal import typed_path
+from kluster_integrations.cli._terminal import read_file, typed_path
 
 __all__ = ["read_schema"]
 
@@ -22,7 +22,7 @@ _TYPES: Mapping[str, str] = {
     "number": "number",
     "boolean": "boolean",
 }
-_FIELD = re.compile(r"(\w+)\s*(?::\s*(\w+)(\[\])?)?")
+_FIELD = re.compile(r"(\w+)(?:(?:\s*:\s*|\s+)(\w+)(\[\])?)?")  # `age:int`, and `age int` as `llm` has it
 _SHORT_FORM = "name:type,…, such as title:str,year:int,tags:str[]"
 
 
@@ -40,10 +40,7 @@ def read_schema(source: str) -> dict[str, Any]:
     if text.startswith("{"):
         return _object(text, "--schema")
     if text.endswith(".json") or _is_file(text):
-        try:
-            return _object(typed_path(text).read_text("utf-8"), f"--schema {text}")
-        except (OSError, UnicodeDecodeError) as err:
-            raise UsageError(f"--schema {text}: the file cannot be read: {err}") from None
+        return _object(read_file("--schema", text), f"--schema {text}")
     fields = [_FIELD.fullmatch(part.strip()) for part in text.split(",")]
     properties: dict[str, Any] = {}
     for field in fields:

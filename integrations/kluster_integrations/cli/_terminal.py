@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,26 +10,35 @@ from typing import TYPE_CHECKING
 
 from kluster_integrations._extras import MODULES, install_command
 from kluster_integrations.cli._errors import UsageError
+from kluster_integrations.cli._text import CONTROL
 from kluster_integrations.errors import KlusterError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["AnswerPrinter", "console", "is_interactive", "money", "need", "plain", "read_stdin", "typed_path"]
+__all__ = [
+    "AnswerPrinter",
+    "console",
+    "is_interactive",
+    "money",
+    "need",
+    "read_file",
+    "read_stdin",
+    "typed_path",
+]
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _DIM, _RESET = "\x1b[2m", "\x1b[0m"
 _PIPE_WIDTH = 160
 
 
 def console(*, stderr: bool = False) -> Console:
     """Return a console for stdout or stderr. `NO_COLOR` is plain text; a pipe is wide, so that tables stay tables."""
-    from rich.console import Console
+    from kluster_integrations.cli._console import SafeConsole
 
     plain = bool(os.environ.get("NO_COLOR"))
     # Some terminals of editors and of CI say COLUMNS=0; rich would then print nothing at all.
     environ = {name: value for name, value in os.environ.items() if name != "COLUMNS" or value.strip("0")}
-    made = Console(
+    made = SafeConsole(
         stderr=stderr,
         color_system=None if plain else "auto",
         highlight=False,
@@ -104,13 +112,23 @@ class AnswerPrinter:
 
 
 def _write(to: Console, text: str) -> None:
-    to.file.write(_CONTROL.sub("", text) if to.is_terminal else text)
+    to.file.write(CONTROL.sub("", text) if to.is_terminal else text)
     to.file.flush()
 
 
-def plain(text: str) -> str:
-    """Return a model's text as it may go to stdout: it must not steer a terminal; in a file it stays what it is."""
-    return _CONTROL.sub("", text) if sys.stdout.isatty() else text
+def read_file(option: str, path: str | Path) -> str:
+    """Return the text of a file that an option names.
+
+    Raises:
+        UsageError: If it cannot be read.
+    """
+    try:
+        return typed_path(str(path)).read_text("utf-8-sig")
+    except UnicodeDecodeError:
+        why = "it is not UTF-8 text"
+    except OSError as err:
+        why = err.strerror or str(err)
+    raise UsageError(f"{option} {path} cannot be read: {why}.")
 
 
 def read_stdin() -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import sys
 import threading
 import time
@@ -39,7 +40,8 @@ class _Countdown(logging.Handler):
 
     def _count(self, why: str, until: float) -> None:
         while (left := until - time.monotonic()) > 0.05:
-            sys.stderr.write(f"{_CLEAR}{why}: next try in {math.ceil(left)} s; Ctrl-C gives up.")
+            line = f"{why}: next try in {math.ceil(left)} s; Ctrl-C gives up."
+            sys.stderr.write(_CLEAR + line[: _columns() - 1])  # a line that wraps could not be cleared
             sys.stderr.flush()
             if self._stop.wait(min(left, left % 1 or 1)):
                 break
@@ -52,6 +54,14 @@ class _Countdown(logging.Handler):
         if self._thread is not None:
             self._thread.join()
             self._thread = None
+
+
+def _columns() -> int:
+    """Return the width of the terminal now: the user may have changed it."""
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns or 80
+    except OSError:
+        return 80
 
 
 @contextmanager

@@ -12,15 +12,17 @@ import runpy
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from kluster_integrations.catalog import Plan
-from kluster_integrations.cli._errors import UsageError, connect, report, without_keys
+from kluster_integrations.cli._errors import UsageError, connect, message_of, report, without_keys
+from kluster_integrations.cli._models import complete_model, resolve
 from kluster_integrations.cli._terminal import console, money
+from kluster_integrations.cli._text import plain
 from kluster_integrations.errors import BadRequestError, JobLockedError, KlusterError, NotFoundError
 
 if TYPE_CHECKING:
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["app"]
 
-app = typer.Typer(help="Batch jobs: answered within days, for less money. Each job is a folder.", no_args_is_help=True)
+app = typer.Typer(help="Batch jobs: answered within days, for less money. Each job is a folder.")
 
 _PARTLY = 3
 
@@ -46,13 +48,22 @@ Input = Annotated[
         "text; '-' is stdin. Default: the requests that the folder has.",
     ),
 ]
-Model = Annotated[str | None, typer.Option(metavar="ID", help="The model of requests that name no model.")]
+Model = Annotated[
+    str | None,
+    typer.Option(metavar="MODEL", help="The model of requests that name no model.", autocompletion=complete_model),
+]
 Window = Annotated[
     Literal["24h", "48h", "72h", "auto"] | None,
     typer.Option(help="How long the service may take; auto is the cheapest. Default: 24h."),
 ]
 MaxCost = Annotated[float | None, typer.Option(min=0, metavar="US$", help="Send nothing that would cost more.")]
 ThePlan = Annotated[Plan | None, typer.Option(help="The account's plan; decides how many lines a job has.")]
+
+
+@app.callback(invoke_without_command=True)
+def _help(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
 
 
 @app.command()
@@ -148,9 +159,10 @@ def results(folders: Folders, as_json: AsJson = False, base_url: BaseUrl = None)
                 if as_json:
                     _print(_as_dict(result))
                 elif (done := result.completion) is not None:
-                    print(done.text or json.dumps([dataclasses.asdict(call) for call in done.tool_calls]))
-                else:
-                    print(f"{folder.name}[{result.index}]: {result.error}", file=sys.stderr)
+                    print(plain(done.text or json.dumps([dataclasses.asdict(call) for call in done.tool_calls])))
+                elif result.error is not None:
+                    line = f"{folder.name}[{result.index}]: {message_of(result.error)}"
+                    print(plain(line, sys.stderr), file=sys.stderr)
         return whole
 
     _each(folders, show)
@@ -247,7 +259,8 @@ def _run_script(script: Path, arguments: list[str], inside: Callable[[], Abstrac
                 frames = err.__traceback__
                 while frames is not None and frames.tb_frame.f_code.co_filename != str(script):
                     frames = frames.tb_next
-                print(without_keys("".join(traceback.format_exception(err.with_traceback(frames)))), file=sys.stderr)
+                lines = traceback.format_exception(err.with_traceback(frames))
+                print(without_keys("".join(lines)), end="", file=sys.stderr)
                 raise typer.Exit(1) from None
             except SystemExit as end:
                 if isinstance(end.code, str):
@@ -265,8 +278,9 @@ def _job(
     if input is None:
         if model is not None:
             raise UsageError("--model needs --input.")
-        return BatchJob.open(folder, config=config, window=window, max_cost=max_cost)
-    given = {"model": model, "window": window, "max_cost": max_cost}
+        with _hints():
+            return BatchJob.open(folder, config=config, window=window, max_cost=max_cost)
+    given = {"model": model and resolve(model), "window": window, "max_cost": max_cost}
     options = {name: value for name, value in given.items() if value is not None}
     read = _Requests(input)
     try:
@@ -274,13 +288,26 @@ def _job(
     except BadRequestError as err:
         if err.message.startswith("requests[") and read.line:
             err.message = f"--input={str(input)!r}, line {read.line}: {err.message}"
+            if "model=None" in err.message:
+                err.hint = "name the model with --model, or in the line."
         raise
 
 
 def _open(folder: Path, base_url: str | None) -> BatchJob:
     from kluster_integrations.batch import BatchJob
 
-    return BatchJob.open(folder, config=connect(base_url=base_url))
+    with _hints():
+        return BatchJob.open(folder, config=connect(base_url=base_url))
+
+
+@contextmanager
+def _hints() -> Iterator[None]:
+    """Give the error of a folder without a job a hint for a shell."""
+    try:
+        yield
+    except NotFoundError as err:
+        err.hint = "check the path; `kluster batch submit FOLDER --input FILE` begins a job."
+        raise
 
 
 class _Requests:
@@ -358,7 +385,7 @@ def _show_status(folder: Path, status: BatchStatus, as_json: bool) -> bool:
         failed = f", {status.failed} failed" if status.failed else ""
         print(f"{folder}: {status.answered} of {status.total} answered{failed}; {status.window}, {money(status.cost)}")
         for job in status.jobs:
-            print(f"  {job.id or '-'}  {job.status}  {job.answered + job.failed}/{job.lines}")
+            print(plain(f"  {job.id or '-'}  {job.status}  {job.answered + job.failed}/{job.lines}"))
     return not status.failed
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import stat
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -17,9 +18,11 @@ from kluster_integrations.cli._errors import UsageError, connect
 from kluster_integrations.cli._images import image_url
 from kluster_integrations.cli._models import complete_model, default_model, is_model, near_model, resolve
 from kluster_integrations.cli._terminal import is_interactive, read_stdin
+from kluster_integrations.cli._text import extract, plain
 from kluster_integrations.errors import KlusterError, NotFoundError
 
 if TYPE_CHECKING:
+    from kluster_integrations.cli._tools import Tool
     from kluster_integrations.core.types import Completion
 
 __all__ = ["run"]
@@ -51,7 +54,9 @@ def run(
     system: Annotated[str | None, typer.Option("--system", "-s", metavar="TEXT", help="The system prompt.")] = None,
     image: Annotated[
         list[str] | None,
-        typer.Option("--image", "-i", "-a", metavar="FILE|URL", help="An image to ask about; may be repeated."),
+        typer.Option(
+            "--image", "-i", "-a", metavar="FILE|URL", help="An image to ask about, '-' is stdin; may be repeated."
+        ),
     ] = None,
     again: Annotated[bool, typer.Option("--continue", "-c", help="Go on with the last conversation.")] = False,
     conversation: Annotated[
@@ -67,6 +72,12 @@ def run(
         typer.Option("--tool", "-T", metavar="MODULE:FUNCTION", help="A function it may call; may be repeated."),
     ] = None,
     usage: Annotated[bool, typer.Option("--usage", "-u", help="Print tokens, cost and time, on stderr.")] = False,
+    hide_reasoning: Annotated[
+        bool, typer.Option("--hide-reasoning", "-R", help="Do not print the model's reasoning.")
+    ] = False,
+    extracted: Annotated[
+        bool, typer.Option("--extract", "-x", help="Print only the first fenced code block of the answer.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the whole answer as one JSON object.")] = False,
     no_log: Annotated[bool, typer.Option("--no-log", "-n", help="Do not keep this conversation on disk.")] = False,
     max_tokens: Annotated[
@@ -91,13 +102,16 @@ def run(
 
         form = {"name": "answer", "schema": read_schema(schema)}
         params["response_format"] = {"type": "json_schema", "json_schema": form}
-    tools = []
+    if extracted and as_json:
+        raise UsageError("--extract and --json exclude each other.")
+    tools: Sequence[Tool] = ()
     if tool:
-        from kluster_integrations.cli._tools import load_tool
+        from kluster_integrations.cli._tools import load_tools
 
-        tools = [load_tool(name) for name in tool]
+        tools = load_tools(tool)
     config = connect(base_url=base_url, plan=plan)
     chat = Conversation(named or "", config, params, tools, keeps_log=not no_log and _log.is_on())
+    chat.shows_reasoning = not hide_reasoning
     if number is not None:
         last = _log.read_turns(conversation=number)
         if not last:
@@ -108,6 +122,8 @@ def run(
     if system:
         chat.system = system
     images = [image_url(source) for source in image or []]
+    if images:
+        chat.check_vision()
 
     def after(answer: Completion) -> None:
         if answer.finish_reason == "length":
@@ -116,8 +132,8 @@ def run(
             print(chat.usage_line(answer), file=sys.stderr)
 
     if prompt is None and is_interactive():
-        if as_json:
-            raise UsageError("--json needs a PROMPT, or one on stdin.")
+        if as_json or extracted:
+            raise UsageError(f"--{'json' if as_json else 'extract'} needs a PROMPT, or one on stdin.")
         from kluster_integrations.cli._repl import Repl
 
         Repl(chat, images, after).run()
@@ -130,7 +146,7 @@ def run(
     if not text.strip():
         raise UsageError("PROMPT is empty.")
     try:
-        answer = chat.ask(text, images, quiet=as_json)
+        answer = chat.ask(text, images, quiet=as_json or extracted)
     except NotFoundError as err:
         if first is not None and second is not None and not is_model(first):
             err.hint = f"put a question of several words in quotes: {first!r} was taken for the model."
@@ -138,6 +154,8 @@ def run(
     if as_json:
         print(json.dumps(_as_dict(answer, chat.cost(answer)), ensure_ascii=False))
     else:
+        if extracted:
+            print(plain(extract(answer.text)))
         after(answer)
 
 

@@ -18,7 +18,8 @@ import typer
 
 from kluster_integrations._extras import install_command
 from kluster_integrations._version import __version__
-from kluster_integrations.cli._errors import shell_hint
+from kluster_integrations.cli._errors import message_of, shell_hint
+from kluster_integrations.cli._models import complete_model, resolve
 from kluster_integrations.cli._terminal import console
 from kluster_integrations.errors import KlusterError
 from kluster_integrations.litellm import _versions
@@ -60,7 +61,10 @@ class Check:
 
 def run(
     model: Annotated[
-        str | None, typer.Option(metavar="ID", help="The model for that request. Default: a small one.")
+        str | None,
+        typer.Option(
+            metavar="MODEL", help="The model for that request. Default: a small one.", autocompletion=complete_model
+        ),
     ] = None,
     offline: Annotated[bool, typer.Option("--offline", help="Send nothing.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
@@ -68,7 +72,7 @@ def run(
     """Check versions, key, address and server. If there is a key, it sends one request, for one token."""
     checks = []
     out = console()
-    for check in _checks(model, offline=offline):
+    for check in _checks(model and resolve(model), offline=offline):
         checks.append(check)
         if not as_json:
             _show(out, check)
@@ -80,7 +84,15 @@ def run(
 
 
 def _show(out: Console, check: Check) -> None:
-    """Print one line of the table as soon as it is known: the network may take its time."""
+    """Print one line of the table as soon as it is known: the network may take its time.
+
+    A pipe gets plain lines, which nothing wraps; `COLUMNS` asks for the table there, too.
+    """
+    if not out.is_terminal and "COLUMNS" not in os.environ:
+        print(f"{check.status:<4} {check.name:<15} {check.found}")
+        if check.hint:
+            print(f"Hint: {check.hint}")
+        return
     from rich.table import Table
     from rich.text import Text
 
@@ -212,7 +224,7 @@ def _server(config: KlusterConfig, model: str | None) -> Iterator[Check]:
     try:
         ids, seconds = list_models(client)
     except KlusterError as err:
-        yield Check("server", "fail", _said(err), shell_hint(err))
+        yield Check("server", "fail", message_of(err), shell_hint(err))
         return
     yield Check("server", "ok", f"GET /models lists {len(ids)} models, in {seconds:.2f} s")
     if quick.api_key is None and quick.needs_key:
@@ -223,12 +235,16 @@ def _server(config: KlusterConfig, model: str | None) -> Iterator[Check]:
 
 def list_models(client: Client) -> tuple[list[str], float]:
     """Return the ids that the server lists, and the seconds that it took."""
-    from kluster_integrations.errors import InternalServerError
+    from kluster_integrations.errors import InternalServerError, NotFoundError
 
     began = time.perf_counter()
     # The extended list needs no key, the plain one tries it.
     query = {"extended": "true"} if client.config.api_key is None else None
-    answer = client.get("/models", query=query).data
+    try:
+        answer = client.get("/models", query=query).data
+    except NotFoundError as err:
+        err.hint = "there is no such API at this address: check KLUSTER_BASE_URL."
+        raise
     rows = answer.get("data") if isinstance(answer, dict) else None
     if not isinstance(rows, list):
         raise InternalServerError("GET /models did not answer with a list of models.", hint="check the base URL.")
@@ -250,9 +266,5 @@ def _one_token(client: Client, model: str) -> Check:
         messages = [{"role": "user", "content": "Say yes."}]
         client.complete(client.build(model, messages, {"max_completion_tokens": 1}))
     except KlusterError as err:
-        return Check("one token", "fail", f"{model}: {_said(err)}", shell_hint(err))
+        return Check("one token", "fail", f"{model}: {message_of(err)}", shell_hint(err))
     return Check("one token", "ok", f"{model} answers, in {time.perf_counter() - began:.2f} s")
-
-
-def _said(err: KlusterError) -> str:
-    return err.message + (f" (HTTP {err.status_code})" if err.status_code else "")

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
-import socket
 import sys
 import threading
 from typing import TYPE_CHECKING, Annotated, Any, get_args
@@ -13,11 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 import typer
 
 from kluster_integrations.catalog import Plan
-from kluster_integrations.cli._errors import UsageError
+from kluster_integrations.cli._errors import UsageError, listen_error
 from kluster_integrations.cli._functions import load_function
 from kluster_integrations.cli._terminal import need
 from kluster_integrations.emulator.settings import EngineName, ReasoningStyle, ShapeName, without_credentials
-from kluster_integrations.errors import KlusterError
 
 if TYPE_CHECKING:
     from kluster_integrations.emulator.engine import Engine
@@ -100,7 +97,7 @@ def run(
     try:
         server.start()
     except OSError as err:
-        raise KlusterError(f"{err.strerror or err}.", hint=_listen_hint(err, host)) from None
+        raise listen_error(err, host) from None
     try:
         writer = (
             f"text from {without_credentials(upstream)}"
@@ -116,14 +113,6 @@ def run(
         server.stop()
 
 
-def _listen_hint(err: OSError, host: str) -> str:
-    if isinstance(err, socket.gaierror) or err.errno == errno.EADDRNOTAVAIL:
-        return f"--host {host} is not an address of this machine: leave it out, or take 127.0.0.1 or 0.0.0.0 (all)."
-    if err.errno == errno.EACCES:
-        return "take a --port above 1023; --port 0 takes any free one."
-    return "--port 0 takes any free port."
-
-
 def _engine(name: str | None) -> EngineName | Engine:
     """Return the engine of a name, or the function `module:function`; modules of the current folder count."""
     if name is None or name in get_args(EngineName):
@@ -136,9 +125,9 @@ def _replies(path: str) -> list[dict[str, object]]:
 
     try:
         return load(path)
-    except ModuleNotFoundError as err:
-        raise UsageError(f"--replies {path}: {err}") from None
-    except (OSError, ValueError) as err:
+    except OSError as err:
+        raise UsageError(f"--replies {path} cannot be read: {err.strerror}.") from None
+    except (ModuleNotFoundError, ValueError) as err:
         raise UsageError(f"--replies {path}: {err}") from None
 
 

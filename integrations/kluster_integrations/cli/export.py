@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -11,6 +12,7 @@ import typer
 from kluster_integrations import catalog
 from kluster_integrations.catalog import Plan
 from kluster_integrations.cli._errors import UsageError, connect
+from kluster_integrations.cli._models import complete_model, resolve
 from kluster_integrations.errors import KlusterError
 
 if TYPE_CHECKING:
@@ -28,14 +30,21 @@ _UNFIT = frozenset("\"'`\\$#{}")
 
 def run(
     target: Annotated[
-        str | None, typer.Argument(metavar="TARGET", help="The program; --list names them.", show_default=False)
+        str | None,
+        typer.Argument(
+            metavar="TARGET",
+            help="The program; --list names them.",
+            autocompletion=lambda incomplete: [name for name in _names() if name.startswith(incomplete)],
+            show_default=False,
+        ),
     ] = None,
     show_list: Annotated[bool, typer.Option("--list", help="List the programs, one per line.")] = False,
     models: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="ID",
-            help="Only these models; repeat the option, or separate ids by commas. Default: all in service.",
+            metavar="MODEL",
+            help="Only these models; repeat the option, or separate them by commas. Default: all in service.",
+            autocompletion=complete_model,
         ),
     ] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="The file; default: standard output.")] = None,
@@ -78,7 +87,7 @@ def run(
     if show_list:
         _list()
         return
-    ids = [id_.strip() for given in models or [] for id_ in given.split(",") if id_.strip()]
+    ids = [resolve(name.strip()) for names in models or [] for name in names.split(",") if name.strip()]
     if target == _LITELLM:
         if base_url is not None or proxy or gateway or steps:
             raise UsageError(
@@ -107,9 +116,17 @@ def _find(name: str | None) -> Target:
     from kluster_integrations.cli.clients import TARGETS
 
     if name is None or name not in TARGETS:
-        said = "TARGET is missing" if name is None else f"TARGET={name!r} is not known"
-        raise UsageError(f"{said}; it is one of {', '.join([_LITELLM, *TARGETS])}.")
+        problem = "TARGET is missing" if name is None else f"TARGET={name!r} is not known"
+        near = difflib.get_close_matches(name or "", _names(), n=1)
+        meant = f"did you mean {near[0]!r}? It" if near else "it"
+        raise UsageError(f"{problem}; {meant} is one of {', '.join(_names())}.")
     return TARGETS[name]
+
+
+def _names() -> list[str]:
+    from kluster_integrations.cli.clients import TARGETS
+
+    return [_LITELLM, *TARGETS]
 
 
 def _list() -> None:

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kluster_integrations.catalog import Plan
-from kluster_integrations.cli._errors import UsageError, connect
+from kluster_integrations.cli._errors import UsageError, connect, listen_error
 from kluster_integrations.cli._terminal import need
-from kluster_integrations.errors import KlusterError
 
 if TYPE_CHECKING:
     from kluster_integrations.gateway import Gateway
@@ -98,7 +97,7 @@ def run(
     try:
         server.start()
     except OSError as err:
-        raise KlusterError(f"{err.strerror or err}.", hint="--port 0 takes any free port.") from None
+        raise listen_error(err, host) from None
     stopping = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stopping.set())
     try:

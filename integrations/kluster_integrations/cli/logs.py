@@ -9,7 +9,9 @@ from typing import Annotated, Any
 import typer
 
 from kluster_integrations.cli import _log
-from kluster_integrations.cli._terminal import money, plain
+from kluster_integrations.cli._models import complete_model, resolve
+from kluster_integrations.cli._terminal import money
+from kluster_integrations.cli._text import extract, plain
 from kluster_integrations.errors import KlusterError
 
 __all__ = ["app"]
@@ -21,33 +23,67 @@ app = typer.Typer(help="Show the conversations of `kluster chat`. They are kept 
 def _list(
     context: typer.Context,
     count: Annotated[
-        int,
+        int | None,
         typer.Option(
-            "--count", "-n", min=0, metavar="N", help="How many turns (questions with their answers); 0 means all."
+            "--count",
+            "-n",
+            min=0,
+            metavar="N",
+            help="How many turns (questions with their answers); 0 means all. Default: 3, or all of a conversation.",
         ),
-    ] = 3,
+    ] = None,
+    query: Annotated[
+        str | None, typer.Option("--query", "-q", metavar="TEXT", help="Only turns that contain this text.")
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model", "-m", metavar="MODEL", help="Only turns with this model.", autocompletion=complete_model
+        ),
+    ] = None,
+    current: Annotated[
+        bool, typer.Option("--current", "-c", help="Only the last conversation, with which `chat -c` goes on.")
+    ] = False,
     conversation: Annotated[
         int | None, typer.Option("--conversation", min=1, metavar="N", help="Only the turns of this conversation.")
     ] = None,
     response: Annotated[bool, typer.Option("--response", "-r", help="Print the last answer alone.")] = False,
+    extracted: Annotated[
+        bool, typer.Option("--extract", "-x", help="Print the first fenced code block of the last answer alone.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, one object per line.")] = False,
 ) -> None:
     """Show the last questions and answers."""
     if context.invoked_subcommand is not None:
         return
-    turns = _log.read_turns(last=1 if response else count or None, conversation=conversation)
+    if current and conversation is None:
+        conversation = _log.last_conversation()
+    alone = response or extracted
+    if count is None:
+        count = 0 if conversation is not None else 3
+    last = 1 if alone else count or None
+    if query is None and model is None:
+        turns = _log.read_turns(last=last, conversation=conversation)
+    else:
+        id_, text = model and resolve(model), (query or "").casefold()
+        found = _log.read_turns(conversation=conversation)
+        turns = [turn for turn in found if id_ in (None, turn.model) and text in _as_markdown(turn).casefold()]
+        turns = turns[-last:] if last else turns
     for turn in turns:
         if as_json:
             print(json.dumps(turn._asdict(), ensure_ascii=False))
-        elif response:
-            print(plain(turn.answer))
+        elif alone:
+            print(plain(extract(turn.answer) if extracted else turn.answer))
         else:
             print(plain(_as_markdown(turn)))
+    if not turns and (query is not None or model is not None):
+        print("No turn matches.", file=sys.stderr)
+        return
     if not turns and conversation is not None:
         raise KlusterError(f"There is no conversation {conversation}.", hint="`kluster logs` lists them.")
     if not turns:
         print("Nothing is kept.", file=sys.stderr)
-    elif sys.stdout.isatty() and not response and not as_json:
+    elif sys.stdout.isatty() and not alone and not as_json:
         print(f"Kept in {_log.log_file()}; `kluster chat -c` goes on.", file=sys.stderr)
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kluster_integrations.cli._errors import UsageError, connect
+from kluster_integrations.cli._models import complete_model, resolve
 from kluster_integrations.cli._terminal import console, is_interactive, money
 from kluster_integrations.errors import BadRequestError
 
@@ -28,7 +29,12 @@ _HEADER = re.compile(r"[ \t]*\[\[[ \t]*models[ \t]*\]\]")
 
 def run(
     model: Annotated[
-        str | None, typer.Argument(metavar="[MODEL]", help="The model's id; default: the first that the server lists.")
+        str | None,
+        typer.Argument(
+            metavar="[MODEL]",
+            help="An id or an alias; default: the first that the server lists.",
+            autocompletion=complete_model,
+        ),
     ] = None,
     base_url: Annotated[str | None, typer.Option(metavar="URL", help="The server; default: KLUSTER_BASE_URL.")] = None,
     output: Annotated[Path, typer.Option(help="The catalog file to write. Other models in it stay.")] = Path(
@@ -43,7 +49,7 @@ def run(
     config = connect(base_url=base_url)
     if not os.access(output.parent, os.W_OK):  # the file is written beside, and then takes its place
         raise UsageError(f"--output {output} cannot be written: name a file in a folder that is yours.")
-    model = model or _first_model(config)
+    model = resolve(model) if model else _first_model(config)
     _merged(output, model, _as_toml({"id": model}))  # what cannot be written is said before anything is spent
     probe = _probing.Probe(config, model)
     _ask(probe, model, config.base_url, yes=yes)

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from kluster_integrations.cli._errors import UsageError, connect
-from kluster_integrations.cli._terminal import console, read_stdin
+from kluster_integrations.cli._terminal import console, read_file, read_stdin
 
 __all__ = ["run"]
 
@@ -33,10 +33,7 @@ def run(
     if context is not None and context_file is not None:
         raise UsageError("--context and --context-file exclude each other.")
     if context_file is not None:
-        try:
-            context = context_file.read_text("utf-8")
-        except (OSError, UnicodeDecodeError) as err:
-            raise UsageError(f"--context-file {context_file} cannot be read: {err}") from None
+        context = read_file("--context-file", context_file)
     verdict = Verifier(connect(base_url=base_url)).check(
         prompt, read_stdin() if output == "-" else output, context, search=search
     )

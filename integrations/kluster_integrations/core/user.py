@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
@@ -24,6 +25,8 @@ __all__ = [
 ]
 
 _SERVICE, _USER = "kluster.ai", "api_key"
+_problems: dict[str, str] = {}
+"""What went wrong with the keyring, until it is reported."""
 
 
 def user_folder() -> Path:
@@ -83,6 +86,8 @@ def change_settings(**changes: Any) -> None:
         new.write_text(json.dumps(settings, ensure_ascii=False, indent=2) + "\n", "utf-8")
         new.replace(file)  # atomic: a reader never sees half a file
     except OSError as err:
+        with contextlib.suppress(OSError):  # a full disk leaves an empty file behind
+            new.unlink()
         raise KlusterError(f"{file} cannot be written: {err.strerror}.", hint="check the folder's rights.") from None
 
 
@@ -91,7 +96,11 @@ def stored_key() -> str | None:
 
     The keyring is not touched unless the settings say that there is a key: it may ask the user for a password.
     """
-    return _stored_key(user_folder())
+    key = _stored_key(user_folder())
+    # Taken before the warning: who shows a warning may ask for the key, to mask it.
+    if problem := _problems.pop("keyring", None):
+        warn(f"The key that `kluster keys set` has stored cannot be read. {problem}", stacklevel=3)
+    return key
 
 
 @functools.lru_cache(maxsize=1)  # the keyring is another process, which takes its time
@@ -104,7 +113,7 @@ def _stored_key(_: Path) -> str | None:
     try:
         return str(_keyring("get_password") or "") or None
     except KlusterError as err:
-        warn(f"The key that `kluster keys set` has stored cannot be read. {err}", stacklevel=4)
+        _problems["keyring"] = str(err)
         return None
 
 
