@@ -207,16 +207,29 @@ def test_wrong_input(kluster: Run, env: dict[str, str], tmp_path: Path, folder: 
     (tmp_path / "wrong.jsonl").write_bytes(good + b"\n\n" + line + b"\n")
     done = kluster("batch", "submit", folder, "--input", str(tmp_path / "wrong.jsonl"), env=env)
     assert (done.returncode, why in done.stderr) == (1, True), done.stderr
+    assert ("--model" in done.stderr) == ("model=None" in done.stderr)
     assert not Path(folder).exists()
 
 
 def test_input_from_a_pipe(kluster: Run, env: dict[str, str], folder: str, emulator: Emulator) -> None:
-    done = kluster("batch", "submit", folder, "--input", "-", "--model", LLAMA, stdin='"Question 0"\n', env=env)
+    done = kluster("batch", "submit", folder, "--input", "-", "--model", "llama-8b", stdin='"Question 0"\n', env=env)
     assert (done.returncode, len(emulator.batches.jobs)) == (0, 1), done.stderr
+    watched = kluster("batch", "watch", folder, env=env)
+    assert (watched.returncode, "1 of 1 answered" in watched.stdout) == (0, True), "the alias is a model"
+
+
+def test_the_error_of_a_result_is_one_line(kluster: Run, env: dict[str, str], folder: str) -> None:
+    kluster("batch", "submit", folder, "--input", "-", "--model", "no/such", stdin='"Question 0"\n', env=env)
+    kluster("batch", "watch", folder, env=env)
+    done = kluster("batch", "results", folder, env=env)
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr == "reviews[0]: The model 'no/such' does not exist (HTTP 404)\n"
 
 
 def test_no_input_and_no_job(kluster: Run, env: dict[str, str], folder: str) -> None:
-    assert "holds no job" in kluster("batch", "submit", folder, env=env).stderr
+    error, hint = kluster("batch", "submit", folder, env=env).stderr.splitlines()
+    assert "holds no job" in error
+    assert hint == "Hint: check the path; `kluster batch submit FOLDER --input FILE` begins a job."
     assert kluster("batch", "submit", folder, "--model", LLAMA, env=env).returncode == 2
 
 

@@ -90,6 +90,28 @@ def test_thoughts_never_mix_with_the_text(kluster: Run, emulator: Emulator, reac
     assert done.stderr == "Thoughts: I count them.\n"
 
 
+def test_the_reasoning_can_be_hidden(kluster: Run, emulator: Emulator, reach: dict[str, str]) -> None:
+    emulator.reply("Three.", reasoning="I count them.")
+    done = kluster("chat", QWEN, "How many apples?", "-R", env=reach)
+    assert (done.stdout, done.stderr) == ("Three.\n", "")
+
+
+@pytest.mark.parametrize(
+    ("answer", "shown"),
+    [
+        ("Here:\n\n```python\nprint(1)\n\nprint(2)\n```\nand\n```\nmore\n```\n", "print(1)\n\nprint(2)\n"),
+        ("````md\n```\ninner\n```\n````", "```\ninner\n```\n"),
+        ("No code.", "No code.\n"),
+    ],
+)
+def test_the_code_of_an_answer_alone(
+    kluster: Run, emulator: Emulator, reach: dict[str, str], answer: str, shown: str
+) -> None:
+    emulator.reply(answer)
+    assert kluster("chat", LLAMA, "A program?", "-x", env=reach).stdout == shown
+    assert kluster("logs", "-x", env=reach).stdout == shown
+
+
 def test_an_answer_that_was_cut_inside_the_thoughts_is_noted_once(
     kluster: Run, emulator: Emulator, reach: dict[str, str]
 ) -> None:
@@ -274,6 +296,29 @@ def test_a_model_cannot_steer_the_terminal() -> None:
         assert terminal.wait() == 0
         piped = subprocess.run(command("chat", "my-own", "Hi"), env=environment(**env), capture_output=True, check=True)
     assert piped.stdout == b"a\x1b]0;owned\x07b\n"
+
+
+STEER = "\x1b]0;owned\x07\x9b31m"
+
+
+def test_neither_can_a_server_or_a_tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "steering.py").write_text(f"def look(at: str) -> str:\n    return {STEER!r}\n")
+    monkeypatch.chdir(tmp_path)
+    arguments = json.dumps({"at": STEER}, ensure_ascii=False)
+    call = {"index": 0, "id": "c1", "function": {"name": "look", "arguments": arguments}}
+    refusal = json.dumps({"error": {"message": f"Not {STEER} so."}}).encode()
+    with RawServer() as server:
+        server.script(
+            Reply(sse({"tool_calls": [call]}, finish="tool_calls")),
+            Reply([refusal], status=400, content_type="application/json", framing="length"),
+        )
+        env = {"KLUSTER_BASE_URL": server.base_url, "KLUSTER_API_KEY": KEY, "NO_COLOR": "1"}
+        terminal = Terminal("chat", LLAMA, "Hi", "-T", "steering:look", "--no-log", env=env)
+        shown = terminal.until("so. (HTTP 400)")
+        assert terminal.wait() == 1
+    assert "returns ]0;owned" in shown
+    assert "Error: Not ]0;owned31m so." in shown
+    assert not set("\x1b\x07\x9b") & set(shown)
 
 
 def test_json_on_a_terminal_needs_a_prompt(reach: dict[str, str]) -> None:

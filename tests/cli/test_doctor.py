@@ -47,6 +47,13 @@ def test_the_table_fits_the_terminal(kluster: Run, reach: dict[str, str], column
     assert {line[:4].strip() for line in lines} <= {"ok", "warn", "skip", ""}
 
 
+def test_a_pipe_gets_plain_lines(kluster: Run, emulator: Emulator, reach: dict[str, str]) -> None:
+    env = {**reach, "KLUSTER_BASE_URL": f"{emulator.base_url}/nothing"}
+    lines = kluster("doctor", env=env).stdout.splitlines()
+    assert "Hint: there is no such API at this address: check KLUSTER_BASE_URL." in lines
+    assert [line for line in lines if line != line.rstrip() or line.startswith(" ")] == []
+
+
 def test_offline_sends_nothing(kluster: Run, emulator: Emulator, reach: dict[str, str]) -> None:
     code, checks = _checks(kluster, "--offline", env=reach)
     assert (code, checks["server"]["status"]) == (0, "skip")

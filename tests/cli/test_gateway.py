@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import inspect
 import json
+import re
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -9,8 +11,11 @@ from typing import Any
 import httpx
 import pytest
 
+from kluster_integrations.cli import export, gateway
+from kluster_integrations.cli.clients import GATEWAY_URL
 from kluster_integrations.emulator import Emulator
 
+from ..pages import ROOT
 from .conftest import KEY, LLAMA, Run, command, environment
 
 OWN = "kg-a-key-of-the-gateway"
@@ -121,6 +126,14 @@ def test_options_that_cannot_be_had(kluster: Run, args: list[str], said: str) ->
     done = kluster("gateway", "--port", "0", *args)
     assert done.returncode == 2
     assert said in done.stderr
+
+
+def test_the_port_of_the_pages_is_the_default() -> None:
+    port = inspect.signature(gateway.run).parameters["port"].default
+    page = (ROOT / "docs" / "gateway.md").read_text("utf-8")
+    assert set(re.findall(r"`http://127\.0\.0\.1:(\d+)", page)) == {str(port)}
+    assert f"http://127.0.0.1:{port}/v1" == GATEWAY_URL
+    assert f"on port {port} or at --base-url" in inspect.getsource(export.run)
 
 
 def test_a_taken_port(kluster: Run, emulator: Emulator) -> None:

@@ -31,6 +31,12 @@ def test_a_narrow_terminal_shows_whole_ids_and_no_long_line(kluster: Run, column
     assert max(map(len, lines)) <= int(columns)
 
 
+def test_a_pipe_gets_no_blanks_at_line_ends(kluster: Run) -> None:
+    lines = kluster("models").stdout.splitlines()
+    assert len(lines) > 10
+    assert [line for line in lines if line != line.rstrip()] == []
+
+
 def test_the_plan_caps_the_windows(kluster: Run) -> None:
     specs = json.loads(kluster("models", "--plan", "trial", "--json").stdout)
     assert max(spec["context_window"] for spec in specs) == 32_768

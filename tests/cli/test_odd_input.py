@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import resource
+import sqlite3
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from kluster_integrations.cli._images import red_disc
 from kluster_integrations.emulator import Emulator
 
 from .conftest import GEMMA, LLAMA, Run, command, environment
@@ -94,6 +97,69 @@ def test_a_module_that_cannot_be_imported(
     done = kluster("chat", LLAMA, "Hello!", "--tool", f"{module}:f", env=reach)
     wrong_usage(done, f"--tool {module}:f: ", said)
     assert "must be MODULE:FUNCTION" not in done.stderr
+
+
+NAMED = """
+import functools
+
+def wrapped(function):
+    return lambda city: function(city)
+
+@wrapped
+def decorated(city: str) -> str:
+    return city
+
+def loud(city: str) -> str:
+    print("printed")
+    return city
+
+class Cities:
+    def of(self, city: str) -> str:
+        return city
+
+    @classmethod
+    def named(cls, city: str) -> str:
+        return city
+
+part = functools.partial(loud, city="Lisbon")
+"""
+
+
+@pytest.mark.parametrize("name", ["decorated", "Cities.named"])
+def test_a_tool_has_the_name_that_the_user_calls(
+    kluster: Run, emulator: Emulator, reach: dict[str, str], tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "named_tools.py").write_text(NAMED)
+    assert kluster("chat", LLAMA, "Hello!", "-T", f"named_tools:{name}", env=reach).returncode == 0
+    [tool] = emulator.requests[0].body["tools"]  # type: ignore[index,call-overload]
+    assert tool["function"]["name"] == name.rpartition(".")[2]
+
+
+def test_what_a_tool_prints_is_not_in_the_answer(
+    kluster: Run, emulator: Emulator, reach: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "named_tools.py").write_text(NAMED)
+    emulator.reply(tool_calls=[{"name": "loud", "arguments": {"city": "Lisbon"}}], times=1)
+    done = kluster("chat", LLAMA, "Hello!", "-T", "named_tools:loud", "--json", env=reach)
+    assert json.loads(done.stdout)["text"].endswith(": Lisbon.")
+    assert done.stderr == "printed\n"
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["Cities"], "must be a function, and is a class"),
+        (["part"], "must be a function, and is of type partial"),
+        (["Cities.of"], "is a method of an object"),
+        (["loud", "loud"], "have the same name"),
+    ],
+)
+def test_what_cannot_be_a_tool(
+    kluster: Run, reach: dict[str, str], tmp_path: Path, names: list[str], said: str
+) -> None:
+    (tmp_path / "named_tools.py").write_text(NAMED)
+    options = [word for name in names for word in ("-T", f"named_tools:{name}")]
+    wrong_usage(kluster("chat", LLAMA, "Hello!", *options, env=reach), said)
 
 
 @pytest.mark.parametrize("name", ["weather", "weather:", ":f", ".weather:f"])
@@ -191,11 +257,109 @@ def test_a_home_that_cannot_be_read(kluster: Run, tmp_path: Path) -> None:
     assert "make the file readable" in done.stderr
 
 
-@pytest.mark.parametrize("own", ["x", ["x"], {"x": 3}])
-def test_aliases_that_are_none(kluster: Run, tmp_path: Path, own: object) -> None:
+def settings(tmp_path: Path, text: str) -> Path:
     file = tmp_path / "data" / "kluster" / "settings.json"
-    file.parent.mkdir(parents=True)
-    file.write_text(json.dumps({"aliases": own}))
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)
+    return file
+
+
+@pytest.mark.parametrize(
+    ("field", "hint", "repair"),
+    [
+        ({"default_model": 7}, "`kluster models default MODEL` sets it.", ["models", "default", "gemma"]),
+        ({"log": "no"}, "`kluster logs off` or `kluster logs on` sets it.", ["logs", "off"]),
+    ],
+)
+def test_a_setting_of_a_wrong_type(
+    kluster: Run,
+    emulator: Emulator,
+    reach: dict[str, str],
+    tmp_path: Path,
+    field: dict[str, object],
+    hint: str,
+    repair: list[str],
+) -> None:
+    file = settings(tmp_path, json.dumps(field))
+    done = kluster("chat", "Hello there!", env=reach)
+    [(name, value)] = field.items()
+    assert done.returncode == 1
+    assert f"Error: {file}: {name}={value!r} must be" in done.stderr
+    assert f"Hint: {hint}" in done.stderr
+    assert emulator.requests == []
+    assert kluster(*repair).returncode == 0
+    assert kluster("chat", "Hello there!", env=reach).returncode == 0
+
+
+def test_settings_that_cannot_be_written_leave_nothing_behind(kluster: Run, tmp_path: Path) -> None:
+    file = settings(tmp_path, "{}")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))  # as good as a full disk
+    try:
+        done = kluster("models", "default", "gemma")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert f"{file} cannot be written" in done.stderr
+    assert [found.name for found in file.parent.iterdir()] == ["settings.json"]
+
+
+@pytest.mark.parametrize("broken", ["settings", "catalog"])
+def test_completion_writes_nothing_into_the_line(kluster: Run, tmp_path: Path, broken: str) -> None:
+    env = {"_KLUSTER_COMPLETE": "complete_bash", "COMP_WORDS": "kluster chat ge", "COMP_CWORD": "2"}
+    if broken == "settings":
+        settings(tmp_path, "{")
+    else:
+        env["KLUSTER_CATALOG"] = str(tmp_path / "no.toml")
+    done = kluster(env=env)
+    assert done.stderr == ""
+    assert done.stdout.split() == (["gemma"] if broken == "settings" else [])
+
+
+def test_targets_and_models_are_completed(kluster: Run) -> None:
+    env = {"_KLUSTER_COMPLETE": "complete_bash", "COMP_CWORD": "2"}
+    assert kluster(env={**env, "COMP_WORDS": "kluster export sil"}).stdout == "sillytavern\n"
+    assert kluster(env={**env, "COMP_WORDS": "kluster probe mag"}).stdout == "magistral\n"
+
+
+def test_a_keyring_that_fails_is_reported_once(reach: dict[str, str], tmp_path: Path) -> None:
+    settings(tmp_path, '{"keyring": true}')
+    pytest.importorskip("keyring")
+    env = environment(**reach, PYTHON_KEYRING_BACKEND="keyring.backends.fail.Keyring", PYTHONWARNINGS="always")
+    talk = command("chat", "Hello there!")
+    done = subprocess.run(talk, env=env, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "Echo: Hello there!\n", ""), "the variable comes first"
+    del env["KLUSTER_API_KEY"]
+    done = subprocess.run(talk, env=env, capture_output=True, text=True, check=False)
+    assert done.stderr.count("The key that `kluster keys set` has stored cannot be read") == 1
+
+
+def test_a_damaged_turn_of_the_log_is_named(kluster: Run, reach: dict[str, str]) -> None:
+    kluster("chat", "Hello there!", env=reach)
+    file = kluster("logs", "path").stdout.strip()
+    for messages in ("[broken", "5", '[{"role": "user"}]'):
+        with sqlite3.connect(file) as log:
+            log.execute("UPDATE turns SET messages = ?", (messages,))
+        log.close()
+        for args in (["logs"], ["chat", "-c", "And?"]):
+            done = kluster(*args, env=reach)
+            assert done.returncode == 1
+            assert f"Error: The log {file} cannot be used: turn 1 is damaged." in done.stderr
+
+
+def test_an_image_from_a_pipe(kluster: Run, emulator: Emulator, reach: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "disc.png").write_bytes(red_disc(8))
+    with (tmp_path / "disc.png").open("rb") as image:
+        talk = command("chat", GEMMA, "What is it?", "-i", "-")
+        done = subprocess.run(talk, stdin=image, env=environment(**reach), capture_output=True, check=True)
+    assert b"[image/png]" in done.stdout
+    assert emulator.requests[0].body["messages"][0]["content"][1]["text"] == "What is it?"  # type: ignore[index,call-overload]
+
+
+@pytest.mark.parametrize("own", ["x", ["x"], {"x": 3}, {"x": ""}])
+def test_aliases_that_are_none(kluster: Run, tmp_path: Path, own: object) -> None:
+    file = settings(tmp_path, json.dumps({"aliases": own}))
+    assert kluster("aliases").stdout.startswith("llama ")
+    assert "\nx " not in kluster("aliases").stdout
     assert kluster("aliases", "set", "mine", "gemma").returncode == 0
     assert json.loads(file.read_text())["aliases"] == {"mine": GEMMA}
 

@@ -63,6 +63,16 @@ class Tmux:
         if keys:
             self._run("send-keys", *keys)
 
+    def enter(self, line: str, *shown: str) -> None:
+        """Type a line and Enter, and wait for what the screen shows then."""
+        self.type(line, "Enter")
+        for text in shown:
+            self.until(text)
+
+    def resize(self, columns: int) -> None:
+        """Make the window that many columns wide."""
+        self._run("resize-window", "-x", str(columns))
+
     def paste(self, text: str) -> None:
         """Paste a text, as a terminal does."""
         self._run("load-buffer", "-", stdin=text)

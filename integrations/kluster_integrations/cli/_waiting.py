@@ -41,7 +41,9 @@ class _Countdown(logging.Handler):
     def _count(self, why: str, until: float) -> None:
         while (left := until - time.monotonic()) > 0.05:
             line = f"{why}: next try in {math.ceil(left)} s; Ctrl-C gives up."
-            sys.stderr.write(_CLEAR + line[: _columns() - 1])  # a line that wraps could not be cleared
+            # A line that wraps cannot be cleared, and the terminal itself puts ^C behind it.
+            width = _columns() - 3
+            sys.stderr.write(_CLEAR + (line if len(line) <= width else line.partition(";")[0][:width]))
             sys.stderr.flush()
             if self._stop.wait(min(left, left % 1 or 1)):
                 break
