@@ -254,24 +254,25 @@ with ThreadPoolExecutor() as pool:
         return str(tmp_path / "program.py")
 
     def test_a_program(self, kluster: Run, env: dict[str, str], folder: str, script: str, emulator: Emulator) -> None:
-        for _ in range(2):
-            done = kluster("batch", "run", script, LLAMA, "--folder", folder, "--window", "auto", env=env, alone=True)
+        given = ("--folder", folder, "--window", "auto")
+        seen = []
+        for args in ([LLAMA, *given], [*given, "--", LLAMA]):  # the second time nothing is sent
+            done = kluster("batch", "run", script, *args, env=env)
             assert done.returncode == 0, done.stderr
             answers = done.stdout.splitlines()
             assert [f"Echo: Name {n}" == line for n, line in enumerate(answers)] == [True] * 20
+            seen.append(done.stderr)
+        assert "round 1: completed" in seen[0]
+        assert "20/20" in seen[0]
+        assert seen[1] == ""
         assert [len(job.lines) for job in emulator.batches.jobs.values()] == [20]
         assert [job.window for job in emulator.batches.jobs.values()] == ["72h"]
-
-    def test_the_bar(self, kluster: Run, env: dict[str, str], folder: str, script: str) -> None:
-        done = kluster("batch", "run", script, "--folder", folder, "--", LLAMA, env=env, alone=True)
-        assert "round 1: completed" in done.stderr
-        assert "20/20" in done.stderr
 
     def test_too_expensive(
         self, kluster: Run, env: dict[str, str], folder: str, script: str, emulator: Emulator
     ) -> None:
         given = ("--folder", folder, "--max-cost", "0.000001")
-        done = kluster("batch", "run", script, LLAMA, *given, env=env, alone=True, traceback=True)
+        done = kluster("batch", "run", script, LLAMA, *given, env=env, traceback=True)
         assert (done.returncode, emulator.requests) == (1, [])
         assert "CostLimitError" in done.stderr
         assert "program.py" in done.stderr

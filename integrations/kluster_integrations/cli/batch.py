@@ -26,6 +26,8 @@ from kluster_integrations.cli._text import plain
 from kluster_integrations.errors import BadRequestError, JobLockedError, KlusterError, NotFoundError
 
 if TYPE_CHECKING:
+    from rich.progress import Progress
+
     from kluster_integrations.batch import BatchJob, BatchResult, BatchStatus, CostEstimate, JobStatus
 
 __all__ = ["app"]
@@ -116,16 +118,14 @@ def status(folders: Folders, as_json: AsJson = False, base_url: BaseUrl = None) 
 @app.command()
 def watch(folders: Folders, as_json: AsJson = False, base_url: BaseUrl = None) -> None:
     """Wait until all inputs have a result; wrong answers are asked for again. Ctrl-C stops the wait, not the jobs."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
     folders = _each_once(folders)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     outcomes: dict[Path, BatchStatus | KlusterError] = {}
-    with Progress(*columns, console=console(stderr=True)) as bars:
+    with _bars() as bars:
 
         async def wait(folder: Path) -> None:
             try:
                 with _open(folder, base_url) as job:
+                    bars.start()
                     bar = bars.add_task(folder.name, total=None)
                     outcomes[folder] = await job.await_(
                         on_progress=lambda seen: bars.update(bar, total=seen.total, completed=seen.progress)
@@ -220,16 +220,14 @@ def run(
     max_cost: MaxCost = None,
 ) -> None:
     """Run a Python program and send its chat requests as batch jobs. Run again after a stop, it sends nothing twice."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
     from kluster_integrations.batch import deferred
 
     if not script.is_file():
         raise NotFoundError(f"SCRIPT.py={str(script)!r} is not a file.", hint="check the path.")
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     bars: list[Any] = []
 
     def show(seen: BatchStatus) -> None:
+        rounds.start()
         for number, job in enumerate(seen.jobs):
             if number == len(bars):
                 bars.append(rounds.add_task(f"round {number + 1}", total=job.lines))
@@ -237,8 +235,22 @@ def run(
 
     # What the program prints goes through the bar only where both are on the same terminal.
     on_terminal = sys.stdout.isatty()
-    with Progress(*columns, console=console(stderr=True), redirect_stdout=on_terminal) as rounds:
+    with _bars(redirect_stdout=on_terminal) as rounds:
         _run_script(script, arguments or [], lambda: deferred(folder, window, max_cost, show))
+
+
+@contextmanager
+def _bars(**options: Any) -> Iterator[Progress]:
+    """Progress bars on stderr, to be started with the first; without one nothing is printed, not even an empty line."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    bars = Progress(*columns, console=console(stderr=True), **options)
+    try:
+        yield bars
+    finally:
+        if bars.tasks:
+            bars.stop()
 
 
 def _ended(job: JobStatus) -> int:
