@@ -46,6 +46,31 @@ def test_options_reach_the_server(kluster: Run, emulator: Emulator) -> None:
     assert (body["max_completion_tokens"], body["temperature"]) == (5, 0.5)
 
 
+def test_another_parameter(kluster: Run, emulator: Emulator, reach: dict[str, str]) -> None:
+    options = ["-o", "top_p=0.9", "-o", 'stop=["END"]', "--option", "seed=7"]
+    assert kluster("chat", LLAMA, "Hello", *options, env=reach).returncode == 0
+    body = emulator.requests[0].body
+    assert isinstance(body, dict)
+    assert (body["top_p"], body["stop"], body["seed"]) == (0.9, ["END"], 7)
+
+
+@pytest.mark.parametrize(
+    ("option", "code", "said"),
+    [
+        ("top_p", 2, "--option 'top_p' must be NAME=VALUE, such as top_p=0.9."),
+        ("model=gemma", 2, "--option model cannot be set: use --model."),
+        ("top_p=high", 1, "top_p='high' must be a number from 0 to 1"),
+        ("top_q=1", 1, "kluster.ai does not take top_q=1"),
+    ],
+)
+def test_a_parameter_that_cannot_be(
+    kluster: Run, emulator: Emulator, reach: dict[str, str], option: str, code: int, said: str
+) -> None:
+    done = kluster("chat", LLAMA, "Hello", "-o", option, env=reach)
+    assert (done.returncode, said in done.stderr) == (code, True), done.stderr
+    assert emulator.requests == []
+
+
 @pytest.mark.parametrize("args", [[], ["-"]])
 def test_the_prompt_from_a_pipe(kluster: Run, emulator: Emulator, reach: dict[str, str], args: list[str]) -> None:
     done = kluster("chat", LLAMA, *args, stdin="Zwei Zeilen:\nGrüße\n", env=reach)
@@ -321,7 +346,10 @@ def test_neither_can_a_server_or_a_tool(tmp_path: Path, monkeypatch: pytest.Monk
     assert not set("\x1b\x07\x9b") & set(shown)
 
 
-def test_json_on_a_terminal_needs_a_prompt(reach: dict[str, str]) -> None:
+def test_what_a_conversation_cannot_be(reach: dict[str, str]) -> None:
+    terminal = Terminal("chat", LLAMA, "-o", "top_p=7", env=reach)
+    terminal.until("top_p=7 must be a number")  # before the first question
+    assert terminal.wait() == 1
     terminal = Terminal("chat", LLAMA, "--json", env=reach)
     assert "--json needs a PROMPT" in terminal.until("Hint: ")
     assert terminal.wait() == 2

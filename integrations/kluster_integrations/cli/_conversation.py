@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -64,6 +65,20 @@ class Conversation:
         from kluster_integrations import catalog
 
         return catalog.get(self.model, config=self.config)
+
+    def check(self) -> None:
+        """Build a request and do not send it: a wrong parameter is an error before the first question.
+
+        Raises:
+            KlusterError: If the parameters, the tools or the schema cannot be sent.
+        """
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the first question says it
+            self._client.build(self.model, [{"role": "user", "content": "?"}], self._params, stream=True)
+
+    @property
+    def _params(self) -> dict[str, Any]:
+        return {**self.params, "tools": [tool.definition for tool in self.tools] or None}
 
     def check_vision(self) -> None:
         """Refuse an image that the model cannot see, before anything is asked.
@@ -183,14 +198,13 @@ class Conversation:
             start: Where the turn begins: the images of earlier ones may have been for another model.
             quiet: Whether nothing is printed.
         """
-        params = {**self.params, "tools": [tool.definition for tool in self.tools] or None}
         printer = None if quiet else AnswerPrinter(console(), console(stderr=True))
         try:
             with shown_waits():
                 messages = self.messages
                 if not self._sees:
                     messages = [*map(_without_images, messages[:start]), *messages[start:]]
-                for delta in self._client.stream(self._client.build(self.model, messages, params, stream=True)):
+                for delta in self._client.stream(self._client.build(self.model, messages, self._params, stream=True)):
                     received.append(delta)
                     if printer is not None:
                         printer.add(delta.content, delta.reasoning if self.shows_reasoning else "")

@@ -52,8 +52,9 @@ class Repl:
         Raises:
             KeyboardInterrupt: At the second Ctrl-C in a row at an empty line.
             AuthenticationError: The key is not accepted, and nothing is said yet that could be lost.
-            BadRequestError: There are images, and the model takes none.
+            BadRequestError: The parameters cannot be sent.
         """
+        self._chat.check()
         session: PromptSession[str] = PromptSession(
             history=self._history(),
             completer=_Completer(),

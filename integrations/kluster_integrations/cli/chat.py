@@ -27,6 +27,14 @@ if TYPE_CHECKING:
 
 __all__ = ["run"]
 
+_OWN_OPTIONS = {
+    "model": "--model",
+    "messages": "PROMPT, --system and --image",
+    "tools": "--tool",
+    "response_format": "--schema",
+    "stream": "a pipe or --json for an answer that is whole",
+}
+
 
 def run(
     first: Annotated[
@@ -86,6 +94,12 @@ def run(
     temperature: Annotated[
         float | None, typer.Option("--temperature", "-t", min=0, max=2, metavar="0..2", help="Randomness.")
     ] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--option", "-o", metavar="NAME=VALUE", help="Another parameter, such as top_p=0.9; may be repeated."
+        ),
+    ] = None,
     base_url: Annotated[str | None, typer.Option(metavar="URL", help="Where the API is.")] = None,
     plan: Annotated[
         Plan | None, typer.Option(help="The account's plan; it decides how long prompts and answers may be.")
@@ -96,7 +110,9 @@ def run(
     number = _log.last_conversation() if again and conversation is None else conversation
     if again and number is None:
         raise KlusterError("There is no conversation to continue.", hint="start one without -c: kluster chat.")
-    params: dict[str, Any] = {"max_completion_tokens": max_tokens, "temperature": temperature}
+    params: dict[str, Any] = dict(map(_parameter, option or []))
+    params |= {"max_completion_tokens": max_tokens} if max_tokens is not None else {}
+    params |= {"temperature": temperature} if temperature is not None else {}
     if schema is not None:
         from kluster_integrations.cli._schema import read_schema
 
@@ -172,6 +188,19 @@ def _model_and_prompt(first: str | None, second: str | None, option: str | None)
     if " " not in first and (near := near_model(first)):
         raise UsageError(f"{first!r} is not a model; did you mean {near!r}? As a question it needs --model.")
     return None, first
+
+
+def _parameter(text: str) -> tuple[str, Any]:
+    """Return the name and the value of `--option`; a value that is not JSON is a text."""
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise UsageError(f"--option {text!r} must be NAME=VALUE, such as top_p=0.9.")
+    if name in _OWN_OPTIONS:
+        raise UsageError(f"--option {name} cannot be set: use {_OWN_OPTIONS[name]}.")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
 
 
 def _piped() -> str:
