@@ -8,6 +8,7 @@ from kluster_integrations import catalog
 from kluster_integrations.catalog import ModelSpec
 from kluster_integrations.emulator import Emulator
 
+from ..raw_server import RawServer, Reply
 from .conftest import LLAMA, QWEN, Run
 
 IDS = [spec.id for spec in catalog.all_models()]
@@ -62,6 +63,16 @@ def test_refresh_lists_what_the_server_has(kluster: Run) -> None:
     assert row.split()[1:4] == ["12,345", "4,096", "yes"]
     assert (request.path, request.query) == ("/v1/models", {"extended": "true"})
     assert "authorization" not in request.headers
+
+
+def test_refresh_where_there_is_no_such_api(kluster: Run) -> None:
+    with RawServer() as server:
+        server.script(Reply([], status=404, framing="length"))
+        done = kluster("models", "--refresh", env={"KLUSTER_BASE_URL": server.base_url})
+    assert done.returncode == 1
+    error, hint = done.stderr.splitlines()
+    assert error.count("HTTP 404") == 1
+    assert hint == "Hint: there is no such API at this address: check KLUSTER_BASE_URL."
 
 
 def test_refresh_without_a_server_is_an_error(kluster: Run) -> None:

@@ -188,10 +188,12 @@ def test_many_fields_are_not_the_name_of_a_file(kluster: Run, reach: dict[str, s
         (["--image", "/dev/zero"], "'/dev/zero' is not a PNG"),
         (["--json", "--extract"], "--extract and --json exclude each other"),
         (["three", "words"], "needs quotes"),
+        (["bad \udcff byte"], "PROMPT is not UTF-8 text"),
     ],
 )
 def test_options_that_are_wrong(kluster: Run, reach: dict[str, str], args: list[str], said: str) -> None:
-    wrong_usage(kluster("chat", GEMMA, "Hello!", *args, env=reach), said)
+    prompt = ["-m", GEMMA] if said.startswith("PROMPT") else [GEMMA, "Hello!"]
+    wrong_usage(kluster("chat", *prompt, *args, env=reach), said)
 
 
 def test_a_question_without_quotes(kluster: Run, reach: dict[str, str]) -> None:

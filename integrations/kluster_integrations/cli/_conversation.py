@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from kluster_integrations.catalog import ModelSpec
 from kluster_integrations.cli import _log
-from kluster_integrations.cli._errors import report
+from kluster_integrations.cli._errors import UsageError, report
 from kluster_integrations.cli._terminal import AnswerPrinter, console, money
 from kluster_integrations.cli._tools import Tool
 from kluster_integrations.cli._waiting import shown_waits
@@ -139,11 +139,16 @@ class Conversation:
             quiet: Whether nothing is printed.
 
         Raises:
-            KlusterError: Whatever goes wrong.
+            UsageError: If the question holds bytes that are not text.
+            KlusterError: Whatever else goes wrong.
             KeyboardInterrupt: If the user ends the answer and the conversation is not `stoppable`.
         """
         from kluster_integrations.core.types import collect
 
+        try:
+            text.encode()
+        except UnicodeError:  # Python reads bytes that are not UTF-8 as surrogates
+            raise UsageError("PROMPT is not UTF-8 text; check what was pasted, and the terminal's encoding.") from None
         start, began = len(self.messages), time.perf_counter()
         parts = [{"type": "image_url", "image_url": {"url": url}} for url in images]
         self.messages.append({"role": "user", "content": [*parts, {"type": "text", "text": text}] if parts else text})

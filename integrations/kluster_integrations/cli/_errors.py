@@ -21,6 +21,7 @@ from kluster_integrations.cli._text import plain
 from kluster_integrations.errors import KlusterError
 
 __all__ = [
+    "NO_API",
     "Group",
     "UsageError",
     "connect",
@@ -33,6 +34,9 @@ __all__ = [
 
 # typer has click's exceptions, of its own copy or of click itself, by version; it exports only the leaf.
 UsageError: Any = typer.BadParameter.__base__
+
+NO_API = "there is no such API at this address: check KLUSTER_BASE_URL."
+"""The hint where even the list of models is not found."""
 
 _INTERRUPTED = 130
 # Hints for a shell; the errors' default hints name Python arguments.
@@ -147,7 +151,8 @@ def _describe(err: Exception) -> tuple[str, str | None, int]:
 
 def message_of(err: KlusterError) -> str:
     """Return the message of an error, with its HTTP status and without its hint."""
-    return err.message + (f" (HTTP {err.status_code})" if err.status_code else "")
+    status = f"HTTP {err.status_code}"
+    return err.message if err.status_code is None or err.message.startswith(status) else f"{err.message} ({status})"
 
 
 def listen_error(err: OSError, host: str) -> KlusterError:

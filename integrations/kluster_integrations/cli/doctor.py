@@ -18,7 +18,7 @@ import typer
 
 from kluster_integrations._extras import install_command
 from kluster_integrations._version import __version__
-from kluster_integrations.cli._errors import message_of, shell_hint
+from kluster_integrations.cli._errors import NO_API, message_of, shell_hint
 from kluster_integrations.cli._models import complete_model, resolve
 from kluster_integrations.cli._terminal import console
 from kluster_integrations.errors import KlusterError
@@ -243,7 +243,7 @@ def list_models(client: Client) -> tuple[list[str], float]:
     try:
         answer = client.get("/models", query=query).data
     except NotFoundError as err:
-        err.hint = "there is no such API at this address: check KLUSTER_BASE_URL."
+        err.hint = NO_API
         raise
     rows = answer.get("data") if isinstance(answer, dict) else None
     if not isinstance(rows, list):

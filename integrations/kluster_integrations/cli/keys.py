@@ -31,7 +31,11 @@ def set_() -> None:
 
     from kluster_integrations.config import KlusterConfig, env_source, store_key
 
-    typed = (getpass("Key: ") if is_interactive() else sys.stdin.read()).strip()
+    try:
+        typed = (getpass("Key: ") if is_interactive() else sys.stdin.read()).strip()
+    except KeyboardInterrupt:
+        print(file=sys.stderr)  # getpass leaves the cursor behind its prompt
+        raise
     try:
         if not typed:
             raise UsageError("the key is empty.")

@@ -11,9 +11,10 @@ import typer
 
 from kluster_integrations import catalog
 from kluster_integrations.catalog import ModelSpec, Plan
-from kluster_integrations.cli._errors import connect
+from kluster_integrations.cli._errors import NO_API, connect
 from kluster_integrations.cli._models import complete_model, default_model, to_keep
 from kluster_integrations.cli._terminal import console
+from kluster_integrations.errors import NotFoundError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -37,7 +38,11 @@ def _list(
     if context.invoked_subcommand is not None:
         return
     config = connect(plan=plan, base_url=base_url)
-    specs = catalog.refresh(config) if refresh else catalog.all_models(config)
+    try:
+        specs = catalog.refresh(config) if refresh else catalog.all_models(config)
+    except NotFoundError as err:
+        err.hint = NO_API
+        raise
     specs = [spec.for_plan(config.plan) for spec in specs]
     if as_json:
         print(json.dumps([dataclasses.asdict(spec) for spec in specs], default=sorted, ensure_ascii=False, indent=2))
