@@ -68,7 +68,7 @@ def test_commands_within_a_sentence(page: Path) -> None:
 
 @pytest.mark.parametrize("page", [COMMAND_LINE, GATEWAY], ids=lambda page: page.name)
 def test_options_within_a_sentence(page: Path) -> None:
-    known = set().union(*(options(command) for command in all_commands())) | {"--", "--install-completion"}
+    known = set().union(*(options(command) for command in all_commands())) | {"-", "--", "--install-completion"}
     named = {word for span in spans(page) if span.startswith("-") for word in span.split() if word.startswith("-")}
     assert named - known == set()
 
