@@ -286,7 +286,7 @@ class Terminal:
             stdin=slave,
             stdout=slave,
             stderr=slave,
-            env=environment(TERM="xterm", COLUMNS="80", **env),
+            env=environment(**{"TERM": "xterm", "COLUMNS": "80"} | env),
             start_new_session=True,
         )
         os.close(slave)
@@ -344,6 +344,21 @@ def test_neither_can_a_server_or_a_tool(tmp_path: Path, monkeypatch: pytest.Monk
     assert "returns ]0;owned" in shown
     assert "Error: Not ]0;owned31m so." in shown
     assert not set("\x1b\x07\x9b") & set(shown)
+
+
+def test_a_dumb_terminal_gets_no_escape_codes() -> None:
+    with RawServer() as server:
+        again = Reply(
+            [b"{}"], status=429, content_type="application/json", headers={"Retry-After": "1"}, framing="length"
+        )
+        server.script(again, Reply(sse({"reasoning_content": "Hm.", "content": "Hello"})))
+        env = {"KLUSTER_BASE_URL": server.base_url, "KLUSTER_API_KEY": KEY, "TERM": "dumb"}
+        terminal = Terminal("chat", QWEN, "Hi", "--no-log", env=env)
+        shown = terminal.until("Hello")
+        assert terminal.wait() == 0
+    assert "next try in 1 s" in shown
+    assert "Thoughts: Hm." in shown
+    assert "\x1b" not in shown
 
 
 def test_what_a_conversation_cannot_be(reach: dict[str, str]) -> None:

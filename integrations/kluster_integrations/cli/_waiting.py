@@ -14,7 +14,6 @@ from contextlib import contextmanager
 __all__ = ["shown_waits"]
 
 _LOG = "kluster_integrations"
-_CLEAR = "\r\x1b[K"
 
 
 class _Countdown(logging.Handler):
@@ -43,11 +42,11 @@ class _Countdown(logging.Handler):
             line = f"{why}: next try in {math.ceil(left)} s; Ctrl-C gives up."
             # A line that wraps cannot be cleared, and the terminal itself puts ^C behind it.
             width = _columns() - 3
-            sys.stderr.write(_CLEAR + (line if len(line) <= width else line.partition(";")[0][:width]))
+            sys.stderr.write(_clear() + (line if len(line) <= width else line.partition(";")[0][:width]))
             sys.stderr.flush()
             if self._stop.wait(min(left, left % 1 or 1)):
                 break
-        sys.stderr.write(_CLEAR)
+        sys.stderr.write(_clear())
         sys.stderr.flush()
 
     def end(self) -> None:
@@ -56,6 +55,11 @@ class _Countdown(logging.Handler):
         if self._thread is not None:
             self._thread.join()
             self._thread = None
+
+
+def _clear() -> str:
+    """Return what clears the line; a terminal that calls itself dumb, such as Emacs' shell, shows escape codes."""
+    return f"\r{' ' * (_columns() - 1)}\r" if os.environ.get("TERM") in (None, "", "dumb") else "\r\x1b[K"
 
 
 def _columns() -> int:
