@@ -32,12 +32,27 @@ def test_version(kluster: Run) -> None:
         (["chat", "-m"], "kluster chat"),
         (["probe", "--no-such"], "kluster probe"),
         (["batch", "submit", "-m"], "kluster batch submit"),
+        (["models", "list", "--no-such"], "kluster models list"),
     ],
 )
 def test_the_hint_names_the_command_of_a_wrong_option(kluster: Run, args: list[str], command: str) -> None:
     done = kluster(*args)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.splitlines()[1] == f"Hint: `{command} --help` shows what is allowed."
+
+
+def test_a_question_alone_is_told_the_command(kluster: Run) -> None:
+    done = kluster("What is it?")
+    assert done.returncode == 2
+    assert done.stderr.startswith(
+        "Error: 'What is it?' is not a command; a question needs one: kluster chat 'What is it?'\n"
+    )
+
+
+@pytest.mark.parametrize("group", ["logs", "models", "aliases"])
+def test_list_may_be_written_out(kluster: Run, group: str) -> None:
+    whole, alone = kluster(group, "list"), kluster(group)
+    assert (whole.returncode, whole.stdout, whole.stderr) == (0, alone.stdout, alone.stderr)
 
 
 def test_a_group_alone_shows_its_help(kluster: Run) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import shlex
 import socket
 import sys
 import traceback
@@ -71,6 +72,14 @@ class Group(TyperGroup):
             sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115
         with _own_words():
             sys.exit(_exit_code(lambda: super(Group, self).main(*args, **options)))
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Return the command of a line; a question alone is an error that names `kluster chat`."""
+        if " " in args[0].strip():
+            raise UsageError(
+                f"{args[0]!r} is not a command; a question needs one: kluster chat {shlex.quote(args[0])}", ctx
+            )
+        return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
         """Run a command; Ctrl-C ends it without a word."""

@@ -26,6 +26,9 @@ def _list(context: typer.Context) -> None:
         print("\n".join(f"{name:<{width}}  {model}" for name, model in found.items()))
 
 
+app.command("list")(_list)  # as `llm` has it
+
+
 @app.command("set")
 def set_(
     name: Name,

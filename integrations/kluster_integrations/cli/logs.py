@@ -87,6 +87,9 @@ def _list(
         print(f"Kept in {_log.log_file()}; `kluster chat -c` goes on.", file=sys.stderr)
 
 
+app.command("list")(_list)  # as `llm` has it
+
+
 @app.command()
 def path() -> None:
     """Print where the log is."""

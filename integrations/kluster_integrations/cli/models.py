@@ -60,6 +60,9 @@ def _list(
         out.print(Padding(Text(_facts(spec), style="dim"), (0, 0, 0, 2)))
 
 
+app.command("list")(_list)  # as `llm` has it
+
+
 @app.command()
 def default(
     model: Annotated[
