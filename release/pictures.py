@@ -1,7 +1,7 @@
 """Make the pictures of the site: what commands print, a conversation, the emulator's page, and the benchmarks.
 
-`make docs` runs it. They go into `docs/assets/pictures/`, which git ignores. The emulator's page needs Chromium; where
-that is not installed its picture says so.
+`make docs` runs it. They go into `docs/assets/pictures/`, which git ignores. The conversation needs tmux, and
+the emulator's page Chromium; where one is not installed its picture says so.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import html
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -19,12 +20,12 @@ from pathlib import Path
 import httpx
 from rich.console import Console
 from rich.text import Text
+from tests.cli.tmux import Tmux
 from tests.emulator.browser import CHROMIUM, Browser
 from tests.pages import ROOT, tables
 
 from kluster_integrations.emulator import Emulator
 from kluster_integrations.emulator.replies import load
-from release.terminal import Terminal
 
 __all__: list[str] = []
 
@@ -48,21 +49,24 @@ def command(name: str, address: str) -> str:
 
 def conversation(address: str) -> str:
     """Return a conversation of `kluster chat`, typed into a terminal, as SVG."""
+    if shutil.which("tmux") is None:
+        return _missing("tmux")
     args = ["chat", "gemma", "--usage", "--no-log"]
-    with (
-        tempfile.TemporaryDirectory() as home,
-        Terminal([*KLUSTER, *args], _environment(home, address), home, COLUMNS) as terminal,
-    ):
-        for number, line in enumerate([*CONVERSATION, ""], 1):
-            # What is typed before the prompt is there is read by nobody.
-            terminal.until(lambda text, number=number: text.endswith("\n>") and text.count("\n>") == number)  # type: ignore[misc]
-            terminal.type(f"{line}\r" if line else "")
-        return _picture("chat", args, terminal.ansi)
+    with tempfile.TemporaryDirectory() as home:
+        terminal = Tmux(Path(home), [*KLUSTER, *args], _environment(home, address), columns=COLUMNS)
+        try:
+            for number, line in enumerate(CONVERSATION, 1):
+                terminal.prompted(number)
+                terminal.enter(line)
+            terminal.prompted(len(CONVERSATION) + 1)
+            return _picture("chat", args, terminal.colors.rstrip())
+        finally:
+            terminal.close()
 
 
 def _environment(home: str, address: str) -> dict[str, str]:
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("KLUSTER", "OPENAI", "XDG"))}
-    mine = {"HOME": home, "TERM": "xterm-256color", "KLUSTER_BASE_URL": address, "KLUSTER_API_KEY": "emulator-key"}
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("KLUSTER", "OPENAI", "XDG", "TMUX"))}
+    mine = {"HOME": home, "TERM": "screen-256color", "KLUSTER_BASE_URL": address, "KLUSTER_API_KEY": "emulator-key"}
     return kept | mine
 
 
@@ -79,7 +83,7 @@ def _picture(name: str, args: list[str], output: str) -> str:
 def emulator_page(server: Emulator) -> str:
     """Return a screenshot of the emulator's page, as it is after the commands above and two requests more."""
     if CHROMIUM is None:
-        return _svg(600, 60, '<text x="10" y="35">This picture is made where Chromium is installed.</text>')
+        return _missing("Chromium")
     with httpx.Client(base_url=server.base_url, headers={"Authorization": "Bearer emulator-key"}) as client:
         client.post("embeddings", json={"model": "BAAI/bge-m3", "input": "Bees dance."})
         client.post("chat/completions", json={"model": "google/gemma-3-27b-it", "messages": [], "n": 2})  # refused
@@ -113,6 +117,10 @@ def benchmarks() -> str:
     one = left + width / 1.5
     drawn.append(f'<line x1="{one:.0f}" x2="{one:.0f}" y1="{top - 6}" y2="{bottom + 6}"/>')
     return _svg(left + width + 60, bottom + 20, "\n".join(drawn))
+
+
+def _missing(program: str) -> str:
+    return _svg(600, 60, f'<text x="10" y="35">This picture is made where {program} is installed.</text>')
 
 
 def _svg(width: int, height: int, drawn: str) -> str:

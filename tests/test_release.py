@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import io
-import os
 import re
-import sys
 import tarfile
 import tomllib
 import zipfile
@@ -14,7 +12,6 @@ from pathlib import Path
 
 import pytest
 from release import contents, extras, pins
-from release.terminal import Terminal
 
 from kluster_integrations import __version__
 
@@ -120,13 +117,3 @@ def test_what_the_makefile_installs_is_pinned() -> None:
         wanted = {*(extra for found in extras_of for extra in found.split(",")), *re.findall(r"--group (\S+)", line)}
         pinned = pins.FILES[name]
         assert wanted <= {*pinned.extras, *pinned.groups, *in_all * ("all" in pinned.extras)}, line
-
-
-def test_a_terminal_shows_what_a_person_would_see(tmp_path: Path) -> None:
-    program = r'input("> "); print("one two\r\x1b[31mONE\x1b[0m\x1b[Cx\x1b[K\n12345678"); input()'
-    with Terminal([sys.executable, "-c", program], dict(os.environ), tmp_path, columns=7) as terminal:
-        terminal.until(lambda text: text == ">")
-        terminal.type("Ada\r")
-        terminal.until(lambda text: text.endswith("8"))
-        assert terminal.text == "> Ada\nONE x\n1234567\n8"
-        assert "\n\x1b[0;31mO\x1b[0;31mN\x1b[0;31mE\x1b[0m " in terminal.ansi

@@ -1,4 +1,4 @@
-"""A real terminal for tests: tmux, one server per test, driven by keys and read as a person reads it."""
+"""A real terminal, for tests and pictures: tmux, one server each, driven by keys and read as a person reads it."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-
-import pytest
 
 __all__ = ["Tmux", "tmux"]
 
@@ -25,14 +23,15 @@ class Tmux:
         folder: Where tmux keeps its socket; the command runs there.
         command: The command.
         env: Its environment.
+        columns: Characters per line.
     """
 
-    def __init__(self, folder: Path, command: list[str], env: dict[str, str]) -> None:
+    def __init__(self, folder: Path, command: list[str], env: dict[str, str], *, columns: int = 100) -> None:
         self._tmux = ["tmux", "-S", str(folder / "tmux"), "-f", os.devnull]
         # The trap: a Ctrl-C that comes while the command does not listen for keys must not end the shell.
         script = f'trap : INT; {shlex.join(command)}; echo "[exit $?]"; exec sleep 1000'
         setting = [f"{name}={value}" for name, value in env.items()]
-        size = ("-x", "100", "-y", "50")
+        size = ("-x", str(columns), "-y", "50")
         self._run("new-session", "-d", *size, "-c", str(folder), "env", *setting, "sh", "-c", script)
 
     def _run(self, *args: str, stdin: str | None = None) -> str:
@@ -43,6 +42,11 @@ class Tmux:
     def screen(self) -> str:
         """What is on the screen and above it, wrapped lines joined; white space at the end of a line is not there."""
         return self._run("capture-pane", "-p", "-J", "-S", "-")
+
+    @property
+    def colors(self) -> str:
+        """The screen as ANSI text: with the escape codes of its colors."""
+        return self._run("capture-pane", "-e", "-p", "-J", "-S", "-")
 
     def until(self, text: str, *, times: int = 1) -> str:
         """Wait until the screen has a text, so many times, and return the screen."""
@@ -85,6 +89,8 @@ class Tmux:
 @contextmanager
 def tmux(folder: Path, command: list[str], env: dict[str, str]) -> Iterator[Tmux]:
     """Run a command in a terminal. Where tmux is missing the test is skipped, but in CI it fails."""
+    import pytest  # the pictures are made without it
+
     if shutil.which("tmux") is None:
         reason = "tmux is not installed (Debian: apt-get install tmux)"
         pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
