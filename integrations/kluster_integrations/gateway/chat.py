@@ -34,7 +34,7 @@ async def _chat(request: Request) -> Response:
     n = _count(body.get("n"), stream=stream)
     chat = service.build(
         service.model(body.get("model")),
-        body.get("messages") or [],
+        [] if body.get("messages") is None else body["messages"],
         {**{name: value for name, value in body.items() if name not in _OWN}, **_tools(body)},
         stream=stream,
         n=n,
@@ -87,7 +87,10 @@ def _count(n: object, *, stream: bool) -> int:
             f"n={n!r} must be a whole number from 1 to {_MAX_N}.", hint="write n=2, say, or leave it out."
         )
     if stream and n > 1:
-        raise UnsupportedParameterError(f"n={n} does not work with stream=true.", hint="leave out n or stream.")
+        raise UnsupportedParameterError(
+            f"n={n} does not work with stream=true; a stream has one answer, so allowed is 1.",
+            hint="leave out stream to get several answers, or send the request n times.",
+        )
     return n
 
 
@@ -190,7 +193,7 @@ class _Chunks:
         return usage + b"data: [DONE]\n\n"
 
     def fail(self, err: KlusterError) -> bytes:
-        return b"data: " + dump({"error": openai_error(err)}) + b"\n\n"
+        return b"data: " + dump({"error": openai_error(err, "/v1/chat/completions")}) + b"\n\n"
 
     def ping(self) -> bytes:
         return PING

@@ -90,7 +90,7 @@ class ResponseWriter:
 
     def fail(self, err: KlusterError) -> bytes:
         """Return the events of a response that has failed in the middle."""
-        error = openai_error(err)
+        error = openai_error(err, "/v1/responses")
         self.response["status"] = "failed"
         self.response["error"] = {"code": _code(error), "message": error["message"]}
         # `error` inside is what OpenAI's SDK for Python raises on. The AI SDK wants a code (vercel/ai issue 21360): its

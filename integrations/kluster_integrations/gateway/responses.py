@@ -16,6 +16,7 @@ from kluster_integrations.gateway.errors import refusal
 from kluster_integrations.gateway.memory import Remembered
 from kluster_integrations.gateway.response_events import ResponseWriter
 from kluster_integrations.gateway.response_items import (
+    Tool,
     custom_tools,
     messages_of,
     namespaces,
@@ -24,7 +25,7 @@ from kluster_integrations.gateway.response_items import (
     tool_choice_of,
     tools_of,
 )
-from kluster_integrations.gateway.service import Json, Service, body_of, service_of
+from kluster_integrations.gateway.service import Json, Service, body_of, one_answer, service_of
 
 __all__ = ["ROUTES"]
 
@@ -83,6 +84,7 @@ def _refuse(body: Mapping[str, Any]) -> None:
     ):
         if body.get(name):
             raise UnsupportedParameterError(f"{name} is not supported by the gateway.", hint=f"{instead}.")
+    one_answer(body)
 
 
 def _earlier(service: Service, response_id: object) -> Sequence[Mapping[str, Any]]:
@@ -103,7 +105,7 @@ def _size(items: Sequence[Mapping[str, Any]]) -> int:
     return sum(len(repr(item)) for item in items)
 
 
-def _params(body: Mapping[str, Any], given: object) -> dict[str, Any]:
+def _params(body: Mapping[str, Any], given: Sequence[Tool]) -> dict[str, Any]:
     """Return the parameters of the chat; `given` are the tools."""
     choice, tools = tool_choice_of(body.get("tool_choice"), tools_of(given))
     params = {name: value for name, value in body.items() if name not in _OWN and name not in _HINTS}
@@ -117,7 +119,7 @@ def _params(body: Mapping[str, Any], given: object) -> dict[str, Any]:
         "max_completion_tokens": body.get("max_output_tokens"),
         "response_format": text_format(body.get("text")),
         "tools": tools or None,
-        "tool_choice": choice if tools else None,
+        "tool_choice": choice,
         "logprobs": True if logprobs else None,
         "top_logprobs": body.get("top_logprobs") or None,
     }
@@ -145,7 +147,10 @@ class _Remembering(ResponseWriter):
     """Makes the events, and remembers the response once it is complete."""
 
     def __init__(
-        self, body: Mapping[str, Any], tools: object, keep: tuple[Service, Sequence[Mapping[str, Any]], int] | None
+        self,
+        body: Mapping[str, Any],
+        tools: Sequence[Tool],
+        keep: tuple[Service, Sequence[Mapping[str, Any]], int] | None,
     ) -> None:
         super().__init__(_echoed(body), custom_tools(tools), namespaces(tools))
         self._keep = keep
