@@ -152,7 +152,7 @@ REFUSED: list[tuple[str, dict[str, Any], str, str]] = [
     # Hints for Python programs
     (CHAT, {"messages": HELLO, "top_logprobs": 3}, "top_logprobs=3 needs logprobs=true", "set logprobs=true"),
     (CHAT, {"messages": HELLO, "functions": [{}]}, "", "start the gateway with --unsupported drop"),
-    (CHAT, {"model": "mine", "messages": HELLO, "logprobs": True}, "", "in the gateway's catalog file (KLUSTER_CATALOG)"),
+    (CHAT, {"model": "mine", "messages": HELLO, "logprobs": True}, "", "in the gateway's catalog file"),
     (CHAT, {"messages": HELLO, "metadata": {"@kluster.ai": {"async": True}}}, "", "(POST /v1/batches)"),
     (CHAT, {"model": "BAAI/bge-m3", "messages": HELLO}, "", "use /v1/embeddings"),
 ]  # fmt: skip

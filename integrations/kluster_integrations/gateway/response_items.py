@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from kluster_integrations.errors import BadRequestError
@@ -14,9 +14,7 @@ __all__ = [
     "INPUT",
     "Tool",
     "allowed_tools",
-    "custom_tools",
     "messages_of",
-    "namespaces",
     "offered",
     "text_format",
     "tool_choice_of",
@@ -27,7 +25,9 @@ INPUT = "input"
 """The one parameter of a tool that takes text and not JSON."""
 # Of the service itself, which has none, or records of their calls, which mean nothing to another one.
 _NOT_OURS = frozenset({"reasoning", "compaction", "web_search_call", "file_search_call", "image_generation_call"})
-_TOOLS = "additional_tools"  # Codex's way to offer more tools later on
+_SEARCH = "tool_search"
+# Codex's ways to offer more tools later on.
+_ADDING = frozenset({"additional_tools", "tool_search_output"})
 _CALLS = frozenset({"function_call", "custom_tool_call"})
 _OUTPUTS = frozenset({"function_call_output", "custom_tool_call_output"})
 
@@ -80,7 +80,16 @@ def _messages(item: object, where: str, memory: Memory) -> Iterator[dict[str, An
         yield {"role": "assistant", "content": "", "tool_calls": [call]}
     elif kind in _OUTPUTS:
         yield {"role": "tool", "tool_call_id": item.get("call_id"), "content": item.get("output"), "where": where}
-    elif kind not in _NOT_OURS and kind != _TOOLS:
+    elif kind == "tool_search_call" and item.get("call_id") is not None:
+        arguments = item.get("arguments")
+        function = {"name": _SEARCH, "arguments": arguments if isinstance(arguments, str) else json.dumps(arguments)}
+        call = {"id": item["call_id"], "type": "function", "function": function, "where": where}
+        yield {"role": "assistant", "content": "", "tool_calls": [call]}
+    elif kind == "tool_search_output" and item.get("call_id") is not None:
+        names = ", ".join(str(tool.name) for tool in _flattened(item.get("tools"), f"{where}.tools"))
+        text = f"These tools can be called now: {names}." if names else "No tool was found."
+        yield {"role": "tool", "tool_call_id": item["call_id"], "content": text, "where": where}
+    elif kind not in _NOT_OURS and kind not in _ADDING and kind != "tool_search_call":
         raise BadRequestError(
             f"{where}.type={kind!r} has no equivalent in a chat request.",
             hint="send only items of type message, function_call and function_call_output.",
@@ -112,19 +121,27 @@ class Tool(NamedTuple):
         where: Its place in the request.
         namespace: The namespace that it is in. A chat has none; Codex sends each MCP server as one (codex issue 26234).
         given: The tool itself.
+        is_deferred: Whether the model is to see it only once the client's tool search has found it.
     """
 
     where: str
     namespace: str | None
     given: Mapping[str, Any]
+    is_deferred: bool
+
+    @property
+    def kind(self) -> object:
+        """Its type; `tool_search` is the client's own, and not what OpenAI's servers run."""
+        kind = self.given.get("type")
+        return "hosted" if kind == _SEARCH and self.given.get("execution") != "client" else kind
 
     @property
     def name(self) -> object:
         """Its name in a chat."""
-        return _flat_name(self.namespace, self.given.get("name"))
+        return _SEARCH if self.kind == _SEARCH else _flat_name(self.namespace, self.given.get("name"))
 
 
-def _flattened(tools: object, where: str, namespace: str | None = None) -> Iterator[Tool]:
+def _flattened(tools: object, where: str, namespace: str | None = None, *, is_deferred: bool = False) -> Iterator[Tool]:
     if not isinstance(tools, list | None):
         raise BadRequestError(
             f"{where} must be a list of tools, not a {type(tools).__name__}.", hint='write [{"type": "function", …}].'
@@ -135,36 +152,31 @@ def _flattened(tools: object, where: str, namespace: str | None = None) -> Itera
             raise BadRequestError(
                 f"{place} must be a tool object, not a {type(tool).__name__}.", hint='write {"type": "function", …}.'
             )
+        later = is_deferred or tool.get("defer_loading") is True
         if tool.get("type") == "namespace":
-            yield from _flattened(tool.get("tools"), f"{place}.tools", str(tool.get("name")))
+            yield from _flattened(tool.get("tools"), f"{place}.tools", str(tool.get("name")), is_deferred=later)
         else:
-            yield Tool(place, namespace, tool)
+            yield Tool(place, namespace, tool, later)
 
 
-def offered(tools: object, items: Sequence[object]) -> list[Tool]:
-    """Return the tools of a request, and those that its input items add.
+def offered(tools: object, items: Sequence[object]) -> dict[str, Tool]:
+    """Return the tools of a request, and those that its input items add, by their names in the chat.
+
+    Deferred tools are left out until the client's search has found them. Without such a search, all are offered.
 
     Raises:
         BadRequestError: If one is not a tool.
     """
     found = list(_flattened(tools, "tools"))
+    if any(tool.kind == _SEARCH for tool in found):
+        found = [tool for tool in found if not tool.is_deferred]
     for i, item in enumerate(items):
-        if isinstance(item, Mapping) and item.get("type") == _TOOLS:
+        if isinstance(item, Mapping) and item.get("type") in _ADDING:
             found += _flattened(item.get("tools"), f"input[{i}].tools")
-    return found
+    return {str(tool.name or tool.where): tool for tool in found}
 
 
-def namespaces(tools: Sequence[Tool]) -> dict[str, tuple[str, str]]:
-    """Return the namespace and the own name of each tool that has one, by its name in the chat."""
-    return {str(t.name): (t.namespace, str(t.given.get("name"))) for t in tools if t.namespace is not None}
-
-
-def custom_tools(tools: Sequence[Tool]) -> frozenset[str]:
-    """Return the names, in the chat, of the tools that take text and not JSON."""
-    return frozenset(str(tool.name) for tool in tools if tool.given.get("type") == "custom")
-
-
-def tools_of(tools: Sequence[Tool]) -> list[dict[str, Any]]:
+def tools_of(tools: Collection[Tool]) -> list[dict[str, Any]]:
     """Return tools as those of a chat, which say where they stood. What OpenAI runs itself (web_search) is left out.
 
     Raises:
@@ -182,11 +194,10 @@ def tools_of(tools: Sequence[Tool]) -> list[dict[str, Any]]:
 
 def _tool(tool: Tool) -> dict[str, Any] | None:
     given = tool.given
-    kind = given.get("type")
-    if kind == "function":
+    if tool.kind in ("function", _SEARCH):
         function = {"name": tool.name, "description": given.get("description"), "parameters": given.get("parameters")}
         return {"type": "function", "function": function, "where": tool.where}
-    if kind != "custom":
+    if tool.kind != "custom":
         return None
     form = given.get("format")
     grammar = form.get("definition") if isinstance(form, Mapping) else None

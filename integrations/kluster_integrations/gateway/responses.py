@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from starlette.requests import Request
@@ -17,9 +17,7 @@ from kluster_integrations.gateway.memory import Remembered
 from kluster_integrations.gateway.response_events import ResponseWriter
 from kluster_integrations.gateway.response_items import (
     Tool,
-    custom_tools,
     messages_of,
-    namespaces,
     offered,
     text_format,
     tool_choice_of,
@@ -62,7 +60,7 @@ async def _create(request: Request) -> Response:
     chat = service.build(
         service.model(body.get("model")),
         messages_of(items, body.get("instructions"), service.memory),
-        _params(body, tools),
+        _params(body, tools.values()),
         stream=stream,
     )
     keep = None if body.get("store") is False else (service, items, len(await request.body()) + _size(earlier))
@@ -105,7 +103,7 @@ def _size(items: Sequence[Mapping[str, Any]]) -> int:
     return sum(len(repr(item)) for item in items)
 
 
-def _params(body: Mapping[str, Any], given: Sequence[Tool]) -> dict[str, Any]:
+def _params(body: Mapping[str, Any], given: Collection[Tool]) -> dict[str, Any]:
     """Return the parameters of the chat; `given` are the tools."""
     choice, tools = tool_choice_of(body.get("tool_choice"), tools_of(given))
     params = {name: value for name, value in body.items() if name not in _OWN and name not in _HINTS}
@@ -149,10 +147,10 @@ class _Remembering(ResponseWriter):
     def __init__(
         self,
         body: Mapping[str, Any],
-        tools: Sequence[Tool],
+        tools: Mapping[str, Tool],
         keep: tuple[Service, Sequence[Mapping[str, Any]], int] | None,
     ) -> None:
-        super().__init__(_echoed(body), custom_tools(tools), namespaces(tools))
+        super().__init__(_echoed(body), tools)
         self._keep = keep
 
     def end(self) -> bytes:
