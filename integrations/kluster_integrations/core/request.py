@@ -87,9 +87,8 @@ def build(
         raise BadRequestError(f"model={model!r} must be a model id.", hint="`kluster models` lists them.")
     spec = own_models.for_request(model, config)
     if spec.purpose == "embeddings":
-        raise BadRequestError(
-            f"model={model!r} makes embeddings, not chat.", hint="use KlusterEmbeddings, or a chat model."
-        )
+        hint = "use KlusterEmbeddings, or a chat model."
+        raise BadRequestError(f"model={model!r} makes embeddings, not chat.", hint=hint)
     sent, extra = _split_extra(params, extra_body)
     values = _known_values(sent, config, spec, several=several and not stream)
     stops = _stops(values.pop("stop", None))
@@ -247,9 +246,10 @@ _CHECKS: Mapping[str, Callable[[object], str | None]] = {
     "max_completion_tokens": _integer(1),
     "seed": _integer(-math.inf),
     "metadata": _of_type(Mapping, "a mapping"),
+    "parallel_tool_calls": _of_type(bool, "True or False"),
 }
 _NATIVE_CHECKS: Mapping[str, Callable[[object], str | None]] = {"n": _integer(1)}
-_DONE_HERE = frozenset({"stop", "tools", "tool_choice", "parallel_tool_calls", "response_format"})
+_DONE_HERE = frozenset({"stop", "tools", "tool_choice", "response_format"})
 # build() sets these itself. stream_options is ignored: the usage of a stream is read or estimated anyway.
 _HANDLED_ELSEWHERE = frozenset({"model", "messages", "stream", "stream_options"})
 # The other parameters of OpenAI's API (openai 2.54 and 3.54), to tell them from a deployment's own in `extra_body`.
@@ -501,7 +501,7 @@ def _add_tools(request: ChatRequest, values: dict[str, Any], tool_calling: ToolC
         if choice is not None:
             body["tool_choice"] = choice
         if parallel is not None:
-            body["parallel_tool_calls"] = bool(parallel)
+            body["parallel_tool_calls"] = parallel
 
 
 def _tool(tool: object, where: str) -> dict[str, Any]:
@@ -528,12 +528,14 @@ def _tool(tool: object, where: str) -> dict[str, Any]:
 def _tool_choice(choice: object, tools: Sequence[Mapping[str, Any]]) -> str | dict[str, Any] | None:
     """Return OpenAI's form: `auto`, `none`, `required`, or one named function; None where it was not given."""
     names = [t["function"]["name"] for t in tools]
+    if not tools and choice not in (None, "auto", "none"):
+        raise BadRequestError(
+            f"tool_choice={_short(choice)} needs tools.", hint="pass tools, or leave tool_choice out."
+        )
     if isinstance(choice, Mapping):
         function = choice.get("function")
         name = function.get("name") if isinstance(function, Mapping) else choice.get("name")
     elif choice in (None, "auto", "none", "required", "any"):
-        if choice in ("required", "any") and not tools:
-            raise BadRequestError(f"tool_choice={choice!r} needs tools.", hint="pass tools, or leave tool_choice out.")
         return "required" if choice == "any" else choice if tools else None
     else:
         name = choice
