@@ -12,7 +12,7 @@ from kluster_integrations.core.types import Delta, ToolCallDelta, Usage
 from kluster_integrations.errors import KlusterError
 from kluster_integrations.gateway.answers import PING
 from kluster_integrations.gateway.errors import openai_error
-from kluster_integrations.gateway.response_items import INPUT, Tool
+from kluster_integrations.gateway.response_items import INPUT, Tool, input_of
 from kluster_integrations.gateway.service import dump
 
 __all__ = ["ResponseWriter"]
@@ -174,7 +174,7 @@ class ResponseWriter:
             item["arguments"] = json.loads(text or "{}")  # the core returns one JSON object
             events = b""  # OpenAI's API has none for its arguments
         else:
-            item[INPUT] = _input(text)
+            item[INPUT] = input_of(text)
             events = self._part("response.custom_tool_call_input.delta", delta=item[INPUT])
             events += self._part("response.custom_tool_call_input.done", **{INPUT: item[INPUT]})
         if "status" in item:
@@ -191,15 +191,6 @@ _CALLS: Mapping[object, tuple[str, str, Mapping[str, Any]]] = {
     "custom": ("ctc", "custom_tool_call", {INPUT: ""}),
     "tool_search": ("tsc", "tool_search_call", {"execution": "client", "arguments": {}}),
 }
-
-
-def _input(arguments: str) -> str:
-    """Return the text that a call of a custom tool has in its arguments."""
-    try:
-        value = json.loads(arguments)
-    except ValueError:
-        return arguments
-    return value[INPUT] if isinstance(value, dict) and isinstance(value.get(INPUT), str) else arguments
 
 
 _CODES = {"rate_limit_error": "rate_limit_exceeded", "invalid_request_error": "invalid_prompt"}

@@ -14,6 +14,8 @@ __all__ = [
     "INPUT",
     "Tool",
     "allowed_tools",
+    "function_of_custom",
+    "input_of",
     "messages_of",
     "offered",
     "text_format",
@@ -199,16 +201,31 @@ def _tool(tool: Tool) -> dict[str, Any] | None:
         return {"type": "function", "function": function, "where": tool.where}
     if tool.kind != "custom":
         return None
+    return {"type": "function", "function": function_of_custom(given, tool.name), "where": tool.where}
+
+
+def function_of_custom(given: Mapping[str, Any], name: object) -> dict[str, Any]:
+    """Return a custom tool, which takes text and not JSON, as a function of one parameter."""
     form = given.get("format")
+    if isinstance(form, Mapping) and isinstance(form.get("grammar"), Mapping):  # that of a chat
+        form = form["grammar"]
     grammar = form.get("definition") if isinstance(form, Mapping) else None
     texts = (given.get("description"), f"The input follows this grammar:\n{grammar}" if grammar else None)
     text = {"type": "string", "description": "The whole input, as plain text."}
-    function = {
-        "name": tool.name,
+    return {
+        "name": name,
         "description": "\n\n".join(filter(None, texts)),
         "parameters": {"type": "object", "properties": {INPUT: text}, "required": [INPUT]},
     }
-    return {"type": "function", "function": function, "where": tool.where}
+
+
+def input_of(arguments: str) -> str:
+    """Return the text that a call of a custom tool has in its arguments."""
+    try:
+        value = json.loads(arguments)
+    except ValueError:
+        return arguments
+    return value[INPUT] if isinstance(value, dict) and isinstance(value.get(INPUT), str) else arguments
 
 
 def tool_choice_of(choice: object, tools: list[dict[str, Any]]) -> tuple[object, list[dict[str, Any]]]:
