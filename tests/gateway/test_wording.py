@@ -205,6 +205,25 @@ def test_an_answer_that_stays_wrong(gate: httpx.Client, upstream: RawServer) -> 
     assert hint == "simplify the prompt or the schema, or use a larger model."
 
 
+@pytest.mark.parametrize("path", [CHAT, RESPONSES, MESSAGES])
+def test_a_redirect_is_for_the_operator(gate: httpx.Client, upstream: RawServer, path: str) -> None:
+    upstream.answer = lambda _: Reply([b""], 302, headers={"location": "https://a.example/v1"}, framing="length")
+    body = {"model": "plain", "input": "Hi"} if path == RESPONSES else {"model": "plain", "messages": HELLO}
+    answer = gate.post(path, json={**body, **({"max_tokens": 9} if path == MESSAGES else {})})
+    assert answer.status_code == 502
+    assert "redirects to https://a.example/v1; set KLUSTER_BASE_URL where the gateway runs" in answer.text
+
+
+def test_a_missing_key_is_for_the_operator() -> None:
+    with Gateway(KlusterConfig(), grace=1) as server:
+        answer = httpx.post(f"{server.base_url}{CHAT}", json={"model": "any/any", "messages": HELLO}, trust_env=False)
+    assert answer.status_code == 401
+    message = answer.json()["error"]["message"]
+    assert message.startswith("No kluster.ai API key: none of KLUSTER_API_KEY, ")
+    assert " is set where the gateway runs. Hint: set KLUSTER_API_KEY where the gateway runs" in message
+    assert "api_key" not in message
+
+
 def test_a_budget(upstream: RawServer) -> None:
     config = KlusterConfig(base_url=upstream.base_url, max_retries=0)
     with Gateway(config, grace=1, budget=Budget(1.0)) as server:
@@ -237,7 +256,9 @@ CALLED = [
     PACKAGE / "batch" / "lines.py",
 ]
 CALLED += (PACKAGE / "core" / "limits").glob("*.py")
-PYTHON = re.compile(r"\w=…|\w\(|\(\)|`?\.(?:raw_text|partial|lines|missing)\b|\bpass \w+=|=True\b|\w=\{|Kluster\w")
+PYTHON = re.compile(
+    r"\w=…|\w\(|\(\)|`?\.(?:raw_text|partial|lines|missing)\b|\bpass \w+=|=True\b|\w=\{|Kluster\w|\bbase_url\b"
+)
 # What a client of the gateway cannot cause: arguments of Python calls, and what a gateway refuses to start with.
 NOT_CAUSED = (
     "limits=Limits(requests=30", "config=KlusterConfig(", "limits=httpx.Limits(", "a dedicated deployment takes it in",
@@ -280,7 +301,8 @@ def test_no_hint_is_for_python_alone() -> None:
 
 def test_each_replacement_is_of_a_hint_that_there_is() -> None:
     everything = [hint for _, hint in hints()]
-    unused = [pattern for pattern, _ in wording._PYTHON if not any(re.search(pattern, hint) for hint in everything)]
+    everything += [path.read_text("utf-8") for path in CALLED]  # some are of messages
+    unused = [pattern for pattern, _ in wording._PYTHON if not any(re.search(pattern, text) for text in everything)]
     assert not unused
 
 

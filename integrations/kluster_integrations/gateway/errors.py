@@ -59,9 +59,9 @@ def refusal(status: int, message: str, code: str | None = None) -> KlusterError:
 
 
 def status_of(err: KlusterError) -> int:
-    """Return the HTTP status of an error: the server's own, else by its class."""
-    if isinstance(err.status_code, int) and 400 <= err.status_code < 600:
-        return err.status_code
+    """Return the HTTP status of an error: the server's own, else by its class; 502 if the server redirects."""
+    if isinstance(err.status_code, int):
+        return err.status_code if 400 <= err.status_code < 600 else 502
     return next((status for cls in type(err).__mro__ if (status := _STATUS.get(cls))), 502)
 
 
