@@ -44,7 +44,7 @@ class ChatTools:
             choice, tools = allowed_tools(allowed, tools)
         self.params = {"tools": tools, "tool_choice": choice}
         self.messages: Any = [] if body.get("messages") is None else body["messages"]
-        if isinstance(self.messages, list):
+        if isinstance(self.messages, list) and any(isinstance(m, dict) and "tool_calls" in m for m in self.messages):
             self.messages = [self._with_functions(message) for message in self.messages]
 
     def _function(self, tool: object) -> object:

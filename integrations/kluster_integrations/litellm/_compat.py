@@ -96,10 +96,9 @@ def _check(args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
     tools, form, metadata = kwargs.get("tools"), kwargs.get("response_format"), kwargs.get("metadata")
     if (
         _are_objects(messages)
-        and all(isinstance(m.get("content"), str | list | tuple | None) for m in messages if isinstance(m, Mapping))
         and (tools is None or _are_objects(tools))
-        and isinstance(form, Mapping | type | None)
-        and isinstance(metadata, Mapping | None)
+        and (form is None or isinstance(form, (dict, type, Mapping)))
+        and (metadata is None or isinstance(metadata, (dict, Mapping)))
     ):
         return
     model = str(kwargs.get("model", args[0] if args else "")).removeprefix(f"{PROVIDER}/")
@@ -112,7 +111,13 @@ def _check(args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
 
 
 def _are_objects(value: object) -> bool:
-    return isinstance(value, list | tuple) and all(isinstance(v, Mapping) or hasattr(v, "model_dump") for v in value)
+    """Whether a value is a list of objects, whose `content`, if they have one, is a text or a list."""
+    return isinstance(value, (list, tuple)) and all(
+        isinstance(item.get("content"), (str, list, tuple, type(None)))
+        if isinstance(item, (dict, Mapping))
+        else hasattr(item, "model_dump")
+        for item in value
+    )
 
 
 def _pass_on(original: Callable[..., Any]) -> Callable[..., Any]:
