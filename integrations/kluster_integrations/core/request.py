@@ -193,17 +193,17 @@ def _refuse(refused: Mapping[str, Any], config: KlusterConfig, spec: ModelSpec) 
     names = ", ".join(f"{name}={_short(value)}" for name, value in refused.items())
     instead = "; ".join(_INSTEAD[name] for name in refused if name in _INSTEAD)
     if unknown := {name: value for name, value in refused.items() if name not in _OPENAI}:
-        shown = _short(unknown)
-        instead = f"{instead}; " * bool(instead) + f"a dedicated deployment takes it in extra_body={shown}"
+        instead = f"{instead}; " * bool(instead) + f"a dedicated deployment takes it in extra_body={_short(unknown)}"
     who = f"The server of {spec.id!r}" if "file" in spec.sources else "kluster.ai"
-    if refused.keys() == {"n"} <= spec.native:
+    if is_one := refused.keys() == {"n"} <= spec.native:
         who = "A request with one answer (a stream, a batch job, CrewAI)"
+        instead = "send the request n times, or once without a stream, with LangChain or LiteLLM"
     if config.unsupported == "drop":
         warn(f"{who} does not take {names}: left out.", stacklevel=5)
         return
-    allowed = {*_CHECKS, *_DONE_HERE, *(spec.native & _OPENAI)} - refused.keys()
+    allowed = sorted({*_CHECKS, *_DONE_HERE, *(spec.native & _OPENAI)} - refused.keys())
     raise UnsupportedParameterError(
-        f"{who} does not take {names}; allowed are {', '.join(sorted(allowed))}.",
+        f"{who} does not take {names}; allowed {'is n=1' if is_one else 'are ' + ', '.join(allowed)}.",
         hint=(f"{instead}; or " if instead else "") + 'leave it out, or set unsupported="drop".',
     )
 
