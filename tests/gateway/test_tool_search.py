@@ -136,3 +136,25 @@ def test_search_results_of_anthropics_clients(gate: httpx.Client, upstream: RawS
     assert gate.post("/messages", json=body).status_code == 200
     [sent] = upstream.requests[0].json["messages"]
     assert sent["content"] == "Oslo\nhttps://oslo.example\nIt is small.\nIt is green."
+
+
+@pytest.mark.parametrize("content", [5, None, "text", [5], [{"type": "image"}], [{"type": "text", "text": None}]])
+@pytest.mark.parametrize("kind", ["search_result", "document"])
+def test_what_a_tool_returns_is_never_refused(
+    gate: httpx.Client, upstream: RawServer, content: object, kind: str
+) -> None:
+    part: dict[str, Any] = {"type": kind, "title": "Oslo"}
+    part |= {"content": content} if kind == "search_result" else {"source": {"type": "content", "content": content}}
+    result = {"type": "tool_result", "tool_use_id": "a", "content": [part]}
+    body = {"model": "plain", "max_tokens": 9, "messages": user([result])}
+    assert gate.post("/messages", json=body).status_code == 200
+    assert upstream.requests[0].json["messages"][0]["content"].startswith("Oslo")
+
+
+def test_what_a_user_sends_is_refused_with_its_place(gate: httpx.Client) -> None:
+    part = {"type": "document", "source": {"type": "content", "content": [{"type": "image"}]}}
+    answer = gate.post("/messages", json={"model": "plain", "max_tokens": 9, "messages": user([part])})
+    assert "messages[0].content[0].source.content[0].type='image' must be text" in answer.text
+    part = {**SEARCHED, "content": [SEARCHED["content"][0], {"type": "image"}]}  # type: ignore[index]
+    answer = gate.post("/messages", json={"model": "plain", "max_tokens": 9, "messages": user([part])})
+    assert "messages[0].content[0].content[1].type='image' must be text" in answer.text

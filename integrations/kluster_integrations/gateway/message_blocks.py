@@ -38,15 +38,22 @@ def _list(value: object, where: str) -> list[Any]:
     return value
 
 
-def _texts(blocks: object, where: str) -> list[str]:
-    """Return the texts of blocks, all of which must be texts."""
-    for i, block in enumerate(_list(blocks, where)):
+def _texts(blocks: object, where: str | None) -> list[str]:
+    """Return the texts of blocks. Others are refused; without `where`, in what a tool has returned, they are noted."""
+    if where is None and not isinstance(blocks, list):
+        return [] if blocks is None else [str(blocks)]
+    texts = []
+    for i, block in enumerate(_list(blocks, where or "")):
         kind = block.get("type") if isinstance(block, Mapping) else type(block).__name__
-        if kind != "text":
+        if kind == "text":
+            texts.append(str(block.get("text") or ""))
+        elif where is None:
+            texts.append(f"[{kind}]")
+        else:
             raise BadRequestError(
                 f"{where}[{i}].type={kind!r} must be text.", hint="send an image as a block of a user message."
             )
-    return [str(block.get("text") or "") for block in _list(blocks, where)]
+    return texts
 
 
 def _messages(message: object, where: str) -> Iterator[dict[str, Any]]:
@@ -67,7 +74,7 @@ def _messages(message: object, where: str) -> Iterator[dict[str, Any]]:
             function = {"name": block.get("name"), "arguments": arguments}
             calls.append({"id": block.get("id"), "type": "function", "function": function, "where": place})
         elif kind == "tool_result":
-            yield {**_result(block, place), "where": place}
+            yield {**_result(block), "where": place}
         elif (text := _titled(block, place)) is not None:
             parts.append({"type": "text", "text": text})
             places.append(place)
@@ -88,10 +95,10 @@ def _messages(message: object, where: str) -> Iterator[dict[str, Any]]:
         yield {**made, "tool_calls": calls} if calls else made
 
 
-def _result(block: Mapping[str, Any], where: str) -> dict[str, Any]:
+def _result(block: Mapping[str, Any]) -> dict[str, Any]:
     content = block.get("content")
     if isinstance(content, list):
-        texts = [_titled(inner, f"{where}.content[{i}]") for i, inner in enumerate(content)]
+        texts = [_titled(inner, None) for inner in content]
         pairs = zip(texts, content, strict=True)
         content = [inner if text is None else {"type": "text", "text": text} for text, inner in pairs]
     if block.get("is_error"):
@@ -100,7 +107,7 @@ def _result(block: Mapping[str, Any], where: str) -> dict[str, Any]:
     return {"role": "tool", "tool_call_id": block.get("tool_use_id"), "content": content}
 
 
-def _titled(block: object, where: str) -> str | None:
+def _titled(block: object, where: str | None) -> str | None:
     """Return a document that is text, or a search result, with its title (and source); None for any other block."""
     kind = block.get("type") if isinstance(block, Mapping) else None
     if not isinstance(block, Mapping) or kind not in ("document", "search_result"):
@@ -109,12 +116,12 @@ def _titled(block: object, where: str) -> str | None:
     heads = [block.get("title")]
     if kind == "search_result":
         heads.append(source)
-        text = "\n".join(_texts(block.get("content"), f"{where}.content"))
+        text = "\n".join(_texts(block.get("content"), where and f"{where}.content"))
     elif isinstance(source, Mapping) and source.get("type") == "text":
         text = source.get("data")
     elif isinstance(source, Mapping) and source.get("type") == "content":
         content = source.get("content")
-        text = content if isinstance(content, str) else "\n".join(_texts(content, f"{where}.source.content"))
+        text = content if isinstance(content, str) else "\n".join(_texts(content, where and f"{where}.source.content"))
     return "\n".join(str(line) for line in (*heads, text) if line) if isinstance(text, str) else None
 
 
