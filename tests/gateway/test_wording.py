@@ -317,3 +317,25 @@ def test_default_hints(kind: type[KlusterError]) -> None:
 def test_other_hints_stay() -> None:
     err = errors.ContextWindowExceededError("It is too long.")
     assert message_of(err, "/v1/responses").endswith("lower max_output_tokens, or use a model with a longer window.")
+
+
+ODD_TYPE: Any = ["x"]  # cannot be hashed
+ODD: list[tuple[str, dict[str, Any]]] = [
+    (CHAT, {"messages": HELLO, "tools": [{"type": "custom", "name": ODD_TYPE}]}),
+    (CHAT, {"messages": [{"role": "assistant", "tool_calls": [5]}]}),
+    (CHAT, {"messages": [{"role": "assistant", "tool_calls": [{"function": {"name": ODD_TYPE}}]}]}),
+    (RESPONSES, {"input": [{"type": ODD_TYPE}]}),
+    (RESPONSES, {"input": "Hi", "tools": [{"type": ODD_TYPE, "name": "look"}]}),
+    (RESPONSES, {"input": "Hi", "tools": [{**NAMED, "name": ODD_TYPE}]}),
+    (RESPONSES, {"input": "Hi", "tools": [{"type": "namespace", "name": "a", "tools": 5}]}),
+    (RESPONSES, {"input": [{"type": "tool_search_output", "call_id": "a", "tools": 5}]}),
+    (MESSAGES, {"messages": user([{"type": ODD_TYPE}])}),
+    (MESSAGES, {"messages": HELLO, "tools": [{**TOOL, "name": ODD_TYPE}]}),
+    (MESSAGES, {"messages": HELLO, "tools": [{**TOOL, "type": ODD_TYPE}]}),
+    (MESSAGES, {"messages": HELLO, "tools": [TOOL], "tool_choice": {"type": ODD_TYPE}}),
+]
+
+
+@pytest.mark.parametrize(("path", "body"), ODD)
+def test_no_form_of_a_request_breaks_the_gateway(gate: httpx.Client, path: str, body: dict[str, Any]) -> None:
+    refused(gate, path, **body)

@@ -10,9 +10,10 @@ from kluster_integrations.errors import BadRequestError
 
 __all__ = ["effort_of", "messages_of", "output_format", "tool_choice_of", "tools_of"]
 
-_THOUGHTS = frozenset({"thinking", "redacted_thinking"})
+# Tuples, for a client may send a type that cannot be hashed.
+_THOUGHTS = ("thinking", "redacted_thinking")
 # Calls that Anthropic's servers have run, and what came of them.
-_SERVER = frozenset({"server_tool_use", "web_search_tool_result", "web_fetch_tool_result", "tool_search_tool_result"})
+_SERVER = ("server_tool_use", "web_search_tool_result", "web_fetch_tool_result", "tool_search_tool_result")
 
 
 def messages_of(body: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -137,7 +138,9 @@ def tools_of(body: Mapping[str, Any]) -> list[dict[str, Any]]:
     for i, tool in enumerate(tools):
         if not isinstance(tool, Mapping):
             raise BadRequestError(f"tools[{i}] must be a tool object.", hint="give it name and input_schema.")
-        if tool.get("type") not in (None, "custom") or (tool.get("defer_loading") and tool.get("name") not in named):
+        if tool.get("type") not in (None, "custom") or (
+            tool.get("defer_loading") and str(tool.get("name")) not in named
+        ):
             continue
         function = {"name": tool.get("name"), "description": tool.get("description")}
         function["parameters"] = tool.get("input_schema")

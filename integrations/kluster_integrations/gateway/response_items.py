@@ -25,13 +25,14 @@ __all__ = [
 
 INPUT = "input"
 """The one parameter of a tool that takes text and not JSON."""
-# Of the service itself, which has none, or records of their calls, which mean nothing to another one.
-_NOT_OURS = frozenset({"reasoning", "compaction", "web_search_call", "file_search_call", "image_generation_call"})
+# Of the service itself, which has none, or records of their calls, which mean nothing to another one. These are tuples,
+# for a client may send a type that cannot be hashed.
+_NOT_OURS = ("reasoning", "compaction", "web_search_call", "file_search_call", "image_generation_call")
 _SEARCH = "tool_search"
 # Codex's ways to offer more tools later on.
-_ADDING = frozenset({"additional_tools", "tool_search_output"})
-_CALLS = frozenset({"function_call", "custom_tool_call"})
-_OUTPUTS = frozenset({"function_call_output", "custom_tool_call_output"})
+_ADDING = ("additional_tools", "tool_search_output")
+_CALLS = ("function_call", "custom_tool_call")
+_OUTPUTS = ("function_call_output", "custom_tool_call_output")
 
 
 def messages_of(items: Sequence[object], instructions: object, memory: Memory) -> list[dict[str, Any]]:
@@ -132,9 +133,9 @@ class Tool(NamedTuple):
     is_deferred: bool
 
     @property
-    def kind(self) -> object:
+    def kind(self) -> str:
         """Its type; `tool_search` is the client's own, and not what OpenAI's servers run."""
-        kind = self.given.get("type")
+        kind = str(self.given.get("type"))
         return "hosted" if kind == _SEARCH and self.given.get("execution") != "client" else kind
 
     @property

@@ -128,7 +128,8 @@ def place(err: KlusterError, messages: Sequence[Any], tools: object) -> None:
         return
     where = item.get("where")
     if part == "tool_calls":
-        where = item["tool_calls"][int(number)].get("where")
+        call = item["tool_calls"][int(number)]
+        where = call.get("where") if isinstance(call, Mapping) else None
     elif part and where is not None:
         where = item["parts"][int(number)] if "parts" in item else f"{where}.content[{number}]"
     if where is not None:
