@@ -43,6 +43,7 @@ REFUSED: list[tuple[str, dict[str, Any], str, str]] = [
     (CHAT, {"messages": HELLO, "max_tokens": 0}, "max_tokens=0 ", "set max_tokens to"),
     (RESPONSES, {"input": "Hi", "max_output_tokens": 0}, "max_output_tokens=0 ", "set max_output_tokens to"),
     (RESPONSES, {"input": [{"type": "reasoning", "summary": []}]}, "input=[] ", "add a user message"),
+    (RESPONSES, {"input": "word " * 9_000}, "input has at least ", "shorten the input, lower max_output_tokens"),
     (RESPONSES, {"input": HELLO, "instructions": 5}, "instructions=5 ", ""),
     (RESPONSES, {"input": [{"role": "x", "content": ""}], "instructions": "Be brief."}, "input[0].role='x' ", ""),
     (
@@ -324,6 +325,7 @@ ODD: list[tuple[str, dict[str, Any]]] = [
     (CHAT, {"messages": HELLO, "tools": [{"type": "custom", "name": ODD_TYPE}]}),
     (CHAT, {"messages": [{"role": "assistant", "tool_calls": [5]}]}),
     (CHAT, {"messages": [{"role": "assistant", "tool_calls": [{"function": {"name": ODD_TYPE}}]}]}),
+    (CHAT, {"messages": [{"role": "user", "content": [5], "where": "here", "parts": []}]}),
     (RESPONSES, {"input": [{"type": ODD_TYPE}]}),
     (RESPONSES, {"input": "Hi", "tools": [{"type": ODD_TYPE, "name": "look"}]}),
     (RESPONSES, {"input": "Hi", "tools": [{**NAMED, "name": ODD_TYPE}]}),

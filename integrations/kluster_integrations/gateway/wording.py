@@ -18,6 +18,8 @@ __all__ = ["hint_of", "place", "reworded"]
 _Words = Sequence[tuple[str, str]]
 """Regular expressions, and what stands in the place of what they match."""
 
+_BUDGET = "start the gateway with a higher --budget"
+_CATALOG = "the gateway's catalog file (KLUSTER_CATALOG)"
 # The default hints, by the class that has them.
 _HINTS: Mapping[type[KlusterError], str] = {
     errors.AuthenticationError: "set KLUSTER_API_KEY where the gateway runs; see `kluster doctor` there.",
@@ -26,10 +28,8 @@ _HINTS: Mapping[type[KlusterError], str] = {
     errors.APIConnectionError: "check KLUSTER_BASE_URL and the network where the gateway runs, with `kluster doctor`.",
     errors.APITimeoutError: "stream the answer, or start the gateway with a higher KLUSTER_TIMEOUT (in seconds).",
     errors.TruncatedStreamError: "send the request again.",
-    errors.BudgetExceededError: "start the gateway with a higher --budget.",
+    errors.BudgetExceededError: f"{_BUDGET}.",
 }
-_BUDGET = "start the gateway with a higher --budget"
-_CATALOG = "the gateway's catalog file (KLUSTER_CATALOG)"
 _PYTHON: _Words = (
     (r"; the text so far is in \.raw_text", ""),
     (r"look at \.raw_text; then simplify (.*), raise max_repairs,", r"simplify \1,"),
@@ -61,12 +61,14 @@ _PYTHON: _Words = (
     (r"\b(logprobs)=True", r"\1=true"),
 )
 _TOOL_CHOICE = r"tool_choice=\{'type': 'function', 'function': \{'name': (.+?)\}\} must be auto, none, required or"
-_RENAMED: _Words = (
+_RESPONSES: _Words = (
     (r"\bmax_completion_tokens\b", "max_output_tokens"),
     (r"\bresponse_format\.json_schema\b", "text.format"),
     (r"\bresponse_format\b", "text.format"),
     (r'"json_schema": \{"schema": \{…\}\}', '"name": "…", "schema": {…}'),
     (r"^messages=", "input="),
+    (r"^messages have", "input has"),
+    (r"\bshorten the messages\b", "shorten the input"),
     (r"^instructions\.content\b", "instructions"),
     (r"^((?:tools|input)\S*)\.function\.", r"\1."),
     (r"^(input\[\d+\])\.id=", r"\1.call_id="),
@@ -75,7 +77,7 @@ _RENAMED: _Words = (
     (r"copy the id of the function_call", "copy the call_id of the function_call"),
     (_TOOL_CHOICE, r"tool_choice.name=\1 must be"),
 )
-_ANTHROPIC: _Words = (
+_MESSAGES: _Words = (
     (r"\bmax_completion_tokens\b", "max_tokens"),
     (r"\bresponse_format\.json_schema\b", "output_config.format"),
     (r'(add "schema": \{…\}), or use .*', r"\1."),
@@ -94,7 +96,7 @@ _ANTHROPIC: _Words = (
 
 def reworded(text: str, path: str) -> str:
     """Return a message or a hint of the core in the words of the API that is served at a path."""
-    names = _RENAMED if path.startswith("/v1/responses") else _ANTHROPIC if path.startswith("/v1/messages") else ()
+    names = _RESPONSES if path.startswith("/v1/responses") else _MESSAGES if path.startswith("/v1/messages") else ()
     for pattern, instead in (*_PYTHON, *names):
         text = re.sub(pattern, instead, text)
     return text
@@ -115,8 +117,8 @@ def place(err: KlusterError, messages: Sequence[Any], tools: object) -> None:
 
     Args:
         err: What the core says of a chat request.
-        messages: Its messages. Where one has a `where`, that is its place in the client's request; so it is for calls.
-                Its `parts` are the places of its content's parts.
+        messages: Its messages. Where one has a `where`, that is its place in the client's request, and its `parts` are
+            those of its content's parts. Calls may have a `where`, too.
         tools: Its tools, which may have a `where`, too.
     """
     found = re.match(r"(messages|tools)\[(\d+)\](?:\.(content|tool_calls)\[(\d+)\])?", err.message)
@@ -131,6 +133,10 @@ def place(err: KlusterError, messages: Sequence[Any], tools: object) -> None:
         call = item["tool_calls"][int(number)]
         where = call.get("where") if isinstance(call, Mapping) else None
     elif part and where is not None:
-        where = item["parts"][int(number)] if "parts" in item else f"{where}.content[{number}]"
+        parts = item.get("parts")
+        if isinstance(parts, list) and int(number) < len(parts):  # a client may send such a field of its own
+            where = parts[int(number)]
+        else:
+            where = f"{where}.content[{number}]"
     if where is not None:
         err.message = f"{where}{err.message[found.end() :]}"
