@@ -107,6 +107,19 @@ def test_it_is_refused_by_name(
     assert len(server.requests) == before
 
 
+async def key() -> str:
+    return "kk-secret-key"
+
+
+@pytest.mark.parametrize("adapter", [*LITE, crewai])
+@pytest.mark.parametrize("given", [key, lambda: "kk-secret-key"])
+def test_a_function_for_the_key_is_refused_where_it_cannot_be_called(
+    config: KlusterConfig, adapter: Adapter, given: Any
+) -> None:
+    with pytest.raises(ValueError if adapter is crewai else BadRequestError, match="api_key must be a text, not a fun"):
+        adapter(config, {"api_key": given})
+
+
 def test_a_mapping_is_not_a_list_of_stops(config: KlusterConfig) -> None:
     pytest.importorskip("crewai")
     with pytest.raises(ValueError, match=r"stop=\{'a': 1\} must be a text or a list of texts"):
