@@ -79,6 +79,13 @@ def test_an_unknown_model_has_its_window_as_the_limit_of_output_and_without_one_
     assert (second.known, second.supports_tools, second.native) == (False, True, {"logprobs", "tools"})
 
 
+def test_batch_prices_of_some_windows_are_enough(write: Write) -> None:
+    [spec] = catalog.read(write('[[models]]\nid = "a"\nbatch_prices = { 24h = 0.5 }'))
+    assert spec.batch_prices == {"24h": 0.5}
+    with pytest.raises(ValueError, match=r"batch_prices has \['12h'\]; allowed are 24h, 48h, 72h"):
+        ModelSpec(id="a", batch_prices={"12h": 1.0})
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -97,6 +104,8 @@ def test_an_unknown_model_has_its_window_as_the_limit_of_output_and_without_one_
         ('[[models]]\nid = "a"\nnative = "n"', ["native='n'"]),
         ('[[models]]\nid = "a"\nprices = { input = 1 }', ["prices={'input': 1}", "output"]),
         ('[[models]]\nid = "a"\nprices = { input = "1", output = 2 }', ["prices="]),
+        ('[[models]]\nid = "a"\nbatch_prices = { 12h = 1 }', ["batch_prices={'12h': 1}", "{ 24h = …, 48h = …, 72h"]),
+        ('[[models]]\nid = "a"\nbatch_prices = { 24h = "1" }', ["batch_prices={'24h': '1'}"]),
         ('[[models]]\nid = "a"\npurpose = "talk"', ["purpose='talk'", "chat, embeddings, verification"]),
         ('[[models]]\nid = "a"\nuntil = "soon"', ["until='soon'", "YYYY-MM-DD"]),
         ('[[models]]\nid = "a"\nprices = { input = inf, output = 1 }', ["prices={'input': inf"]),

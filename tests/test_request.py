@@ -241,7 +241,7 @@ class TestUnsupported:
             ("temperature", 9, "a number from 0 to 2"),
             ("max_tokens", 0, "leave it out"),
             ("stop", 3, 'stop="END"'),
-            ("tool_choice", "no_such_tool", "one of the tools"),
+            ("tool_choice", "no_such_tool", "pass tools"),
             ("response_format", {"type": "xml"}, '"type": "json_schema"'),
         ],
     )

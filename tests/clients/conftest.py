@@ -123,10 +123,10 @@ def serve() -> Iterator[Serve]:
     """Start gateways, each in front of a strict emulator whose model is a function: the address and the emulator."""
     with ExitStack() as running:
 
-        def start(engine: Any = stated) -> tuple[str, Emulator]:
+        def start(engine: Any = stated, **options: Any) -> tuple[str, Emulator]:
             server = running.enter_context(Emulator(engine=engine))
             config = KlusterConfig(api_key=KEY, base_url=server.base_url)
-            return running.enter_context(Gateway(config, grace=0)).base_url, server
+            return running.enter_context(Gateway(config, grace=0, **options)).base_url, server
 
         yield start
 

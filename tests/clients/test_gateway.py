@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,35 @@ def test_codex_finishes_a_tool_round(serve: Serve, tmp_path: Path, model: str) -
     assert "The word is marmalade." in run([need(CODEX), "exec", *flags, ASK], cwd=tmp_path, env=env)
     assert {body["model"] for body in bodies(server)} == {model}
     assert len(bodies(server)) == 2
+
+
+def _looks_into_the_warehouse(request: ChatRequest) -> Reply:
+    """Search for the tool, call it once it is offered, and say what it has returned."""
+    _, results = question_and_results(request)
+    if any("marmalade" in result for result in results):
+        return Reply("The word is marmalade.")
+    names = [tool["function"]["name"] for tool in request.tools]
+    if found := [name for name in names if name.endswith("secret_word")]:
+        return Reply(tool_calls=[{"name": found[0], "arguments": {"shelf": "A"}}])
+    assert "tool_search" in names
+    return Reply(tool_calls=[{"name": "tool_search", "arguments": {"query": "secret word", "limit": 3}}])
+
+
+def test_codex_searches_for_a_tool_of_an_mcp_server(serve: Serve, tmp_path: Path) -> None:
+    """It searches with models of OpenAI's that it knows, so this one has the name of one."""
+    url, server = serve(_looks_into_the_warehouse, aliases={"gpt-*": LLAMA})
+    (tmp_path / "codex").mkdir()
+    file = tmp_path / "codex" / "config.toml"
+    export("codex", "--models", LLAMA, "--gateway", "--base-url", url, "--output", file)
+    mcp = [sys.executable, str(Path(__file__).with_name("mcp_server.py"))]
+    table = f"[mcp_servers.warehouse]\ncommand = {json.dumps(mcp[0])}\nargs = {json.dumps(mcp[1:])}\n"
+    file.write_text(file.read_text().replace(f'model = "{LLAMA}"', 'model = "gpt-5.5"') + f"\n{table}")
+    flags = ["--skip-git-repo-check", "--dangerously-bypass-approvals-and-sandbox"]
+    env = {"CODEX_HOME": str(tmp_path / "codex"), "KLUSTER_GATEWAY_KEY": "any-key"}
+    ask = "What is the secret word of the warehouse?"
+    assert "The word is marmalade." in run([need(CODEX), "exec", *flags, ask], cwd=tmp_path, env=env)
+    offered = [{tool["function"]["name"] for tool in body["tools"]} for body in bodies(server)]
+    assert ["mcp__warehouse__secret_word" in names for names in offered] == [False, True, True]
 
 
 @pytest.mark.parametrize("model", [LLAMA, R1])

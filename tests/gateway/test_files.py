@@ -89,7 +89,7 @@ def test_what_the_service_refuses_has_its_status_and_an_end(upstream: RawServer,
     answer = files.get("/files/f/content")
     assert (answer.status_code, "No such file" in answer.text) == (404, True)
     answer = files.get("/files/f/content")
-    assert (answer.status_code, "max_response_bytes=100000" in answer.text) == (502, True)
+    assert (answer.status_code, "KLUSTER_MAX_RESPONSE_BYTES=100000" in answer.text) == (502, True)
 
 
 def test_a_client_that_leaves_ends_it(upstream: RawServer, files: httpx.Client) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -16,7 +17,12 @@ from pydantic import ValidationError
 
 from kluster_integrations.emulator import Emulator
 from kluster_integrations.errors import BadRequestError, UnsupportedParameterError
-from kluster_integrations.langchain import ChatKluster, KlusterAPITimeoutError, KlusterEmbeddings
+from kluster_integrations.langchain import (
+    ChatKluster,
+    KlusterAPITimeoutError,
+    KlusterBadRequestError,
+    KlusterEmbeddings,
+)
 
 from ..raw_server import RawServer, Reply
 from .conftest import LLAMA, Ask, body, model_of
@@ -202,12 +208,42 @@ def test_the_key_of_the_environment_is_not_taken_for_it(
     assert server.requests[-1].headers["authorization"] == "Bearer kk-function"
 
 
-def test_an_async_function_is_refused(emulator: Emulator) -> None:
+async def test_an_async_function_gives_the_key_of_async_calls(server: RawServer, keys: Iterator[str]) -> None:
+    async def key() -> str:
+        return next(keys)
+
+    model = model_of(server, api_key=key)
+    await model.ainvoke("hi")
+    async for _ in model.astream("hi"):
+        pass
+    assert [r.headers["authorization"] for r in server.requests] == ["Bearer kk-first-key", "Bearer kk-second-key"]
+
+
+async def test_an_async_function_gives_the_key_of_embeddings(emulator: Emulator) -> None:
     async def key() -> str:
         return "kk-some-key"
 
-    with pytest.raises(ValidationError, match="async function"):
-        model_of(emulator, api_key=key)
+    model = KlusterEmbeddings(api_key=key, base_url=emulator.base_url)
+    assert len(await model.aembed_documents(["a", "b"])) == 2
+    with pytest.raises(BadRequestError, match="sync call cannot wait"):
+        model.embed_query("a")
+
+
+@pytest.mark.filterwarnings("error")  # a coroutine that nobody has waited for
+def test_a_sync_call_refuses_an_async_function(server: RawServer, tmp_path: Path) -> None:
+    async def key() -> str:
+        return "kk-some-key"
+
+    model = model_of(server, api_key=lambda: key())
+    calls: list[Any] = [
+        lambda: model.invoke("hi"),
+        lambda: list(model.stream("hi")),
+        lambda: model.batch_job(["hi"], folder=tmp_path / "job"),
+    ]
+    for call in calls:
+        with pytest.raises(KlusterBadRequestError, match=r"sync call cannot wait.*use the async calls"):
+            call()
+    assert not server.requests
 
 
 def test_no_dump_has_the_key_of_a_function(emulator: Emulator) -> None:

@@ -11,7 +11,7 @@ from typing import Final, Literal, NamedTuple
 from kluster_integrations.core import own_models
 from kluster_integrations.core.config import KlusterConfig
 from kluster_integrations.core.errors import BadRequestError, KlusterError
-from kluster_integrations.core.specs import ModelSpec, Prices
+from kluster_integrations.core.specs import WINDOWS, ModelSpec, Prices, Window
 from kluster_integrations.core.types import Completion, Usage
 
 __all__ = [
@@ -30,11 +30,6 @@ __all__ = [
     "price",
     "priced",
 ]
-
-Window = Literal["24h", "48h", "72h"]
-"""The time that the service may take. A longer window is cheaper."""
-
-WINDOWS: tuple[Window, ...] = ("24h", "48h", "72h")
 
 
 class Unset(Enum):

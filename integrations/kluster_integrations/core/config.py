@@ -295,6 +295,16 @@ class KlusterConfig(BaseModel):
             values.clear()
             arguments.clear()
 
+    @field_validator("api_key", mode="before")
+    @classmethod
+    def _check_key_type(cls, value: object) -> object:
+        if not isinstance(value, str | bytes | SecretStr | None):
+            raise ValueError(
+                f"api_key must be a text, not a {type(value).__name__}. Of a function pass what it returns; "
+                "LangChain's ChatKluster and KlusterEmbeddings take the function itself."
+            )
+        return value
+
     @field_validator("api_key")
     @classmethod
     def _check_key(cls, value: SecretStr | None) -> SecretStr | None:

@@ -27,7 +27,7 @@ from kluster_integrations.core.config import DEFAULT_BASE_URL, KlusterConfig, en
 from kluster_integrations.core.errors import BadRequestError
 from kluster_integrations.core.notices import warn
 from kluster_integrations.core.plans import Plan
-from kluster_integrations.core.specs import NATIVE, ModelSpec, Purpose, Status
+from kluster_integrations.core.specs import NATIVE, WINDOWS, ModelSpec, Purpose, Status
 
 __all__ = ["all_models", "check", "for_request", "get", "read", "select"]
 
@@ -87,7 +87,10 @@ _RULES: Mapping[str, _Rule] = {
     "fine_tunable": _FLAG,
     "embedding_dimensions": _COUNT,
     "prices": (_table_of(_is_number, "input", "output"), "{ input = …, output = … }, in US$ per million tokens"),
-    "batch_prices": (_table_of(_is_number), "{ 24h = …, 48h = …, 72h = … }, in US$ per million tokens"),
+    "batch_prices": (
+        lambda value: _table_of(_is_number)(value) and set(value) <= set(WINDOWS),  # type: ignore[call-overload]
+        "{ 24h = …, 48h = …, 72h = … } or some of these, in US$ per million tokens",
+    ),
     "status": _one_of(get_args(Status)),
     "since": _WHEN,
     "until": _WHEN,

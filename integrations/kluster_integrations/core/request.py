@@ -87,9 +87,8 @@ def build(
         raise BadRequestError(f"model={model!r} must be a model id.", hint="`kluster models` lists them.")
     spec = own_models.for_request(model, config)
     if spec.purpose == "embeddings":
-        raise BadRequestError(
-            f"model={model!r} makes embeddings, not chat.", hint="use KlusterEmbeddings, or a chat model."
-        )
+        hint = "use KlusterEmbeddings, or a chat model."
+        raise BadRequestError(f"model={model!r} makes embeddings, not chat.", hint=hint)
     sent, extra = _split_extra(params, extra_body)
     values = _known_values(sent, config, spec, several=several and not stream)
     stops = _stops(values.pop("stop", None))
@@ -194,17 +193,17 @@ def _refuse(refused: Mapping[str, Any], config: KlusterConfig, spec: ModelSpec) 
     names = ", ".join(f"{name}={_short(value)}" for name, value in refused.items())
     instead = "; ".join(_INSTEAD[name] for name in refused if name in _INSTEAD)
     if unknown := {name: value for name, value in refused.items() if name not in _OPENAI}:
-        shown = _short(unknown)
-        instead = f"{instead}; " * bool(instead) + f"a dedicated deployment takes it in extra_body={shown}"
+        instead = f"{instead}; " * bool(instead) + f"a dedicated deployment takes it in extra_body={_short(unknown)}"
     who = f"The server of {spec.id!r}" if "file" in spec.sources else "kluster.ai"
-    if refused.keys() == {"n"} <= spec.native:
+    if is_one := refused.keys() == {"n"} <= spec.native:
         who = "A request with one answer (a stream, a batch job, CrewAI)"
+        instead = "send the request n times, or once without a stream, with LangChain or LiteLLM"
     if config.unsupported == "drop":
         warn(f"{who} does not take {names}: left out.", stacklevel=5)
         return
-    allowed = {*_CHECKS, *_DONE_HERE, *(spec.native & _OPENAI)} - refused.keys()
+    allowed = sorted({*_CHECKS, *_DONE_HERE, *(spec.native & _OPENAI)} - refused.keys())
     raise UnsupportedParameterError(
-        f"{who} does not take {names}; allowed are {', '.join(sorted(allowed))}.",
+        f"{who} does not take {names}; allowed {'is n=1' if is_one else 'are ' + ', '.join(allowed)}.",
         hint=(f"{instead}; or " if instead else "") + 'leave it out, or set unsupported="drop".',
     )
 
@@ -247,9 +246,10 @@ _CHECKS: Mapping[str, Callable[[object], str | None]] = {
     "max_completion_tokens": _integer(1),
     "seed": _integer(-math.inf),
     "metadata": _of_type(Mapping, "a mapping"),
+    "parallel_tool_calls": _of_type(bool, "True or False"),
 }
 _NATIVE_CHECKS: Mapping[str, Callable[[object], str | None]] = {"n": _integer(1)}
-_DONE_HERE = frozenset({"stop", "tools", "tool_choice", "parallel_tool_calls", "response_format"})
+_DONE_HERE = frozenset({"stop", "tools", "tool_choice", "response_format"})
 # build() sets these itself. stream_options is ignored: the usage of a stream is read or estimated anyway.
 _HANDLED_ELSEWHERE = frozenset({"model", "messages", "stream", "stream_options"})
 # The other parameters of OpenAI's API (openai 2.54 and 3.54), to tell them from a deployment's own in `extra_body`.
@@ -501,7 +501,7 @@ def _add_tools(request: ChatRequest, values: dict[str, Any], tool_calling: ToolC
         if choice is not None:
             body["tool_choice"] = choice
         if parallel is not None:
-            body["parallel_tool_calls"] = bool(parallel)
+            body["parallel_tool_calls"] = parallel
 
 
 def _tool(tool: object, where: str) -> dict[str, Any]:
@@ -528,12 +528,14 @@ def _tool(tool: object, where: str) -> dict[str, Any]:
 def _tool_choice(choice: object, tools: Sequence[Mapping[str, Any]]) -> str | dict[str, Any] | None:
     """Return OpenAI's form: `auto`, `none`, `required`, or one named function; None where it was not given."""
     names = [t["function"]["name"] for t in tools]
+    if not tools and choice not in (None, "auto", "none"):
+        raise BadRequestError(
+            f"tool_choice={_short(choice)} needs tools.", hint="pass tools, or leave tool_choice out."
+        )
     if isinstance(choice, Mapping):
         function = choice.get("function")
         name = function.get("name") if isinstance(function, Mapping) else choice.get("name")
     elif choice in (None, "auto", "none", "required", "any"):
-        if choice in ("required", "any") and not tools:
-            raise BadRequestError(f"tool_choice={choice!r} needs tools.", hint="pass tools, or leave tool_choice out.")
         return "required" if choice == "any" else choice if tools else None
     else:
         name = choice

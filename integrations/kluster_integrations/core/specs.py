@@ -24,8 +24,10 @@ from kluster_integrations.core.plans import PLANS, Plan, parse_plan
 
 __all__ = [
     "NATIVE",
+    "WINDOWS",
     "ModelSpec",
     "Prices",
+    "Window",
     "add",
     "all_models",
     "get",
@@ -38,6 +40,10 @@ __all__ = [
 
 Purpose = Literal["chat", "embeddings", "verification"]
 Status = Literal["current", "retired", "unknown"]
+Window = Literal["24h", "48h", "72h"]
+"""The time that the service may take for a batch job. A longer window is cheaper."""
+
+WINDOWS: tuple[Window, ...] = ("24h", "48h", "72h")
 
 _MILLION = 1_000_000
 _DATE = re.compile(r"\d{4}(-\d{2}(-\d{2})?)?")
@@ -139,6 +145,8 @@ class ModelSpec:
                 raise ValueError(f"ModelSpec: {name}={value!r} must be a number of tokens, 0 or more.")
         if isinstance(self.native, str) or not NATIVE.keys() >= set(self.native):
             raise ValueError(f"ModelSpec: native={self.native!r} must be a set of {', '.join(NATIVE)}.")
+        if unknown := self.batch_prices.keys() - set(WINDOWS):
+            raise ValueError(f"ModelSpec: batch_prices has {sorted(unknown)}; allowed are {', '.join(WINDOWS)}.")
         if self.until is not None and not is_date(self.until):
             raise ValueError(f"ModelSpec: until={self.until!r} must be a date: YYYY, YYYY-MM or YYYY-MM-DD.")
         native = frozenset(self.native) - {"tools"}

@@ -105,6 +105,14 @@ class _Call:
         self.url = _url(config.base_url + path)
         self.content = content or (b"" if body is None else _dumps(body).encode())
         self._timeout = config.timeout if timeout is None else timeout
+        if timeout is not None and not hasattr(timeout, "read"):  # httpx checks its own
+            _check_seconds("timeout", timeout)
+        if total_timeout is not None:
+            _check_seconds("total_timeout", total_timeout)
+        if max_retries is not None and (not isinstance(max_retries, int) or max_retries < 0):
+            raise BadRequestError(
+                f"max_retries={max_retries!r:.80} must be a whole number, 0 or more.", hint="such as 2."
+            )
         self.max_bytes: int | None = config.max_response_bytes
         self._total = config.total_timeout if total_timeout is None else total_timeout
         self._until = deadline
@@ -219,6 +227,11 @@ class _Call:
         said = (self._retries, self._max_retries, seconds, err.message)
         _log.info("Retry %s of %s in %.1f s: %s", *said, extra={"retry_in": seconds, "status": status})
         return seconds
+
+
+def _check_seconds(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+        raise BadRequestError(f"{name}={value!r:.80} must be a number of seconds above 0.", hint="such as 60.")
 
 
 def _with_headers(headers: _Headers, more: Mapping[str, Any]) -> _Headers:

@@ -245,6 +245,8 @@ def emit_thinking(llm: BaseLLM, text: str, **fields: Any) -> None:
 def format_messages(llm: BaseLLM, messages: str | Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return OpenAI's messages of CrewAI's; these stay as they are."""
     given: Any = messages
+    if not isinstance(messages, str | Sequence):
+        return given  # the core says what is wrong
     if not isinstance(messages, str):
         given = [dict(message) if isinstance(message, Mapping) else message for message in messages]
         for message in given:

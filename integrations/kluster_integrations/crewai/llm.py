@@ -132,7 +132,7 @@ class KlusterLLM(_compat.PortableLLM):
             params["max_tokens"] = most
         if isinstance(stop := params.get("stop"), str):
             params["stop"] = [stop]
-        elif stop is not None and not isinstance(stop, Iterable):
+        elif stop is not None and (not isinstance(stop, Iterable) or isinstance(stop, Mapping)):
             raise ValueError(f"stop={stop!r} must be a text or a list of texts.")
         if params.get("stop"):  # CrewAI would cut an answer at an empty one
             params["stop"] = [text for text in params["stop"] if text != ""]
@@ -237,7 +237,8 @@ class KlusterLLM(_compat.PortableLLM):
     @property
     def max_repairs(self) -> int:
         """How often a wrong answer is asked for again."""
-        return int(self.additional_params.get("max_repairs", 2))
+        repairs: int = self.additional_params.get("max_repairs", 2)
+        return repairs
 
     @property
     def max_completion_tokens(self) -> int | float | None:

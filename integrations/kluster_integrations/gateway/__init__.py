@@ -7,7 +7,7 @@ answers them with the core's client: what the service lacks is done here.
     gate        who may come in, from where, and how large; what is logged
     chat, responses, messages, embeddings, models, files      one API each: its requests in, its answers out
     answers     how an answer goes out: whole, or event by event
-    errors      the core's errors in each API's own form
+    errors      the core's errors in each API's own form; wording has their words
 """
 
 from __future__ import annotations

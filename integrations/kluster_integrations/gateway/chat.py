@@ -16,8 +16,8 @@ from starlette.routing import Route
 from kluster_integrations.core.types import Completion, Delta, Usage
 from kluster_integrations.errors import BadRequestError, KlusterError, UnsupportedParameterError
 from kluster_integrations.gateway.answers import PING, completed, streamed
+from kluster_integrations.gateway.chat_tools import ChatTools
 from kluster_integrations.gateway.errors import openai_error
-from kluster_integrations.gateway.response_items import allowed_tools
 from kluster_integrations.gateway.service import Json, body_of, dump, service_of
 
 __all__ = ["ROUTES"]
@@ -32,50 +32,27 @@ async def _chat(request: Request) -> Response:
     stream = body.get("stream") is True
     options = body.get("stream_options")
     n = _count(body.get("n"), stream=stream)
+    tools = ChatTools(body)
     chat = service.build(
         service.model(body.get("model")),
-        body.get("messages") or [],
-        {**{name: value for name, value in body.items() if name not in _OWN}, **_tools(body)},
+        tools.messages,
+        {**{name: value for name, value in body.items() if name not in _OWN}, **tools.params},
         stream=stream,
         n=n,
     )
     if stream:
         include_usage = isinstance(options, Mapping) and options.get("include_usage") is True
-        return await streamed(request, chat, _Chunks(str(body["model"]), include_usage=include_usage))
+        return await streamed(request, chat, _Chunks(str(body["model"]), tools, include_usage=include_usage))
     if n == chat.n:
         answer = await completed(request, chat)
-        return Json(_whole(str(body["model"]), [answer, *answer.others]))
+        return Json(_whole(str(body["model"]), [answer, *answer.others], tools))
     work = [asyncio.ensure_future(completed(request, chat)) for _ in range(n)]
     try:
         answers = await asyncio.gather(*work)
     finally:  # one that fails, or a client that leaves, ends them all
         for task in work:
             task.cancel()
-    return Json(_whole(str(body["model"]), answers))
-
-
-def _tools(body: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `tools` and `tool_choice`, with the forms that clients take over from other APIs in that of a chat.
-
-    Those are the tools of `/responses`, whose fields lie flat (Cursor sends them), choices such as `{"type": "auto"}`,
-    and `allowed_tools`.
-    """
-    tools, choice = body.get("tools"), body.get("tool_choice")
-    if isinstance(tools, list):
-        tools = [_nested(tool) for tool in tools]
-    kind = choice.get("type") if isinstance(choice, Mapping) else None
-    if kind in ("auto", "none", "required", "any"):
-        choice = kind
-    elif kind == "allowed_tools" and isinstance(tools, list) and isinstance(choice, Mapping):
-        allowed = choice.get("allowed_tools")
-        choice, tools = allowed_tools(allowed if isinstance(allowed, Mapping) else {}, tools)
-    return {"tools": tools, "tool_choice": choice}
-
-
-def _nested(tool: object) -> object:
-    if isinstance(tool, Mapping) and tool.get("type") == "function" and "function" not in tool and "name" in tool:
-        return {"type": "function", "function": tool}
-    return tool
+    return Json(_whole(str(body["model"]), answers, tools))
 
 
 def _count(n: object, *, stream: bool) -> int:
@@ -87,7 +64,10 @@ def _count(n: object, *, stream: bool) -> int:
             f"n={n!r} must be a whole number from 1 to {_MAX_N}.", hint="write n=2, say, or leave it out."
         )
     if stream and n > 1:
-        raise UnsupportedParameterError(f"n={n} does not work with stream=true.", hint="leave out n or stream.")
+        raise UnsupportedParameterError(
+            f"n={n} does not work with stream=true; a stream has one answer, so allowed is 1.",
+            hint="leave out stream to get several answers, or send the request n times.",
+        )
     return n
 
 
@@ -95,7 +75,7 @@ def _id() -> str:
     return f"chatcmpl-{uuid.uuid4().hex}"
 
 
-def _whole(model: str, answers: Sequence[Completion]) -> dict[str, Any]:
+def _whole(model: str, answers: Sequence[Completion], tools: ChatTools) -> dict[str, Any]:
     usage = answers[0].usage
     for other in answers[1:]:
         usage = usage.plus(other.usage)
@@ -104,20 +84,17 @@ def _whole(model: str, answers: Sequence[Completion]) -> dict[str, Any]:
         "object": "chat.completion",
         "created": answers[0].meta.get("created") or int(time.time()),
         "model": model,
-        "choices": [_choice(i, answer) for i, answer in enumerate(answers)],
+        "choices": [_choice(i, answer, tools) for i, answer in enumerate(answers)],
         "usage": _usage(usage),
     }
 
 
-def _choice(index: int, answer: Completion) -> dict[str, Any]:
+def _choice(index: int, answer: Completion, tools: ChatTools) -> dict[str, Any]:
     message: dict[str, Any] = {"role": "assistant", "content": answer.text or None, "refusal": None}
     if answer.reasoning:
         message["reasoning_content"] = answer.reasoning
     if answer.tool_calls:
-        message["tool_calls"] = [
-            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
-            for call in answer.tool_calls
-        ]
+        message["tool_calls"] = [tools.call(call) for call in answer.tool_calls]
     elif not answer.text:
         message["content"] = ""  # many a client takes null for a call
     return {"index": index, "message": message, "logprobs": answer.logprobs, "finish_reason": answer.finish_reason}
@@ -138,10 +115,12 @@ class _Chunks:
 
     Args:
         model: The model's name, as the client has said it.
+        tools: The tools of the request.
         include_usage: Whether the last chunk has the usage, for which clients ask with `stream_options`.
     """
 
-    def __init__(self, model: str, *, include_usage: bool) -> None:
+    def __init__(self, model: str, tools: ChatTools, *, include_usage: bool) -> None:
+        self._tools = tools
         self._include_usage = include_usage
         self._head = {"id": _id(), "object": "chat.completion.chunk", "created": int(time.time()), "model": model}
         self._usage: Usage | None = None
@@ -172,12 +151,7 @@ class _Chunks:
             added["tool_calls"] = [
                 {"index": call.index, "function": {"arguments": call.arguments}}
                 if call.id is None
-                else {
-                    "index": call.index,
-                    "id": call.id,
-                    "type": "function",
-                    "function": {"name": call.name, "arguments": call.arguments},
-                }
+                else {"index": call.index, **self._tools.call(call)}
                 for call in calls
             ]
         if not (added or finish or logprobs):
@@ -190,7 +164,7 @@ class _Chunks:
         return usage + b"data: [DONE]\n\n"
 
     def fail(self, err: KlusterError) -> bytes:
-        return b"data: " + dump({"error": openai_error(err)}) + b"\n\n"
+        return b"data: " + dump({"error": openai_error(err, "/v1/chat/completions")}) + b"\n\n"
 
     def ping(self) -> bytes:
         return PING

@@ -7,6 +7,7 @@ from typing import Any
 
 from kluster_integrations import errors
 from kluster_integrations.errors import KlusterError
+from kluster_integrations.gateway.wording import hint_of, reworded
 
 __all__ = [
     "NO_THREADS",
@@ -58,15 +59,16 @@ def refusal(status: int, message: str, code: str | None = None) -> KlusterError:
 
 
 def status_of(err: KlusterError) -> int:
-    """Return the HTTP status of an error: the server's own, else by its class."""
-    if isinstance(err.status_code, int) and 400 <= err.status_code < 600:
-        return err.status_code
+    """Return the HTTP status of an error: the server's own, else by its class; 502 if the server redirects."""
+    if isinstance(err.status_code, int):
+        return err.status_code if 400 <= err.status_code < 600 else 502
     return next((status for cls in type(err).__mro__ if (status := _STATUS.get(cls))), 502)
 
 
-def message_of(err: KlusterError) -> str:
-    """Return what happened and what to do."""
-    return f"{err.message.rstrip('. ')}. Hint: {err.hint}" if err.hint else err.message
+def message_of(err: KlusterError, path: str) -> str:
+    """Return what happened and what to do, in the words of the API that is served at a path."""
+    message, hint = reworded(err.message, path), hint_of(err, path)
+    return f"{message.rstrip('. ')}. Hint: {hint}" if hint else message
 
 
 def headers_of(err: KlusterError) -> dict[str, str]:
@@ -75,26 +77,26 @@ def headers_of(err: KlusterError) -> dict[str, str]:
     return {"x-should-retry": "false", **after}
 
 
-def openai_error(err: KlusterError) -> dict[str, Any]:
-    """Return the object `error` of OpenAI's API."""
+def openai_error(err: KlusterError, path: str) -> dict[str, Any]:
+    """Return the object `error` of OpenAI's API, for a request to a path."""
     status = status_of(err)
     code = "context_length_exceeded" if isinstance(err, errors.ContextWindowExceededError) else err.code
     kind = _OPENAI.get(status, "invalid_request_error" if status < 500 else "server_error")
     detail = err.body.get("error", err.body) if isinstance(err.body, dict) else None
     param = detail.get("param") if isinstance(detail, dict) else None
-    return {"message": message_of(err), "type": kind, "param": param, "code": code}
+    return {"message": message_of(err, path), "type": kind, "param": param, "code": code}
 
 
-def anthropic_error(err: KlusterError) -> dict[str, Any]:
-    """Return the object `error` of Anthropic's API."""
+def anthropic_error(err: KlusterError, path: str) -> dict[str, Any]:
+    """Return the object `error` of Anthropic's API, for a request to a path."""
     status = status_of(err)
     kind = _ANTHROPIC.get(status, "invalid_request_error" if status < 500 else "api_error")
     details = {"details": {"error_code": err.code}} if err.code == NO_THREADS else {}
-    return {"type": kind, "message": message_of(err), **details}
+    return {"type": kind, "message": message_of(err, path), **details}
 
 
-def body_of(err: KlusterError, *, anthropic: bool) -> dict[str, Any]:
-    """Return the body of an error."""
+def body_of(err: KlusterError, path: str, *, anthropic: bool) -> dict[str, Any]:
+    """Return the body of an error, for a request to a path."""
     if anthropic:
-        return {"type": "error", "error": anthropic_error(err)}
-    return {"error": openai_error(err)}
+        return {"type": "error", "error": anthropic_error(err, path)}
+    return {"error": openai_error(err, path)}

@@ -212,7 +212,7 @@ async def _fail(err: KlusterError, log: Log, scope: Scope, send: Send) -> None:
     log.error = type(err).__name__
     headers = {name for name, _ in scope["headers"]}
     anthropic = scope["path"].startswith("/v1/messages") or b"anthropic-version" in headers
-    answer = Json(body_of(err, anthropic=anthropic), status_of(err), headers_of(err))
+    answer = Json(body_of(err, scope["path"], anthropic=anthropic), status_of(err), headers_of(err))
     await answer(scope, _never, send)
 
 

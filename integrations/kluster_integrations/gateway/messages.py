@@ -21,7 +21,7 @@ from kluster_integrations.errors import (
 from kluster_integrations.gateway.answers import completed, streamed
 from kluster_integrations.gateway.errors import NO_THREADS, anthropic_error, refusal
 from kluster_integrations.gateway.message_blocks import effort_of, messages_of, output_format, tool_choice_of, tools_of
-from kluster_integrations.gateway.service import Json, body_of, dump, service_of
+from kluster_integrations.gateway.service import Json, body_of, dump, one_answer, service_of
 
 __all__ = ["ROUTES"]
 
@@ -80,6 +80,7 @@ def _refuse(body: Mapping[str, Any]) -> None:
     ):
         if body.get(name):
             raise UnsupportedParameterError(f"{name} is not supported by the gateway.", hint=f"{instead}.")
+    one_answer(body)
 
 
 async def _count(request: Request) -> Response:
@@ -154,7 +155,7 @@ class _Events:
         return events + _event("message_delta", delta=delta, usage=self.message["usage"]) + _event("message_stop")
 
     def fail(self, err: KlusterError) -> bytes:
-        return _event("error", error=anthropic_error(err))
+        return _event("error", error=anthropic_error(err, "/v1/messages"))
 
     def ping(self) -> bytes:
         return _event("ping")

@@ -12,7 +12,7 @@ from kluster_integrations.core.types import Delta, ToolCallDelta, Usage
 from kluster_integrations.errors import KlusterError
 from kluster_integrations.gateway.answers import PING
 from kluster_integrations.gateway.errors import openai_error
-from kluster_integrations.gateway.response_items import INPUT
+from kluster_integrations.gateway.response_items import INPUT, Tool, input_of
 from kluster_integrations.gateway.service import dump
 
 __all__ = ["ResponseWriter"]
@@ -23,16 +23,13 @@ class ResponseWriter:
 
     Args:
         fields: What the response object says of the request: `model`, `tools`, …
-        custom: The names of the tools that take text and not JSON.
-        namespaces: The namespace and the own name of each tool that has one, by its name in the chat.
+        tools: The tools that were offered, by their names in the chat.
 
     Attributes:
         response: The response object, as far as it has come.
     """
 
-    def __init__(
-        self, fields: Mapping[str, Any], custom: frozenset[str], namespaces: Mapping[str, tuple[str, str]]
-    ) -> None:
+    def __init__(self, fields: Mapping[str, Any], tools: Mapping[str, Tool]) -> None:
         self.response: dict[str, Any] = {
             "id": f"resp_{uuid.uuid4().hex}",
             "object": "response",
@@ -44,8 +41,7 @@ class ResponseWriter:
             "output": [],
             "usage": None,
         }
-        self._custom = custom
-        self._namespaces = namespaces
+        self._tools = tools
         self._number = 0
         self._open: dict[str, Any] | None = None
         self._pieces: list[str] = []
@@ -90,7 +86,7 @@ class ResponseWriter:
 
     def fail(self, err: KlusterError) -> bytes:
         """Return the events of a response that has failed in the middle."""
-        error = openai_error(err)
+        error = openai_error(err, "/v1/responses")
         self.response["status"] = "failed"
         self.response["error"] = {"code": _code(error), "message": error["message"]}
         # `error` inside is what OpenAI's SDK for Python raises on. The AI SDK wants a code (vercel/ai issue 21360): its
@@ -140,13 +136,14 @@ class ResponseWriter:
         events = b""
         if call.id is not None:
             events = self._close()
-            is_custom = call.name in self._custom
-            kind, text = ("custom_tool_call", INPUT) if is_custom else ("function_call", "arguments")
-            self._open = {"id": f"{'ctc' if is_custom else 'fc'}_{uuid.uuid4().hex}", "type": kind}
-            namespace, name = self._namespaces.get(str(call.name), (None, call.name))
-            self._open |= {"call_id": call.id, "name": name, text: "", "status": "in_progress"}
-            if namespace is not None:
-                self._open["namespace"] = namespace
+            tool = self._tools.get(str(call.name))
+            prefix, kind, fields = _CALLS.get(tool and tool.kind, _CALLS["function"])
+            self._open = {"id": f"{prefix}_{uuid.uuid4().hex}", "type": kind, "call_id": call.id, **fields}
+            if "execution" not in fields:
+                self._open["name"] = call.name if tool is None else tool.given["name"]
+            if tool is not None and tool.namespace is not None:
+                self._open["namespace"] = tool.namespace
+            self._open["status"] = "in_progress"
             events += self._item("response.output_item.added")
         if call.arguments:
             self._pieces.append(call.arguments)
@@ -173,8 +170,11 @@ class ResponseWriter:
         elif kind == "function_call":
             item["arguments"] = text or "{}"
             events = self._part("response.function_call_arguments.done", arguments=text or "{}", name=item["name"])
+        elif kind == "tool_search_call":
+            item["arguments"] = json.loads(text or "{}")  # the core returns one JSON object
+            events = b""  # OpenAI's API has none for its arguments
         else:
-            item[INPUT] = _input(text)
+            item[INPUT] = input_of(text)
             events = self._part("response.custom_tool_call_input.delta", delta=item[INPUT])
             events += self._part("response.custom_tool_call_input.done", **{INPUT: item[INPUT]})
         if "status" in item:
@@ -185,13 +185,12 @@ class ResponseWriter:
         return events
 
 
-def _input(arguments: str) -> str:
-    """Return the text that a call of a custom tool has in its arguments."""
-    try:
-        value = json.loads(arguments)
-    except ValueError:
-        return arguments
-    return value[INPUT] if isinstance(value, dict) and isinstance(value.get(INPUT), str) else arguments
+# By a tool's type: the beginning of the ids of its calls, their type, and the fields that they begin with.
+_CALLS: Mapping[object, tuple[str, str, Mapping[str, Any]]] = {
+    "function": ("fc", "function_call", {"arguments": ""}),
+    "custom": ("ctc", "custom_tool_call", {INPUT: ""}),
+    "tool_search": ("tsc", "tool_search_call", {"execution": "client", "arguments": {}}),
+}
 
 
 _CODES = {"rate_limit_error": "rate_limit_exceeded", "invalid_request_error": "invalid_prompt"}

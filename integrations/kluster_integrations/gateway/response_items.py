@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from kluster_integrations.errors import BadRequestError
 from kluster_integrations.gateway.errors import refusal
@@ -12,10 +12,11 @@ from kluster_integrations.gateway.memory import Memory
 
 __all__ = [
     "INPUT",
+    "Tool",
     "allowed_tools",
-    "custom_tools",
+    "function_of_custom",
+    "input_of",
     "messages_of",
-    "namespaces",
     "offered",
     "text_format",
     "tool_choice_of",
@@ -24,15 +25,18 @@ __all__ = [
 
 INPUT = "input"
 """The one parameter of a tool that takes text and not JSON."""
-# Of the service itself, which has none, or records of their calls, which mean nothing to another one.
-_NOT_OURS = frozenset({"reasoning", "compaction", "web_search_call", "file_search_call", "image_generation_call"})
-_TOOLS = "additional_tools"  # Codex's way to offer more tools later on
-_CALLS = frozenset({"function_call", "custom_tool_call"})
-_OUTPUTS = frozenset({"function_call_output", "custom_tool_call_output"})
+# Of the service itself, which has none, or records of their calls, which mean nothing to another one. These are tuples,
+# for a client may send a type that cannot be hashed.
+_NOT_OURS = ("reasoning", "compaction", "web_search_call", "file_search_call", "image_generation_call")
+_SEARCH = "tool_search"
+# Codex's ways to offer more tools later on.
+_ADDING = ("additional_tools", "tool_search_output")
+_CALLS = ("function_call", "custom_tool_call")
+_OUTPUTS = ("function_call_output", "custom_tool_call_output")
 
 
 def messages_of(items: Sequence[object], instructions: object, memory: Memory) -> list[dict[str, Any]]:
-    """Return input items as chat messages. Calls go into the assistant message before them.
+    """Return input items as chat messages. Calls go into the assistant message before them; `where` names the items.
 
     Raises:
         BadRequestError: If an item has no equivalent in a chat request.
@@ -40,7 +44,7 @@ def messages_of(items: Sequence[object], instructions: object, memory: Memory) -
     """
     messages: list[dict[str, Any]] = []
     if instructions:
-        messages.append({"role": "system", "content": instructions})
+        messages.append({"role": "system", "content": instructions, "where": "instructions"})
     for i, item in enumerate(items):
         for made in _messages(item, f"input[{i}]", memory):
             last = messages[-1] if messages else {}
@@ -71,15 +75,24 @@ def _messages(item: object, where: str, memory: Memory) -> Iterator[dict[str, An
         yield from _messages(found, where, memory)
     elif kind == "message":
         _check_parts(item, where)
-        yield {"role": item.get("role"), "content": item.get("content")}
+        yield {"role": item.get("role"), "content": item.get("content"), "where": where}
     elif kind in _CALLS:
         text = item.get("arguments") if kind == "function_call" else json.dumps({INPUT: item.get(INPUT)})
         function = {"name": _flat_name(item.get("namespace"), item.get("name")), "arguments": text}
-        call = {"id": item.get("call_id"), "type": "function", "function": function}
+        call = {"id": item.get("call_id"), "type": "function", "function": function, "where": where}
         yield {"role": "assistant", "content": "", "tool_calls": [call]}
     elif kind in _OUTPUTS:
-        yield {"role": "tool", "tool_call_id": item.get("call_id"), "content": item.get("output")}
-    elif kind not in _NOT_OURS and kind != _TOOLS:
+        yield {"role": "tool", "tool_call_id": item.get("call_id"), "content": item.get("output"), "where": where}
+    elif kind == "tool_search_call" and item.get("call_id") is not None:
+        arguments = item.get("arguments")
+        function = {"name": _SEARCH, "arguments": arguments if isinstance(arguments, str) else json.dumps(arguments)}
+        call = {"id": item["call_id"], "type": "function", "function": function, "where": where}
+        yield {"role": "assistant", "content": "", "tool_calls": [call]}
+    elif kind == "tool_search_output" and item.get("call_id") is not None:
+        names = ", ".join(str(tool.name) for tool in _flattened(item.get("tools"), f"{where}.tools"))
+        text = f"These tools can be called now: {names}." if names else "No tool was found."
+        yield {"role": "tool", "tool_call_id": item["call_id"], "content": text, "where": where}
+    elif kind not in _NOT_OURS and kind not in _ADDING and kind != "tool_search_call":
         raise BadRequestError(
             f"{where}.type={kind!r} has no equivalent in a chat request.",
             hint="send only items of type message, function_call and function_call_output.",
@@ -100,52 +113,81 @@ def _check_parts(item: Mapping[str, Any], where: str) -> None:
 
 def _flat_name(namespace: object, name: object) -> object:
     """Return the name of a namespace's tool in a chat; `functions` is what Codex puts its own tools into."""
-    return f"{namespace}__{name}" if namespace and namespace != "functions" else name
+    is_flat = not namespace or namespace == "functions" or not name
+    return name if is_flat else f"{namespace}__{name}"
 
 
-def _flattened(tools: object) -> Iterator[tuple[str | None, Mapping[str, Any]]]:
-    """Yield tools with their namespaces. Codex sends each MCP server as one (codex issue 26234), which no chat has."""
-    for tool in tools if isinstance(tools, list) else ():
+class Tool(NamedTuple):
+    """A tool that a client offers.
+
+    Attributes:
+        where: Its place in the request.
+        namespace: The namespace that it is in. A chat has none; Codex sends each MCP server as one (codex issue 26234).
+        given: The tool itself.
+        is_deferred: Whether the model is to see it only once the client's tool search has found it.
+    """
+
+    where: str
+    namespace: str | None
+    given: Mapping[str, Any]
+    is_deferred: bool
+
+    @property
+    def kind(self) -> str:
+        """Its type; `tool_search` is the client's own, and not what OpenAI's servers run."""
+        kind = str(self.given.get("type"))
+        return "hosted" if kind == _SEARCH and self.given.get("execution") != "client" else kind
+
+    @property
+    def name(self) -> object:
+        """Its name in a chat."""
+        return _SEARCH if self.kind == _SEARCH else _flat_name(self.namespace, self.given.get("name"))
+
+
+def _flattened(tools: object, where: str, namespace: str | None = None, *, is_deferred: bool = False) -> Iterator[Tool]:
+    if not isinstance(tools, list | None):
+        raise BadRequestError(
+            f"{where} must be a list of tools, not a {type(tools).__name__}.", hint='write [{"type": "function", …}].'
+        )
+    for i, tool in enumerate(tools or ()):
+        place = f"{where}[{i}]"
         if not isinstance(tool, Mapping):
             raise BadRequestError(
-                "tools must be a list of tools.", hint='write each tool as an object: {"type": "function", …}.'
+                f"{place} must be a tool object, not a {type(tool).__name__}.", hint='write {"type": "function", …}.'
             )
-        if tool.get("type") != "namespace":
-            yield None, tool
-            continue
-        for _, inner in _flattened(tool.get("tools")):
-            yield str(tool.get("name")), inner
+        later = is_deferred or tool.get("defer_loading") is True
+        if tool.get("type") == "namespace":
+            yield from _flattened(tool.get("tools"), f"{place}.tools", str(tool.get("name")), is_deferred=later)
+        else:
+            yield Tool(place, namespace, tool, later)
 
 
-def offered(tools: object, items: Sequence[object]) -> object:
-    """Return the tools of a request, and those that its input items add."""
-    more = [item.get("tools") for item in items if isinstance(item, Mapping) and item.get("type") == _TOOLS]
-    return [tool for given in (tools, *more) if isinstance(given, list) for tool in given] if more else tools
+def offered(tools: object, items: Sequence[object]) -> dict[str, Tool]:
+    """Return the tools of a request, and those that its input items add, by their names in the chat.
+
+    Deferred tools are left out until the client's search has found them. Without such a search, all are offered.
+
+    Raises:
+        BadRequestError: If one is not a tool.
+    """
+    found = list(_flattened(tools, "tools"))
+    if any(tool.kind == _SEARCH for tool in found):
+        found = [tool for tool in found if not tool.is_deferred]
+    for i, item in enumerate(items):
+        if isinstance(item, Mapping) and item.get("type") in _ADDING:
+            found += _flattened(item.get("tools"), f"input[{i}].tools")
+    return {str(tool.name or tool.where): tool for tool in found}
 
 
-def namespaces(tools: object) -> dict[str, tuple[str, str]]:
-    """Return the namespace and the own name of each tool that has one, by its name in the chat."""
-    found = ((ns, str(tool.get("name"))) for ns, tool in _flattened(tools) if ns is not None)
-    return {str(_flat_name(*pair)): pair for pair in found}
-
-
-def custom_tools(tools: object) -> frozenset[str]:
-    """Return the names, in the chat, of the tools that take text and not JSON."""
-    return frozenset(str(_flat_name(ns, t.get("name"))) for ns, t in _flattened(tools) if t.get("type") == "custom")
-
-
-def tools_of(tools: object) -> list[dict[str, Any]]:
-    """Return tools as those of a chat. What OpenAI runs itself (web_search, …) is left out.
+def tools_of(tools: Collection[Tool]) -> list[dict[str, Any]]:
+    """Return tools as those of a chat, which say where they stood. What OpenAI runs itself (web_search) is left out.
 
     Raises:
         BadRequestError: If nothing is left: then the request is for what is not there.
     """
-    if tools is not None and not isinstance(tools, list):
-        raise BadRequestError("tools must be a list of tools.", hint='write "tools": [{"type": "function", …}].')
-    flat = [{**tool, "name": _flat_name(namespace, tool.get("name"))} for namespace, tool in _flattened(tools)]
-    made = [found for tool in flat if (found := _tool(tool)) is not None]
-    if flat and not made:
-        kinds = ", ".join(sorted({str(tool.get("type")) for tool in flat}))
+    made = [found for tool in tools if (found := _tool(tool)) is not None]
+    if tools and not made:
+        kinds = ", ".join(sorted({str(tool.given.get("type")) for tool in tools}))
         raise BadRequestError(
             f"tools has only tools that OpenAI runs itself ({kinds}); kluster.ai runs no tools.",
             hint="offer tools of type function, which your program runs.",
@@ -153,31 +195,51 @@ def tools_of(tools: object) -> list[dict[str, Any]]:
     return made
 
 
-def _tool(tool: Mapping[str, Any]) -> dict[str, Any] | None:
-    kind = tool.get("type")
-    if kind == "function":
-        function = {name: tool.get(name) for name in ("name", "description", "parameters")}
-        return {"type": "function", "function": function}
-    if kind != "custom":
+def _tool(tool: Tool) -> dict[str, Any] | None:
+    given = tool.given
+    if tool.kind in ("function", _SEARCH):
+        function = {"name": tool.name, "description": given.get("description"), "parameters": given.get("parameters")}
+        return {"type": "function", "function": function, "where": tool.where}
+    if tool.kind != "custom":
         return None
-    form = tool.get("format")
+    return {"type": "function", "function": function_of_custom(given, tool.name), "where": tool.where}
+
+
+def function_of_custom(given: Mapping[str, Any], name: object) -> dict[str, Any]:
+    """Return a custom tool, which takes text and not JSON, as a function of one parameter."""
+    form = given.get("format")
+    if isinstance(form, Mapping) and isinstance(form.get("grammar"), Mapping):  # that of a chat
+        form = form["grammar"]
     grammar = form.get("definition") if isinstance(form, Mapping) else None
-    texts = (tool.get("description"), f"The input follows this grammar:\n{grammar}" if grammar else None)
+    texts = (given.get("description"), f"The input follows this grammar:\n{grammar}" if grammar else None)
     text = {"type": "string", "description": "The whole input, as plain text."}
-    function = {
-        "name": tool.get("name"),
+    return {
+        "name": name,
         "description": "\n\n".join(filter(None, texts)),
         "parameters": {"type": "object", "properties": {INPUT: text}, "required": [INPUT]},
     }
-    return {"type": "function", "function": function}
+
+
+def input_of(arguments: str) -> str:
+    """Return the text that a call of a custom tool has in its arguments."""
+    try:
+        value = json.loads(arguments)
+    except ValueError:
+        return arguments
+    return value[INPUT] if isinstance(value, dict) and isinstance(value.get(INPUT), str) else arguments
 
 
 def tool_choice_of(choice: object, tools: list[dict[str, Any]]) -> tuple[object, list[dict[str, Any]]]:
     """Return a chat's `tool_choice`, and the tools that it allows."""
     if not isinstance(choice, Mapping):
-        return (choice if tools else None), tools
+        return choice, tools
     if choice.get("type") == "allowed_tools":
         return allowed_tools(choice, tools)
+    if (kind := choice.get("type")) not in ("function", "custom"):
+        raise BadRequestError(
+            f"tool_choice.type={kind!r} must be function, custom or allowed_tools: kluster.ai runs no tools.",
+            hint='write "auto" or "required", or name one of the tools that your program runs.',
+        )
     return {"type": "function", "function": {"name": choice.get("name")}}, tools
 
 
@@ -203,9 +265,9 @@ def _name(tool: object) -> object:
     return str(function.get("name")) if isinstance(function, Mapping) else None
 
 
-def text_format(text: object) -> dict[str, Any] | None:
+def text_format(text: object) -> object:
     """Return the `response_format` of a chat that `text.format` asks for."""
     form = text.get("format") if isinstance(text, Mapping) else None
     if not isinstance(form, Mapping) or form.get("type") != "json_schema":
-        return dict(form) if isinstance(form, Mapping) else None
+        return form
     return {"type": "json_schema", "json_schema": {k: form.get(k) for k in ("name", "schema", "strict")}}

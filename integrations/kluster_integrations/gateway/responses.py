@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from starlette.requests import Request
@@ -16,15 +16,14 @@ from kluster_integrations.gateway.errors import refusal
 from kluster_integrations.gateway.memory import Remembered
 from kluster_integrations.gateway.response_events import ResponseWriter
 from kluster_integrations.gateway.response_items import (
-    custom_tools,
+    Tool,
     messages_of,
-    namespaces,
     offered,
     text_format,
     tool_choice_of,
     tools_of,
 )
-from kluster_integrations.gateway.service import Json, Service, body_of, service_of
+from kluster_integrations.gateway.service import Json, Service, body_of, one_answer, service_of
 
 __all__ = ["ROUTES"]
 
@@ -61,7 +60,7 @@ async def _create(request: Request) -> Response:
     chat = service.build(
         service.model(body.get("model")),
         messages_of(items, body.get("instructions"), service.memory),
-        _params(body, tools),
+        _params(body, tools.values()),
         stream=stream,
     )
     keep = None if body.get("store") is False else (service, items, len(await request.body()) + _size(earlier))
@@ -83,6 +82,7 @@ def _refuse(body: Mapping[str, Any]) -> None:
     ):
         if body.get(name):
             raise UnsupportedParameterError(f"{name} is not supported by the gateway.", hint=f"{instead}.")
+    one_answer(body)
 
 
 def _earlier(service: Service, response_id: object) -> Sequence[Mapping[str, Any]]:
@@ -103,7 +103,7 @@ def _size(items: Sequence[Mapping[str, Any]]) -> int:
     return sum(len(repr(item)) for item in items)
 
 
-def _params(body: Mapping[str, Any], given: object) -> dict[str, Any]:
+def _params(body: Mapping[str, Any], given: Collection[Tool]) -> dict[str, Any]:
     """Return the parameters of the chat; `given` are the tools."""
     choice, tools = tool_choice_of(body.get("tool_choice"), tools_of(given))
     params = {name: value for name, value in body.items() if name not in _OWN and name not in _HINTS}
@@ -117,7 +117,7 @@ def _params(body: Mapping[str, Any], given: object) -> dict[str, Any]:
         "max_completion_tokens": body.get("max_output_tokens"),
         "response_format": text_format(body.get("text")),
         "tools": tools or None,
-        "tool_choice": choice if tools else None,
+        "tool_choice": choice,
         "logprobs": True if logprobs else None,
         "top_logprobs": body.get("top_logprobs") or None,
     }
@@ -145,9 +145,12 @@ class _Remembering(ResponseWriter):
     """Makes the events, and remembers the response once it is complete."""
 
     def __init__(
-        self, body: Mapping[str, Any], tools: object, keep: tuple[Service, Sequence[Mapping[str, Any]], int] | None
+        self,
+        body: Mapping[str, Any],
+        tools: Mapping[str, Tool],
+        keep: tuple[Service, Sequence[Mapping[str, Any]], int] | None,
     ) -> None:
-        super().__init__(_echoed(body), custom_tools(tools), namespaces(tools))
+        super().__init__(_echoed(body), tools)
         self._keep = keep
 
     def end(self) -> bytes:

@@ -15,13 +15,14 @@ from starlette.responses import Response
 from kluster_integrations import Budget
 from kluster_integrations.core.client import Client
 from kluster_integrations.core.types import ChatRequest
-from kluster_integrations.errors import BadRequestError
+from kluster_integrations.errors import BadRequestError, UnsupportedParameterError
 from kluster_integrations.files import Files
 from kluster_integrations.gateway.errors import refusal
 from kluster_integrations.gateway.jobs import Jobs
 from kluster_integrations.gateway.memory import Memory
+from kluster_integrations.gateway.wording import place
 
-__all__ = ["Json", "Log", "Service", "body_of", "dump", "log_of", "service_of"]
+__all__ = ["Json", "Log", "Service", "body_of", "dump", "log_of", "one_answer", "service_of"]
 
 
 _HINTS = frozenset(
@@ -87,19 +88,23 @@ class Service:
         """Build a request; what OpenAI's API does not know goes to the server as it is.
 
         With `unsupported="drop"` that is left out, too. `n`, and what only says how to answer, is sent where the server
-        has it.
+        has it. Where a message or a tool has a `where`, errors name that.
         """
         native = self.client.spec(model).native
         params = {name: value for name, value in params.items() if name not in _HINTS or name in native}
         several = n > 1 and "n" in native
         if several:
             params = {**params, "n": n}
-        if self.client.config.unsupported == "drop":
-            return self.client.build(model, messages, params, stream=stream, several=several)
-        # In extra_body it would be sent to a server that may not have it.
-        form = {"response_format": params.get("response_format")}
-        extra = {name: value for name, value in params.items() if name not in form}
-        return self.client.build(model, messages, form, stream=stream, extra_body=extra, several=several)
+        known, extra = params, None
+        if self.client.config.unsupported != "drop":
+            # In extra_body it would be sent to a server that may not have it.
+            known = {"response_format": params.get("response_format")}
+            extra = {name: value for name, value in params.items() if name not in known}
+        try:
+            return self.client.build(model, messages, known, stream=stream, extra_body=extra, several=several)
+        except BadRequestError as err:
+            place(err, messages, params.get("tools"))
+            raise
 
     def counted(self) -> AbstractContextManager[object]:
         """Return the context in which requests count for the budget."""
@@ -136,8 +141,24 @@ async def body_of(request: Request) -> dict[str, Any]:
         )
     log = log_of(request)
     log.model = str(body.get("model"))[:200]
-    log.stream = body.get("stream") is True
+    stream = body.get("stream")
+    if not isinstance(stream, bool | None):
+        raise BadRequestError(f"stream={str(stream)[:80]!r} must be true or false.", hint="leave it out for false.")
+    log.stream = stream is True
     return body
+
+
+def one_answer(body: Mapping[str, Any]) -> None:
+    """Raise if a request asks for several answers, of an API that gives one.
+
+    Raises:
+        UnsupportedParameterError: If it does.
+    """
+    if (n := body.get("n")) not in (None, 1):
+        raise UnsupportedParameterError(
+            f"n={str(n)[:80]} is not supported by this API, which gives one answer; allowed is 1.",
+            hint="send the request n times, or to /v1/chat/completions, which takes n.",
+        )
 
 
 _dumps = json.JSONEncoder(separators=(",", ":")).encode  # ASCII, so that half a surrogate pair passes, too

@@ -56,7 +56,7 @@ def create_job(
     """Write the job of some inputs of a `ChatKluster`; its module imports this one, so it is not so typed."""
     stop = settings.get("stop")
     kept = {name: value for name, value in settings.items() if name not in {*_NOT_IN_FILE, "stop"}}
-    requests = (model._request(to_messages(model, one), stop, kept) for one in inputs)
+    requests = (model._request(model._fresh_client(), to_messages(model, one), stop, kept) for one in inputs)
     with model._client.errors:
         return BatchJob.create(
             requests, folder=folder, window=window, max_cost=max_cost, strict=strict, config=model._client.config

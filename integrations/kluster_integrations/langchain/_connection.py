@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Self
 
 import httpx
@@ -42,9 +42,9 @@ class Connected(BaseModel):
 
     model_config = ConfigDict(populate_by_name=True, arbitrary_types_allowed=True, protected_namespaces=())
 
-    api_key: SecretStr | Callable[[], str] | None = Field(default=None, repr=False)
-    """A key, or a function that returns one and is called before each request. Default: `KLUSTER_API_KEY` or its
-    aliases; see `KlusterConfig`."""
+    api_key: SecretStr | Callable[[], str | Awaitable[str]] | None = Field(default=None, repr=False)
+    """A key, or a function that returns one and is called before each request; if it is async, only async calls work.
+    Default: `KLUSTER_API_KEY` or its aliases; see `KlusterConfig`."""
 
     base_url: str | None = None
     """Default: `KLUSTER_BASE_URL`, else `https://api.kluster.ai/v1`."""
@@ -114,13 +114,6 @@ class Connected(BaseModel):
             raise ValueError(err.message) from None
         return tuple(getattr(made, kind) for kind in _TIMEOUTS) if isinstance(made, httpx.Timeout) else value
 
-    @field_validator("api_key", mode="before")
-    @classmethod
-    def _check_key(cls, value: Any) -> Any:
-        if inspect.iscoroutinefunction(value):
-            raise ValueError("api_key is an async function; pass one that is not: it is called before each request.")
-        return value
-
     @model_validator(mode="after")
     def _check_connection(self) -> Self:
         _ = self._client
@@ -135,9 +128,28 @@ class Connected(BaseModel):
         """Return the client for a request: where `api_key` is a function, with the key that it returns now."""
         if not callable(self.api_key):
             return self._client
-        key = SecretStr(self.api_key())
-        if self._made is None or self._made.config.api_key != key:
-            return self._make_client(key)
+        key = self.api_key()
+        if not inspect.isawaitable(key):
+            return self._client_with(key)
+        if inspect.iscoroutine(key):
+            key.close()  # else Python warns that nobody has waited for it
+        with self._client.errors:
+            raise BadRequestError(
+                "api_key is an async function, which a sync call cannot wait for.",
+                hint="use the async calls (ainvoke, astream, aembed_query, …), or pass a function that is not async.",
+            )
+
+    async def _afresh_client(self) -> Client:
+        """As `_fresh_client`, for async calls."""
+        if not callable(self.api_key):
+            return self._client
+        key = self.api_key()
+        return self._client_with(await key if inspect.isawaitable(key) else key)
+
+    def _client_with(self, key: str) -> Client:
+        secret = SecretStr(key)
+        if self._made is None or self._made.config.api_key != secret:
+            return self._make_client(secret)
         return self._made
 
     def _make_client(self, key: SecretStr | None) -> Client:

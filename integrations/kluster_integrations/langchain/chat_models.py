@@ -21,7 +21,7 @@ from kluster_integrations._version import __version__
 from kluster_integrations.batch import BatchJob, BatchResult, Window
 from kluster_integrations.batch.types import UNSET, Unset
 from kluster_integrations.catalog import ModelSpec
-from kluster_integrations.core.client import asks_nothing, estimate, warn
+from kluster_integrations.core.client import Client, asks_nothing, estimate, warn
 from kluster_integrations.core.types import ChatRequest, ToolCalling
 from kluster_integrations.langchain._batch import BoundKluster, create_job, to_output
 from kluster_integrations.langchain._compat import add_version
@@ -238,6 +238,7 @@ class ChatKluster(Connected, BaseChatModel):
 
     def _request(
         self,
+        client: Client,
         messages: list[BaseMessage],
         stop: list[str] | None,
         kwargs: Mapping[str, Any],
@@ -248,7 +249,6 @@ class ChatKluster(Connected, BaseChatModel):
         check, max_repairs, extra_body = (kwargs.get(name) for name in ("check", "max_repairs", "extra_body"))
         if isinstance(extra_body, Mapping):
             extra_body = {**(self.extra_body or {}), **extra_body}
-        client = self._fresh_client()
         with client.errors:
             options = {
                 "timeout": timeouts_of(kwargs.get("timeout")) or self._timeouts,
@@ -275,15 +275,17 @@ class ChatKluster(Connected, BaseChatModel):
     def _generate(
         self, messages: list[BaseMessage], stop: list[str] | None = None, run_manager: Any = None, **kwargs: Any
     ) -> ChatResult:
-        request = self._request(messages, stop, kwargs, several=True)
-        completion = self._client.complete(request)
+        client = self._fresh_client()
+        request = self._request(client, messages, stop, kwargs, several=True)
+        completion = client.complete(request)
         return to_result(completion, request.spec, with_headers=self.include_response_headers)
 
     async def _agenerate(
         self, messages: list[BaseMessage], stop: list[str] | None = None, run_manager: Any = None, **kwargs: Any
     ) -> ChatResult:
-        request = self._request(messages, stop, kwargs, several=True)
-        completion = await self._client.acomplete(request)
+        client = await self._afresh_client()
+        request = self._request(client, messages, stop, kwargs, several=True)
+        completion = await client.acomplete(request)
         return to_result(completion, request.spec, with_headers=self.include_response_headers)
 
     def _combine_llm_outputs(self, llm_outputs: list[dict[str, Any] | None]) -> dict[str, Any]:
@@ -297,9 +299,10 @@ class ChatKluster(Connected, BaseChatModel):
     def _stream(
         self, messages: list[BaseMessage], stop: list[str] | None = None, run_manager: Any = None, **kwargs: Any
     ) -> Iterator[ChatGenerationChunk]:
-        request = self._request(messages, stop, kwargs, stream=True)
+        client = self._fresh_client()
+        request = self._request(client, messages, stop, kwargs, stream=True)
         maker = ChunkMaker(request.spec, with_headers=self.include_response_headers, v1=self.output_version == "v1")
-        for delta in self._client.stream(request):
+        for delta in client.stream(request):
             chunk = maker.make(delta)
             if run_manager:
                 run_manager.on_llm_new_token(delta.content, chunk=chunk)
@@ -308,9 +311,10 @@ class ChatKluster(Connected, BaseChatModel):
     async def _astream(
         self, messages: list[BaseMessage], stop: list[str] | None = None, run_manager: Any = None, **kwargs: Any
     ) -> AsyncIterator[ChatGenerationChunk]:
-        request = self._request(messages, stop, kwargs, stream=True)
+        client = await self._afresh_client()
+        request = self._request(client, messages, stop, kwargs, stream=True)
         maker = ChunkMaker(request.spec, with_headers=self.include_response_headers, v1=self.output_version == "v1")
-        async for delta in self._client.astream(request):
+        async for delta in client.astream(request):
             chunk = maker.make(delta)
             if run_manager:
                 await run_manager.on_llm_new_token(delta.content, chunk=chunk)

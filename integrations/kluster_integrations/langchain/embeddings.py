@@ -52,7 +52,8 @@ class KlusterEmbeddings(Connected, Embeddings):
 
     async def aembed_documents(self, texts: list[str]) -> list[list[float]]:
         """As `embed_documents`."""
-        return (await self._fresh_client().aembed(self.model, texts, **self._options)).rows
+        client = await self._afresh_client()
+        return (await client.aembed(self.model, texts, **self._options)).rows
 
     async def aembed_query(self, text: str) -> list[float]:
         """As `embed_query`."""

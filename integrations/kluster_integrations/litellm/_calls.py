@@ -94,7 +94,7 @@ class Call:
 
     def __init__(self, kwargs: Mapping[str, Any], connections: Connections) -> None:
         self.model: str = kwargs["model"]
-        self._messages = kwargs.get("messages") or []
+        self._messages: Any = [] if kwargs.get("messages") is None else kwargs["messages"]
         self._params = _as_chat(kwargs["optional_params"] or {})
         self._litellm: Mapping[str, Any] = kwargs.get("litellm_params") or {}
         self._log = kwargs.get("logging_obj")
@@ -146,9 +146,11 @@ class Call:
         Raises:
             KlusterError: If it is refused here.
         """
-        extra = dict(self._params.get("extra_body") or {})
-        if metadata := self._metadata():
-            extra["metadata"] = {**metadata, **(extra.get("metadata") or {})}
+        extra = self._params.get("extra_body")
+        if (metadata := self._metadata()) and isinstance(extra, Mapping | None):
+            extra = extra or {}
+            own = extra.get("metadata")
+            extra = {**extra, "metadata": {**metadata, **own} if isinstance(own, Mapping) else own or metadata}
         request = self.client.build(
             self.model,
             self._messages,
@@ -156,7 +158,7 @@ class Call:
             stream=stream,
             tool_calling=self._params.get("tool_calling") or "auto",
             extra_body=extra,
-            max_repairs=int(self._params.get("max_repairs", 2)),
+            max_repairs=2 if (repairs := self._params.get("max_repairs")) is None else repairs,
             options=self._options,
             several=several,
         )

@@ -8,6 +8,7 @@ checks all of them on the version at hand, so that the failure of a new version 
 from __future__ import annotations
 
 import functools
+import inspect
 import pkgutil
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -16,9 +17,11 @@ import litellm
 from litellm.types.llms.openai import GenericEvent
 from litellm.utils import custom_llm_setup
 
-from kluster_integrations.config import env_value
-from kluster_integrations.core.client import warn
+from kluster_integrations.config import KlusterConfig, env_value
+from kluster_integrations.core.client import Client, warn
+from kluster_integrations.errors import KlusterError
 from kluster_integrations.litellm import _versions
+from kluster_integrations.litellm._errors import to_litellm
 from kluster_integrations.litellm._models import PROVIDER
 
 __all__ = ["EMBEDDING_ARGUMENTS", "NAMES", "AsyncChunks", "install"]
@@ -65,6 +68,56 @@ async def _begun(result: Any, chunks: AsyncChunks) -> Any:
 def _is_ours(kwargs: Mapping[str, Any], args: Sequence[Any] = ()) -> bool:
     model = kwargs.get("model", args[0] if args else None)
     return kwargs.get("custom_llm_provider") == PROVIDER or str(model).startswith(f"{PROVIDER}/")
+
+
+def _check_first(original: Callable[..., Any]) -> Callable[..., Any]:
+    if inspect.iscoroutinefunction(original):
+
+        @functools.wraps(original)
+        async def acompletion(*args: Any, **kwargs: Any) -> Any:
+            _check(args, kwargs)
+            return await original(*args, **kwargs)
+
+        return acompletion
+
+    @functools.wraps(original)
+    def completion(*args: Any, **kwargs: Any) -> Any:
+        _check(args, kwargs)
+        return original(*args, **kwargs)
+
+    return completion
+
+
+def _check(args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    """Raise the core's error of arguments of a wrong type: LiteLLM fails on them in the middle, or drops them."""
+    if not _is_ours(kwargs, args):
+        return
+    messages = kwargs.get("messages", args[1] if len(args) > 1 else [])
+    tools, form, metadata = kwargs.get("tools"), kwargs.get("response_format"), kwargs.get("metadata")
+    if (
+        _are_objects(messages)
+        and (tools is None or _are_objects(tools))
+        and (form is None or isinstance(form, (dict, type, Mapping)))
+        and (metadata is None or isinstance(metadata, (dict, Mapping)))
+    ):
+        return
+    model = str(kwargs.get("model", args[0] if args else "")).removeprefix(f"{PROVIDER}/")
+    if isinstance(messages, list):
+        messages = [m.model_dump() if hasattr(m, "model_dump") else m for m in messages]
+    try:
+        Client(KlusterConfig()).build(model, messages, {"tools": tools, "response_format": form, "metadata": metadata})
+    except KlusterError as err:
+        raise to_litellm(err, model, "") from None
+
+
+def _are_objects(value: object) -> bool:
+    """Whether a value is a list of objects, whose `content`, if they have one, is a text or a list."""
+    return isinstance(value, (list, tuple)) and all(
+        isinstance(item.get("content"), (str, list, tuple, type(None)))
+        if isinstance(item, (dict, Mapping))
+        else hasattr(item, "model_dump")
+        for item in value
+    )
 
 
 def _pass_on(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -228,6 +281,8 @@ NAMES: Mapping[str, tuple[Callable[..., Any], str]] = {
         _begin_stream,
         "what the server refuses of an async stream is raised at the call, for fallbacks, retries and statuses",
     ),
+    "litellm:completion": (_check_first, "arguments of a wrong type are refused by name"),
+    "litellm:acompletion": (_check_first, "arguments of a wrong type are refused by name"),
     "litellm.main:embedding": (_pass_on, "aembedding heeds extra_headers= and dimensions="),
     "litellm:embedding": (_pass_on, "embedding heeds extra_headers= and dimensions="),
     "litellm.utils:_infer_valid_provider_from_env_vars": (

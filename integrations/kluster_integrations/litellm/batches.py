@@ -11,7 +11,7 @@ import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO
 
 import httpx
 import litellm
@@ -20,6 +20,7 @@ from litellm.types.utils import LiteLLMBatch
 from openai.pagination import AsyncCursorPage, SyncCursorPage
 from pydantic import PrivateAttr
 
+from kluster_integrations.batch.types import Window
 from kluster_integrations.errors import BadRequestError, KlusterError
 from kluster_integrations.files import Files
 from kluster_integrations.litellm._calls import Connections, merged
@@ -40,8 +41,6 @@ __all__ = [
     "list_batches",
     "retrieve_batch",
 ]
-
-Window = Literal["24h", "48h", "72h"]
 
 
 def create_file(

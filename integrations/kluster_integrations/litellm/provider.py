@@ -49,12 +49,14 @@ class KlusterLLM(CustomLLM):
     def completion(self, *_: Any, **kwargs: Any) -> ModelResponse:
         """Answer `litellm.completion`."""
         with Call(kwargs, self._connections) as call:
-            return fill(kwargs["model_response"], call.spec, call.client.complete(call.build(several=True)))
+            completion = call.client.complete(call.build(several=True))
+            return fill(kwargs["model_response"], call.spec, completion)
 
     async def acompletion(self, *_: Any, **kwargs: Any) -> ModelResponse:
         """Answer `litellm.acompletion`."""
         with Call(kwargs, self._connections) as call:
-            return fill(kwargs["model_response"], call.spec, await call.client.acomplete(call.build(several=True)))
+            completion = await call.client.acomplete(call.build(several=True))
+            return fill(kwargs["model_response"], call.spec, completion)
 
     def streaming(self, *_: Any, **kwargs: Any) -> Iterator[Any]:
         """Answer `litellm.completion(stream=True)`. What goes wrong before the first chunk is raised here."""
