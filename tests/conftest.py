@@ -16,6 +16,7 @@ import pytest
 
 from kluster_integrations.core import specs
 from kluster_integrations.emulator import Emulator
+from kluster_integrations.emulator.engine import text_of
 from kluster_integrations.emulator.replies import load
 
 from .raw_server import RawServer
@@ -108,10 +109,21 @@ def emulator(_shared_emulator: Emulator) -> Iterator[Emulator]:
 @pytest.fixture
 def replying_emulator() -> Iterator[Emulator]:
     """An emulator that answers as a reader's does: `kluster emulator --replies examples/replies.yaml`."""
+    rows = load(str(ROOT / "examples" / "replies.yaml"))
     with Emulator() as running:
-        for reply in load(str(ROOT / "examples" / "replies.yaml")):
+        for reply in rows:
             running.reply(**reply)
         yield running
+        asked = [(request.model, _last_text(request.body)) for request in running.requests]
+    fitting = [[row for row in rows if row["when"] == model or str(row["when"]) in text] for model, text in asked]
+    once = {str(fits[0]["when"]) for fits in fitting if len(fits) > 1 and fits[0].get("times", ...) is not None}
+    assert not once, f"examples/replies.yaml: given once, so a second run prints something else; add times: null: {once}"
+
+
+def _last_text(body: object) -> str:
+    """Return the text of the last message of a chat request, "" of another request."""
+    messages = body.get("messages") if isinstance(body, dict) else None
+    return text_of(messages[-1]) if messages else ""
 
 
 @pytest.fixture
