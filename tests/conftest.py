@@ -117,7 +117,7 @@ def replying_emulator() -> Iterator[Emulator]:
         asked = [(request.model, _last_text(request.body)) for request in running.requests]
     fitting = [[row for row in rows if row["when"] == model or str(row["when"]) in text] for model, text in asked]
     once = {str(fits[0]["when"]) for fits in fitting if len(fits) > 1 and fits[0].get("times", ...) is not None}
-    assert not once, f"examples/replies.yaml: given once, so a second run prints something else; add times: null: {once}"
+    assert not once, f"examples/replies.yaml: a second run gets other answers; add times: null to {once}"
 
 
 def _last_text(body: object) -> str:

@@ -15,6 +15,7 @@ from kluster_integrations import catalog
 from kluster_integrations.catalog import ModelSpec, PlanLimits, Prices
 from kluster_integrations.config import KlusterConfig
 from kluster_integrations.core import specs
+from kluster_integrations.core.transport import CHAT_PATH, Transport
 from kluster_integrations.emulator import Emulator
 from kluster_integrations.errors import APIConnectionError, InternalServerError, KlusterError, NotFoundError
 
@@ -264,6 +265,13 @@ class TestDidYouMean:
         assert "did you mean" in text
         assert repr(R1) in text
         assert "'deepseek-ai/deepseek-r1'" in text
+
+    def test_the_404_names_it_too(self, own_catalog: None, emulator: Emulator) -> None:
+        transport = Transport(KlusterConfig(base_url=emulator.base_url, api_key="any"))
+        messages = [{"role": "user", "content": "Hello!"}]
+        with pytest.raises(NotFoundError) as caught:
+            transport.post(CHAT_PATH, {"model": R1.lower(), "messages": messages})
+        assert (caught.value.hint or "").startswith(f"did you mean {R1!r}?")
 
     def test_the_warning_points_at_the_caller(self, own_catalog: None) -> None:
         with pytest.warns(UserWarning, match="did you mean") as caught:

@@ -159,6 +159,11 @@ class TestMerged:
         with pytest.raises(ValidationError, match="organization"):
             KlusterConfig.merged(organization="org-1")
 
+    def test_the_dots_of_the_documentation_are_not_a_key(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("KLUSTER_API_KEY", "...")
+        with pytest.raises(ValidationError, match=r"api_key='\.\.\.' stands for a key in the documentation"):
+            KlusterConfig()
+
     def test_the_key_is_never_in_the_traceback_of_a_refusal(self) -> None:
         with pytest.raises(ValidationError) as caught:
             KlusterConfig.merged(KlusterConfig(**self.BASE), api_key=f"{KEY}-2", plan="gold")

@@ -207,6 +207,14 @@ class TestMapped:
         with pytest.raises(errors.APIConnectionError, match="Name or service not known"), mapped():
             raise err
 
+    @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+    @pytest.mark.parametrize("is_async", [False, True])
+    def test_a_server_that_does_not_run_is_to_be_started(self, host: str, is_async: bool) -> None:
+        transport = Transport(KlusterConfig(base_url=f"http://{host}:{_closed_port()}/v1", max_retries=0))
+        with pytest.raises(errors.APIConnectionError) as caught:
+            asyncio.run(transport.apost(CHAT_PATH, {})) if is_async else transport.post(CHAT_PATH, {})
+        assert (caught.value.hint or "").startswith("nothing listens at that address: check the base URL")
+
     def test_a_timeout_below_is_a_timeout(self) -> None:
         err = httpx.ConnectError("failed")
         err.__cause__ = TimeoutError()

@@ -124,7 +124,7 @@ def test_an_engine_and_a_log_for_machines(start: Start, tmp_path: Path) -> None:
         (["--engine", "json:no_such"], "It must be MODULE:FUNCTION"),
         (["--engine", "json:__name__"], "must be a function, and is of type str"),
         (["--engine", "json:loads", "--upstream", "http://127.0.0.1:1/v1"], "exclude each other"),
-        (["--replies", "no-such.yaml"], "no-such.yaml"),
+        (["--replies", "no-such.yaml"], f"there is no file {Path.cwd() / 'no-such.yaml'}."),
         (["json"], "only --log json"),
         (["--log", "xml"], "only --log json"),
     ],

@@ -279,6 +279,14 @@ def test_warnings_are_one_line(kluster: Run, reach: dict[str, str]) -> None:
     assert error.endswith("(HTTP 404)")
 
 
+def test_a_warning_is_shown_once(reach: dict[str, str]) -> None:
+    """In a program of its own: pytest's handlers hide the log line that Python shows where no logging is set up."""
+    run = command("chat", LLAMA.lower(), "hi")
+    done = subprocess.run(run, env=environment(**reach), capture_output=True, text=True, check=False)
+    assert done.stderr.count("is not in the catalog") == 1
+    assert f"\nHint: did you mean {LLAMA!r}?" in done.stderr
+
+
 def test_json_of_an_error_is_still_on_stderr(kluster: Run, emulator: Emulator, reach: dict[str, str]) -> None:
     emulator.add_fault(Fault("status", status=403))
     done = kluster("chat", LLAMA, "hi", "--json", env=reach)

@@ -75,6 +75,7 @@ def test_the_default_model_and_aliases_of_ones_own(kluster: Run, emulator: Emula
 def test_did_you_mean(kluster: Run, reach: dict[str, str]) -> None:
     done = kluster("chat", "gema", "What?", env=reach)
     assert done.stderr.startswith("Warning: model='gema' is not known; did you mean 'gemma'?")
+    assert "\nHint: did you mean 'gemma'? 'gema' was taken for the model: " in done.stderr
     assert kluster("chat", "nothing-like-it", "What?", env=reach).stderr.startswith("Error: ")
 
 

@@ -165,7 +165,9 @@ def run(
         answer = chat.ask(text, images, quiet=as_json or extracted)
     except NotFoundError as err:
         if first is not None and second is not None and not is_model(first):
-            err.hint = f"put a question of several words in quotes: {first!r} was taken for the model."
+            near = near_model(first)
+            err.hint = f"did you mean {near!r}? " if near else ""
+            err.hint += f"{first!r} was taken for the model: a question of several words needs quotes."
         raise
     if as_json:
         print(json.dumps(_as_dict(answer, chat.cost(answer)), ensure_ascii=False))

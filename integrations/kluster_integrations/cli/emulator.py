@@ -6,6 +6,7 @@ import json
 import logging
 import sys
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
@@ -125,6 +126,8 @@ def _replies(path: str) -> list[dict[str, object]]:
 
     try:
         return load(path)
+    except FileNotFoundError:
+        raise UsageError(f"--replies {path}: there is no file {Path(path).absolute()}.") from None
     except OSError as err:
         raise UsageError(f"--replies {path} cannot be read: {err.strerror}.") from None
     except (ModuleNotFoundError, ValueError) as err:

@@ -315,6 +315,8 @@ class KlusterConfig(BaseModel):
             raise ValueError(
                 "api_key (not shown) holds white space or characters that no header can carry; copy it again."
             )
+        if key and not key.strip("."):  # pages have `export KLUSTER_API_KEY=...`
+            raise ValueError("api_key='...' stands for a key in the documentation; put your own in its place.")
         return SecretStr(key) if key else None
 
     @field_validator("base_url")

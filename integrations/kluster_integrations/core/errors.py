@@ -75,6 +75,10 @@ _UNKNOWN_HOST = (
     'service may be gone: see "Status of the service" in the README, and set KLUSTER_BASE_URL to another server with '
     "the same API."
 )
+_REFUSED = (
+    "nothing listens at that address: check the base URL (KLUSTER_BASE_URL). If the server is one of yours, such as "
+    "`kluster emulator`, start it. For https, check HTTPS_PROXY, too."
+)
 # The messages of the json module, which any library may call.
 _NOT_JSON = re.compile(r"not JSON (?:serializable|compliant)|^Circular reference")
 # No tag holds a `<`: a page of `<a ` alone would otherwise take a pass for each.
@@ -446,10 +450,12 @@ def _translate(err: Exception, io: bool) -> KlusterError | None:
         if any(isinstance(link, TimeoutError) for link in chain) or "TimeoutException" in names:
             return APITimeoutError("The server did not answer in time.")
         said = _plain(f"{type(chain[-1]).__name__}: {chain[-1]}").rstrip(".: ")
-        # httpcore keeps the resolver's error in its own's arguments, and not as its cause.
-        unknown_host = any(isinstance(part, socket.gaierror) for link in chain for part in (link, *link.args))
+        # httpcore keeps the resolver's and the socket's error in its own's arguments, and not as its cause.
+        parts = [part for link in chain for part in (link, *link.args)]
+        hints = {socket.gaierror: _UNKNOWN_HOST, ConnectionRefusedError: _REFUSED}
+        hint = next((hint for cause, hint in hints.items() if any(isinstance(part, cause) for part in parts)), None)
         said = re.sub(r"//[^/@\s]*@", "//", said)  # aiohttp quotes a proxy's address, credentials included
-        return APIConnectionError(f"The connection failed: {said}.", hint=_UNKNOWN_HOST if unknown_host else None)
+        return APIConnectionError(f"The connection failed: {said}.", hint=hint)
     if isinstance(err, UnicodeEncodeError):
         return BadRequestError(
             f"The messages hold text that is not valid Unicode ({err.reason}).",

@@ -34,6 +34,7 @@ from kluster_integrations.core.errors import (
     from_body,
     mapped,
 )
+from kluster_integrations.core.specs import suggest
 from kluster_integrations.core.sse import loads
 from kluster_integrations.core.streaming import ChatStream
 from kluster_integrations.core.types import Delta
@@ -102,6 +103,7 @@ class _Call:
             config.require_key()
         self.method = "GET" if is_get else "POST"
         self._path = path
+        self._model = (body or {}).get("model")
         self.url = _url(config.base_url + path)
         self.content = content or (b"" if body is None else _dumps(body).encode())
         self._timeout = config.timeout if timeout is None else timeout
@@ -203,6 +205,8 @@ class _Call:
             error = from_body(inner or data, status_code=status, headers=response.headers, secret=self._secrets)
             if status == 404 and (kind := _KINDS.get(self._path.split("/")[1].partition("?")[0])):
                 error.hint = f"check base_url and the id of the {kind}; another account's key does not find it."
+            elif status == 404 and isinstance(self._model, str) and (near := suggest(self._model)):
+                error.hint = f"did you mean {near!r}? `kluster models --refresh` lists what the server has."
             raise error
         if text is not None:
             raise InternalServerError(f"The answer is not JSON: {text[:200]!r}.", status_code=status)
