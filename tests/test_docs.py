@@ -141,6 +141,59 @@ def test_a_group_has_no_names_of_the_one_before(tmp_path: Path) -> None:
         paste([[first], [second]], folder=tmp_path)
 
 
+# What an import needs: one of these extras of ours, or of these packages.
+_NEEDS = {
+    "crewai": {"[crewai]"},
+    "kluster_integrations.emulator": {"[emulator]"},
+    "kluster_integrations.gateway": {"[gateway]"},
+    "kluster_integrations.ray": {"[ray]"},
+    "kluster_integrations.recording": {"[recording]"},
+    "langchain": {"langchain"},
+    "langchain_core": {"[langchain]"},
+    "langgraph": {"langchain", "langgraph"},
+    "litellm": {"[litellm]"},
+    "openai": {"[langchain]", "[litellm]", "openai"},
+    "pytest": {"[recording]", "pytest"},
+}
+
+
+def not_installed(text: str) -> set[str]:
+    """Return what a page's blocks import, and neither a `pip install` nor "extra `NAME`" on the page names."""
+    commands = re.findall(r"pip install ([^`\n#]+)", text)
+    named = {f"[{extra}]" for extra in re.findall(r"extra `(\w+)`", text)}
+    named |= {
+        f"[{extra}]"
+        for command in commands
+        for extras in re.findall(r"\[(.+?)\]", command)
+        for extra in extras.split(",")
+    }
+    named |= {word.strip('"') for command in commands for word in command.split()}
+    trees = [ast.parse(block.code) for block in blocks(text, "python") if not block.reason]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    imported = {name.name for node in nodes if isinstance(node, ast.Import) for name in node.names}
+    imported |= {node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module}
+    return {
+        module
+        for module, ways in _NEEDS.items()
+        if not ways & named and any(f"{i}.".startswith(f"{module}.") for i in imported)
+    }
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PYTHON if "pip install" in page.read_text("utf-8")], ids=lambda p: p.name
+)
+def test_a_page_installs_what_it_imports(page: Path) -> None:
+    """Here all is installed. Pages without a `pip install`, the concepts, rely on "Getting started"."""
+    assert not_installed(page.read_text("utf-8")) == set()
+
+
+def test_a_missing_install_is_noticed() -> None:
+    block = "```python\nfrom kluster_integrations.emulator import Emulator\nimport langchain_core\n```\n"
+    assert not_installed(f'pip install ".[langchain]"\n{block}') == {"kluster_integrations.emulator"}
+    assert not_installed(f'pip install ".[langchain,emulator]"\n{block}') == set()
+    assert not_installed(f'`pip install ".[langchain]"`, with the extra `emulator`\n{block}') == set()
+
+
 def test_what_is_on_two_pages_prints_the_same() -> None:
     """The site finds an output by the code alone."""
     known: dict[str, str] = {}
