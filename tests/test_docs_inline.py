@@ -6,6 +6,7 @@ Blocks run (test_docs.py, test_docs_console.py); nobody runs what stands between
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import re
 import shlex
 from collections.abc import Callable, Iterator
@@ -15,11 +16,17 @@ from typing import Any
 import pytest
 from typer.main import get_command
 
+from kluster_integrations import ModelSpec, errors
+from kluster_integrations.batch import BatchJob
 from kluster_integrations.cli import app
 from kluster_integrations.cli._repl import COMMANDS
+from kluster_integrations.cli.clients import TARGETS
 from kluster_integrations.config import ENVIRONMENT, KlusterConfig
+from kluster_integrations.emulator import Emulator
+from kluster_integrations.gateway import app as gateway_app
+from kluster_integrations.limits import Limits
 
-from .pages import PAGES, ROOT, tables
+from .pages import PAGES, ROOT, blocks, tables
 
 COMMAND_LINE = ROOT / "docs" / "command-line.md"
 GATEWAY = ROOT / "docs" / "gateway.md"
@@ -100,6 +107,87 @@ def test_variables() -> None:
     known |= {name for names in ENVIRONMENT.values() for name in names}
     named = {name: page.name for page in PAGES for name in _VARIABLE.findall(page.read_text("utf-8"))}
     assert {name: page for name, page in named.items() if name not in known} == {}
+
+
+# `max_tokens`, `ModelSpec`, `modelProvider`: names, of which a plain word cannot be told.
+_NAME = re.compile(r"\b(?:[A-Za-z]+_\w+|[A-Z][a-z]+[A-Z]\w*|[a-z]+[A-Z]\w+)\b")
+_FOREIGN = {  # names of other projects that nothing here uses
+    "AnthropicChatCompletionClient",
+    "ChatAdapter",
+    "ReActV2",
+    "disable_stop_sequence_limit",
+    "modelProvider",
+    "use_native_function_calling",
+}
+_FOLDERS = ("integrations", "tests", "examples", "benchmarks", "release", "cassettes", "docs")
+
+
+@pytest.fixture(scope="module")
+def known_names() -> set[str]:
+    """Names in this repository's code and settings, of its files, and in the pages' blocks."""
+    files = [
+        file
+        for name in _FOLDERS
+        for file in (ROOT / name).rglob("*")
+        if file.suffix in (".py", ".toml", ".yaml", ".mjs")
+    ]
+    files += [*ROOT.glob("constraints*.txt"), ROOT / "pyproject.toml", ROOT / "Makefile"]
+    texts = [file.read_text("utf-8") for file in files]
+    texts += [block.code for page in PAGES for block in blocks(page.read_text("utf-8"))]
+    return {file.stem for file in files} | set(re.findall(r"\w+", "\n".join(texts))) | _FOREIGN
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_names_within_a_sentence(page: Path, known_names: set[str]) -> None:
+    """A name that is written wrongly, or was renamed, is nowhere in the code."""
+    named = {name: span for span in spans(page) for name in _NAME.findall(span)}
+    assert {name: span for name, span in named.items() if name not in known_names} == {}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_paths_within_a_sentence(page: Path) -> None:
+    named = [span for span in spans(page) if re.match(rf"(?:{'|'.join(_FOLDERS)})/[\w./-]*$", span)]
+    assert [span for span in named if not (ROOT / span).exists()] == []
+
+
+_CLASSES: dict[str, type] = {
+    **{name: cls for name, cls in vars(errors).items() if isinstance(cls, type)},
+    **{cls.__name__: cls for cls in (BatchJob, Emulator, KlusterConfig, Limits, ModelSpec)},
+}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_attributes_within_a_sentence(page: Path) -> None:
+    named = {pair for span in spans(page) for pair in re.findall(r"\b([A-Z]\w+)\.([a-z]\w*)", span)}
+    ours = [(_CLASSES[name], attribute) for name, attribute in named if name in _CLASSES]
+    missing = [
+        f"{cls.__name__}.{attribute}"
+        for cls, attribute in ours
+        if attribute not in {*dir(cls), *cls.__annotations__, *getattr(cls, "model_fields", ())}
+    ]
+    assert missing == []
+
+
+def test_the_arguments_of_a_reply() -> None:
+    section = (ROOT / "docs" / "emulator.md").read_text("utf-8").partition("The arguments of `reply`:\n\n")[2]
+    rows = re.findall(r"^\| (`.*?) \|", section.partition("\n\n")[0], re.MULTILINE)
+    named = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+    assert named == {*inspect.signature(Emulator.reply).parameters} - {"self"}
+
+
+def test_targets_of_the_exports() -> None:
+    page = (ROOT / "docs" / "clients.md").read_text("utf-8")
+    rows = [row["target"] for table in tables(page) for row in table if "target" in row]
+    named = {name for row in rows for name in re.findall(r"`([\w-]+)`", row)}
+    assert named == {*TARGETS}
+
+
+def test_paths_of_the_gateway() -> None:
+    rows = [row["path"] for table in tables(GATEWAY.read_text("utf-8")) for row in table if "path" in row]
+    named = {path for row in rows for path in re.findall(r"`/v1(/[^`]*)`", row)}
+    routes = [route for group in gateway_app._GROUPS for route in group]
+    assert named
+    assert {path for path in named if not any(route.path_regex.match(path) for route in routes)} == set()
 
 
 DEFAULTS: dict[str, Callable[[Any], str]] = {

@@ -12,6 +12,7 @@ import tomllib
 
 import pytest
 
+from kluster_integrations import __version__
 from kluster_integrations.batch import steps
 from kluster_integrations.batch.deferred import _THREADS
 from kluster_integrations.config import KlusterConfig
@@ -62,7 +63,7 @@ SENTENCES = [
     ("gateway.md", f"the newest {memory._MAX_BYTES >> 20} MB, until it stops"),
     ("gateway.md", f"up to {chat._MAX_N} answers with `n`"),
     ("gateway.md", f"up to {jobs.MAX_FILE >> 20} MiB"),
-    ("gateway.md", f"a ping is, every {answers._PING_SECONDS:.0f} seconds"),
+    ("gateway.md", f"After every {answers._PING_SECONDS:.0f} seconds without anything else a ping is sent"),
     (
         "gateway.md",
         f"`http://127.0.0.1:{_port('gateway')}/v1`, or Anthropic's to `http://127.0.0.1:{_port('gateway')}`",
@@ -75,6 +76,7 @@ SENTENCES = [
     ("../README.md", f"and CrewAI from {_oldest('crewai')}, each below 2"),
     ("../README.md", f"only Python {_PROJECT['requires-python'].removeprefix('>=')} or newer"),
     ("getting-started.md", f"Python {_PROJECT['requires-python'].removeprefix('>=')} or newer"),
+    ("getting-started.md", f"dist/kluster_integrations-{__version__}-py3-none-any.whl"),
     ("../CONTRIBUTING.md", f"Python {_PROJECT['requires-python'].removeprefix('>=')} or newer"),
 ]
 
