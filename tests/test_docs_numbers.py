@@ -21,6 +21,7 @@ from kluster_integrations.core.limits import redis
 from kluster_integrations.gateway import answers, chat, jobs, memory
 from kluster_integrations.ray import KlusterRows
 
+from .outputs import OUTPUTS
 from .pages import ROOT
 from .test_docs_inline import KLUSTER
 
@@ -43,6 +44,7 @@ def _port(command: str) -> int:
     return int(next(param.default for param in KLUSTER.commands[command].params if "--port" in param.opts))
 
 
+_OUTPUTS = (OUTPUTS / "command-line-console.yaml").read_text("utf-8")
 _PARAMETERS = inspect.signature(KlusterRows.__init__).parameters
 SENTENCES = [
     ("batch.md", f"checked for {_SECONDS['batch_settle']:.0f} seconds (`KLUSTER_BATCH_SETTLE`)"),
@@ -51,6 +53,7 @@ SENTENCES = [
     ("batch.md", f"sent again in another job, at most {_WORDS[steps._TRIES]} times"),
     ("batch.md", f"a pool has {_THREADS:,} workers"),
     ("batch.md", f"more than {steps.FILE_BYTES // 10**6} MB"),
+    ("command-line.md", f"It sends {_OUTPUTS.partition(' requests to')[0].split()[-1]} small requests"),
     ("concepts/configuration.md", f"(seconds between the first looks at a job; {_SECONDS['batch_poll']:.0f})"),
     ("concepts/configuration.md", f"before a round is sent; {_SECONDS['batch_quiet']:.0f})"),
     ("concepts/configuration.md", f"before `deferred` gives up; {_SECONDS['batch_patience']:.0f})"),

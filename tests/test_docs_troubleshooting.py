@@ -156,6 +156,7 @@ def alone(code: str, blocked: str = "") -> Callable[[Emulator], None]:
 
 RAISES: dict[str, Callable[[Emulator], Any]] = {
     "no key": no_key,
+    "placeholder": lambda server: KlusterConfig(api_key="..."),
     "wrong key": wrong_key,
     "unknown model": asked("acme/no-such-model"),
     "near miss": did_you_mean,
