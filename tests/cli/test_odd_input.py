@@ -199,7 +199,7 @@ def test_options_that_are_wrong(kluster: Run, reach: dict[str, str], args: list[
 def test_a_question_without_quotes(kluster: Run, reach: dict[str, str]) -> None:
     done = kluster("chat", "Hello", "there", env=reach)
     assert done.returncode == 1
-    assert "in quotes: 'Hello' was taken for the model." in done.stderr
+    assert "'Hello' was taken for the model: a question of several words needs quotes." in done.stderr
 
     done = kluster("chat", "no-such/model", "there", env=reach)
     assert done.returncode == 1
