@@ -16,8 +16,8 @@
     ├── BudgetExceededError          a `budget` is spent, or cannot count the model; nothing was sent
     ├── BatchFailedError             the service refused a batch job as a whole
     ├── BatchExpiredError            the window of a batch job ended before all of it was answered
-    ├── JobLockedError               somebody else works on the batch job of this folder
-    ├── SubmissionUnclearError       nobody knows whether a batch job was created
+    ├── JobLockedError               another process, thread or task works on this folder's batch job
+    ├── SubmissionUnclearError       a batch job may or may not have been created
     └── CostLimitError               it would cost more than `max_cost`
 
 An HTTP error is judged by its status alone: kluster.ai has answered a 500 with `"type": "invalid_request_error"` and

@@ -1,24 +1,4 @@
-"""What can go wrong, by cause, and the one place that maps everything else into it.
-
-    KlusterError
-    ├── AuthenticationError          401, or no key at all
-    ├── PermissionDeniedError        403
-    ├── NotFoundError                404
-    ├── BadRequestError              400, 422 and other 4xx; also what is refused before a request
-    │   ├── UnsupportedParameterError    kluster.ai has no such parameter
-    │   └── ContextWindowExceededError   the prompt does not fit
-    ├── RateLimitError               429
-    ├── InternalServerError          5xx, and responses we cannot parse
-    ├── APIConnectionError           no connection, or it broke
-    │   ├── APITimeoutError              nothing came in time
-    │   └── TruncatedStreamError         the stream stopped before the answer was complete
-    ├── OutputValidationError        the model's text is not what was asked for
-    ├── BudgetExceededError          a `budget` is spent, or cannot count the model; nothing was sent
-    ├── BatchFailedError             the service refused a batch job as a whole
-    ├── BatchExpiredError            the window of a batch job ended before all of it was answered
-    ├── JobLockedError               another process, thread or task works on this folder's batch job
-    ├── SubmissionUnclearError       a batch job may or may not have been created
-    └── CostLimitError               it would cost more than `max_cost`
+"""What can go wrong, by cause (the tree is in `kluster_integrations.errors`), and what maps everything else into it.
 
 An HTTP error is judged by its status alone: kluster.ai has answered a 500 with `"type": "invalid_request_error"` and
 `errorCode` in place of `code` (reference/kluster-api.md, Errors). Keys never enter: the HTTP library's exceptions,
@@ -61,6 +41,7 @@ __all__ = [
     "is_refusal",
     "mapped",
     "masked",
+    "shortened",
 ]
 
 # vLLM (old and new), SGLang, OpenAI and llama.cpp say it in these words.
@@ -389,6 +370,12 @@ def masked(value: Any, secret: Secret) -> Any:
     known = [secret] if isinstance(secret, str) else sorted(secret or (), key=len, reverse=True)
     known = [one for one in known if len(one) >= _SHORTEST_KEY]
     return _masked(value, known) if known else value
+
+
+def shortened(value: object) -> str:
+    """Return a value as messages show it: its `repr`, cut after 120 characters."""
+    text = repr(value)
+    return text if len(text) <= 120 else text[:120] + "…"
 
 
 def _masked(value: Any, secrets: Sequence[str], levels: int = _LEVELS) -> Any:

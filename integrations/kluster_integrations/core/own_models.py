@@ -24,7 +24,7 @@ from typing import Any, NoReturn, get_args
 
 from kluster_integrations.core import specs
 from kluster_integrations.core.config import DEFAULT_BASE_URL, KlusterConfig, env_value
-from kluster_integrations.core.errors import BadRequestError
+from kluster_integrations.core.errors import BadRequestError, shortened
 from kluster_integrations.core.notices import warn
 from kluster_integrations.core.plans import Plan
 from kluster_integrations.core.specs import NATIVE, WINDOWS, ModelSpec, Purpose, Status
@@ -133,7 +133,7 @@ def read(path: Path | str) -> list[ModelSpec]:
     for number, row in enumerate(rows, 1):
         spec = _spec(path, number, row, found_specs)
         if spec.id in found_specs:
-            _refuse(path, f"has model {_shown(spec.id)} twice.", "remove one of the two.")
+            _refuse(path, f"has model {shortened(spec.id)} twice.", "remove one of the two.")
         found_specs[spec.id] = spec
     return list(found_specs.values())
 
@@ -142,14 +142,9 @@ def _refuse(path: Path | str, what: str, hint: str) -> NoReturn:
     raise BadRequestError(f"The catalog {str(path)!r} {what}", hint=hint) from None
 
 
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 200 else text[:200] + "…"
-
-
 def _spec(path: Path | str, number: int, row: dict[str, Any], above: Mapping[str, ModelSpec]) -> ModelSpec:
     """Return the spec of one row."""
-    model = f"model {_shown(row['id'])}" if "id" in row else f"model number {number}"
+    model = f"model {shortened(row['id'])}" if "id" in row else f"model number {number}"
     if "id" not in row:
         _refuse(path, f"{model}: id is missing; it must be the model's id, as the server calls it.", "add id = …")
     row = {name: value.isoformat() if isinstance(value, datetime.date) else value for name, value in row.items()}
@@ -159,19 +154,21 @@ def _spec(path: Path | str, number: int, row: dict[str, Any], above: Mapping[str
             hint = f"did you mean {near[0]}?" if near else "leave it out."
             _refuse(
                 path,
-                f"{model}: {_shown(name)[1:-1]}={_shown(value)} is not known; allowed are {', '.join(_RULES)}.",
+                f"{model}: {shortened(name)[1:-1]}={shortened(value)} is not known; allowed are {', '.join(_RULES)}.",
                 hint,
             )
         is_right, allowed = _RULES[name]
         if not is_right(value):
             hint = f"write {name} in the file as {allowed}" + ("." if name == "id" else ", or remove its line.")
-            _refuse(path, f"{model}: {name}={_shown(value)} must be {allowed}.", hint)
+            _refuse(path, f"{model}: {name}={shortened(value)} must be {allowed}.", hint)
     base_id = row.pop("base", row["id"])
     base = above.get(base_id) or specs.known_spec(base_id)
     if base is None and base_id != row["id"]:
         near_id = specs.suggest(base_id)
         hint = f"did you mean {near_id!r}?" if near_id else "`kluster models` lists the catalog's ids."
-        _refuse(path, f"{model}: base={_shown(base_id)} must be a model of the catalog, or one further up in it.", hint)
+        _refuse(
+            path, f"{model}: base={shortened(base_id)} must be a model of the catalog, or one further up in it.", hint
+        )
     if "native" in row:
         row["native"] = frozenset(row["native"])
     if base is None:

@@ -25,6 +25,7 @@ from kluster_integrations.core.errors import (
     InternalServerError,
     TruncatedStreamError,
     from_body,
+    shortened,
 )
 from kluster_integrations.core.json_text import compact
 from kluster_integrations.core.prompting import ToolCallSplitter
@@ -57,7 +58,7 @@ class ToolCallAssembler:
         if isinstance(fragments, dict):  # one call, not in a list
             fragments = [fragments]
         if not isinstance(fragments, list) or not all(isinstance(f, dict) for f in fragments):
-            raise ValueError(f"tool_calls is {_short(fragments)}")
+            raise ValueError(f"tool_calls is {shortened(fragments)}")
         if len(fragments) == 1:
             return [self._one(fragments[0], whole=whole)]
         deltas: dict[int, list[ToolCallDelta]] = {}
@@ -80,7 +81,7 @@ class ToolCallAssembler:
             function = fragment
         name = function.get("name") if isinstance(function, dict) else function
         if name is not None and not isinstance(name, str):
-            raise ValueError(f"a tool call has the name {_short(name)}")
+            raise ValueError(f"a tool call has the name {shortened(name)}")
         id_, name, key = (_text_or_none(v) for v in (fragment.get("id"), function.get("name"), fragment.get("index")))
         arguments = function.get("arguments")
         if not isinstance(arguments, str):
@@ -113,10 +114,6 @@ def _joined(parts: list[ToolCallDelta]) -> ToolCallDelta:
 
 def _text_or_none(value: object) -> str | None:
     return None if value is None or value == "" else str(value)
-
-
-def _short(value: object) -> str:
-    return repr(value)[:80]
 
 
 class ChatStream:
@@ -291,14 +288,14 @@ class ChatStream:
         finish: str | None,
     ) -> Delta | None:
         if finish and not isinstance(finish, str):
-            raise ValueError(f"finish_reason is {_short(finish)}")
+            raise ValueError(f"finish_reason is {shortened(finish)}")
         segments: list[Segment] = []
         text, thought = _texts(content)
         if refusal := part.get("refusal"):
             text += _texts(refusal)[0]
         if own := part.get("reasoning_content") or part.get("reasoning"):
             if not isinstance(own, str):
-                raise ValueError(f"the reasoning is {_short(own)}")
+                raise ValueError(f"the reasoning is {shortened(own)}")
             thought = own
         if thought:
             self._own_field = True
@@ -472,7 +469,7 @@ def _texts(content: object) -> tuple[str, str]:
         elif isinstance(part, dict) and isinstance(more := part.get("text", part.get("refusal")), str):
             text += more
         else:
-            raise ValueError(f"content is {_short(part)}")
+            raise ValueError(f"content is {shortened(part)}")
     return text, thought
 
 
@@ -489,12 +486,12 @@ def _check_logprobs(logprobs: Any) -> Mapping[str, Any] | None:
     """
     for tokens_of in (logprobs or {}).values():
         if not isinstance(tokens_of, list | None):
-            raise ValueError(f"logprobs hold {_short(tokens_of)}")
+            raise ValueError(f"logprobs hold {shortened(tokens_of)}")
         for token in tokens_of or ():
             top = token.get("top_logprobs") or ()
             for one in (token, *top):
                 if not isinstance(one["token"], str) or not isinstance(one["logprob"], int | float):
-                    raise ValueError(f"logprobs hold {_short(one)}")
+                    raise ValueError(f"logprobs hold {shortened(one)}")
     return logprobs or None
 
 

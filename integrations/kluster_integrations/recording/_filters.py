@@ -13,7 +13,7 @@ from urllib.parse import urlsplit, urlunsplit
 import httpx
 
 from kluster_integrations.config import env_values
-from kluster_integrations.errors import masked
+from kluster_integrations.core.errors import masked, shortened
 from kluster_integrations.recording._text import readable
 
 __all__ = ["Secrets", "difference", "is_of_the_api", "named", "same", "tidy_request", "tidy_response"]
@@ -242,7 +242,4 @@ def _plain(value: Any) -> Any:
 
 
 def _short(value: Any) -> str:
-    if isinstance(value, list):
-        return f"a list of {len(value)}"
-    text = repr(_plain(value))
-    return text if len(text) <= 80 else f"{text[:79]}…"
+    return f"a list of {len(value)}" if isinstance(value, list) else shortened(_plain(value))
