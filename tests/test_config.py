@@ -29,7 +29,7 @@ from kluster_integrations.core.config import seconds_from
 from kluster_integrations.errors import AuthenticationError, BadRequestError
 from kluster_integrations.limits import Limits
 
-KEY = "kk-the-key-of-this-test"
+from .configured import KEY, key_of, refusal
 
 # Field, an argument's value, a value for the environment and what that becomes.
 FIELDS = [
@@ -46,21 +46,11 @@ FIELDS = [
 ]
 
 
-def _key(config: KlusterConfig) -> str | None:
-    return config.api_key.get_secret_value() if config.api_key else None
-
-
-def _refusal(**values: Any) -> str:
-    with pytest.raises(ValidationError) as caught:
-        KlusterConfig(**values)
-    return str(caught.value)
-
-
 # Each variable that the package reads, a value for it, who reads it, and what that becomes.
 VARIABLES: list[tuple[str, str, Callable[[], object], object]] = [
-    ("KLUSTER_API_KEY", f"{KEY}\n", lambda: _key(KlusterConfig()), KEY),
-    ("KLUSTERAI_API_KEY", KEY, lambda: _key(KlusterConfig()), KEY),
-    ("KLUSTER_AI_API_KEY", KEY, lambda: _key(KlusterConfig()), KEY),
+    ("KLUSTER_API_KEY", f"{KEY}\n", lambda: key_of(KlusterConfig()), KEY),
+    ("KLUSTERAI_API_KEY", KEY, lambda: key_of(KlusterConfig()), KEY),
+    ("KLUSTER_AI_API_KEY", KEY, lambda: key_of(KlusterConfig()), KEY),
     ("KLUSTER_BASE_URL", "https://a.example", lambda: KlusterConfig().base_url, "https://a.example/v1"),
     ("KLUSTER_AI_BASE_URL", "https://a.example", lambda: KlusterConfig().base_url, "https://a.example/v1"),
     ("KLUSTER_PLAN", " Core ", lambda: (KlusterConfig().plan, known_plan()), ("core", "core")),
@@ -209,7 +199,7 @@ class TestPrecedence:
     def test_key_argument_over_all_variables(self, monkeypatch: pytest.MonkeyPatch) -> None:
         for name in ("KLUSTER_API_KEY", "KLUSTERAI_API_KEY", "KLUSTER_AI_API_KEY"):
             monkeypatch.setenv(name, f"from-{name}")
-        assert _key(KlusterConfig(api_key=KEY)) == KEY
+        assert key_of(KlusterConfig(api_key=KEY)) == KEY
 
     @pytest.mark.parametrize(
         ("names", "wins"),
@@ -222,7 +212,7 @@ class TestPrecedence:
     def test_key_variables_in_order(self, monkeypatch: pytest.MonkeyPatch, names: list[str], wins: str) -> None:
         for name in names:
             monkeypatch.setenv(name, f"from-{name}")
-        assert _key(KlusterConfig()) == f"from-{wins}"
+        assert key_of(KlusterConfig()) == f"from-{wins}"
         assert env_source("api_key") == wins
 
     @pytest.mark.parametrize(
@@ -244,7 +234,7 @@ class TestPrecedence:
         monkeypatch.setenv("KLUSTER_BASE_URL", "")
         monkeypatch.setenv("KLUSTER_TIMEOUT", "")
         config = KlusterConfig()
-        assert (_key(config), config.base_url, config.timeout) == (KEY, DEFAULT_BASE_URL, 600.0)
+        assert (key_of(config), config.base_url, config.timeout) == (KEY, DEFAULT_BASE_URL, 600.0)
         assert env_source("api_key") == "KLUSTERAI_API_KEY"
 
     def test_env_source_is_none_where_nothing_is_set(self) -> None:
@@ -253,7 +243,7 @@ class TestPrecedence:
     def test_environment_is_read_at_construction(self, monkeypatch: pytest.MonkeyPatch) -> None:
         before = KlusterConfig()
         monkeypatch.setenv("KLUSTER_API_KEY", KEY)
-        assert (_key(before), _key(KlusterConfig())) == (None, KEY)
+        assert (key_of(before), key_of(KlusterConfig())) == (None, KEY)
 
 
 class TestOtherCompanies:
@@ -292,7 +282,7 @@ class TestOtherCompanies:
     def test_a_variable_without_the_prefix_does_not_win(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("API_KEY", "somebody-elses-key")
         monkeypatch.setenv("KLUSTER_API_KEY", KEY)
-        assert _key(KlusterConfig()) == KEY
+        assert key_of(KlusterConfig()) == KEY
 
     def test_a_broken_variable_without_the_prefix_does_no_harm(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("TIMEOUT", "soon")
@@ -353,19 +343,19 @@ class TestBaseUrl:
         ],
     )
     def test_with_a_key_plain_http_is_for_loopback_only(self, host: str) -> None:
-        text = _refusal(base_url=f"http://{host}/v1", api_key=KEY)
+        text = refusal(base_url=f"http://{host}/v1", api_key=KEY)
         assert KEY not in text
         assert "base_url" in text
         assert "https://" in text
 
     @pytest.mark.parametrize("host", ["example.com", "localhost.example.com"])
     def test_plain_http_in_capitals_is_plain_http(self, host: str) -> None:
-        assert "unencrypted" in _refusal(base_url=f"HTTP://{host}/v1", api_key=KEY)
+        assert "unencrypted" in refusal(base_url=f"HTTP://{host}/v1", api_key=KEY)
 
     def test_plain_http_from_the_environment_is_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("KLUSTER_BASE_URL", "http://api.kluster.ai/v1")
         monkeypatch.setenv("KLUSTERAI_API_KEY", KEY)
-        text = _refusal()
+        text = refusal()
         assert "unencrypted" in text
         for way in ('api_key=""', "unset KLUSTERAI_API_KEY", "insecure_http=True", "KLUSTER_INSECURE_HTTP=1"):
             assert way in text
@@ -385,11 +375,11 @@ class TestBaseUrl:
     @pytest.mark.parametrize("address", OWN)
     def test_with_a_key_only_if_told(self, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("KLUSTER_API_KEY", KEY)
-        assert "insecure_http=True" in _refusal(base_url=address)
+        assert "insecure_http=True" in refusal(base_url=address)
         assert KlusterConfig(base_url=address, api_key="").api_key is None
-        assert _key(KlusterConfig(base_url=address, insecure_http=True)) == KEY
+        assert key_of(KlusterConfig(base_url=address, insecure_http=True)) == KEY
         monkeypatch.setenv("KLUSTER_INSECURE_HTTP", "1")
-        assert _key(KlusterConfig(base_url=address)) == KEY
+        assert key_of(KlusterConfig(base_url=address)) == KEY
 
     @pytest.mark.parametrize(
         ("address", "needed"),
@@ -400,7 +390,7 @@ class TestBaseUrl:
 
     def test_an_ipv4_address_in_ipv6_is_what_it_maps_to(self) -> None:
         assert KlusterConfig(base_url="http://[::ffff:127.0.0.1]:8000/v1", api_key=KEY).api_key is not None
-        assert "unencrypted" in _refusal(base_url="http://[::ffff:8.8.8.8]/v1", api_key=KEY)
+        assert "unencrypted" in refusal(base_url="http://[::ffff:8.8.8.8]/v1", api_key=KEY)
 
     def test_a_changed_address_is_checked_again(self) -> None:
         config = KlusterConfig(api_key=KEY)
@@ -410,7 +400,7 @@ class TestBaseUrl:
     @pytest.mark.parametrize("name", ["insecure_http", "fallback"])
     @pytest.mark.parametrize("value", ["maybe", 2, None, [], ""])
     def test_a_flag_is_yes_or_no(self, name: str, value: object) -> None:
-        assert f"{name}={value!r}" in _refusal(**{name: value})
+        assert f"{name}={value!r}" in refusal(**{name: value})
 
     @pytest.mark.parametrize(
         "given",
@@ -420,7 +410,7 @@ class TestBaseUrl:
         ],
     )
     def test_credentials_are_refused_and_not_shown(self, given: str) -> None:
-        text = _refusal(base_url=given)
+        text = refusal(base_url=given)
         assert "base_url" in text
         assert "p4ssw0rd" not in text
         assert "@" not in text
@@ -439,26 +429,26 @@ class TestBaseUrl:
         ],
     )
     def test_what_is_no_address_names_field_value_and_form(self, given: str) -> None:
-        text = _refusal(base_url=given)
+        text = refusal(base_url=given)
         assert "base_url=" in text
         assert repr(given.strip()) in text
         assert DEFAULT_BASE_URL in text
 
     @pytest.mark.parametrize("given", ["https://host/v1?key=s3cret", "https://host/v1#s3cret", "https://host?s3cret"])
     def test_query_and_fragment_are_refused_and_not_shown(self, given: str) -> None:
-        text = _refusal(base_url=given)
+        text = refusal(base_url=given)
         assert "base_url='https://host" in text
         assert "s3cret" not in text
 
     @pytest.mark.parametrize("end", ["chat/completions", "models", "embeddings", "completions", "models/"])
     def test_an_endpoint_is_refused(self, end: str) -> None:
-        text = _refusal(base_url=f"https://host.example/v1/{end}")
+        text = refusal(base_url=f"https://host.example/v1/{end}")
         assert end.strip("/") in text
         assert DEFAULT_BASE_URL in text
 
     @pytest.mark.parametrize("given", ["https://a\x00b/v1", "https://host\x7f.example/v1", "https://host\x1b[2J/v1"])
     def test_control_characters_are_refused(self, given: str) -> None:
-        assert "base_url=" in _refusal(base_url=given)
+        assert "base_url=" in refusal(base_url=given)
 
 
 class TestKeyStaysSecret:
@@ -542,7 +532,7 @@ class TestKeyStaysSecret:
     ) -> None:
         data = pickle.dumps(config)
         monkeypatch.setenv("KLUSTERAI_API_KEY", "kk-of-the-worker\n")
-        assert _key(pickle.loads(data)) == "kk-of-the-worker"
+        assert key_of(pickle.loads(data)) == "kk-of-the-worker"
 
     def test_pickled_config_without_a_key_around_has_none(self, config: KlusterConfig) -> None:
         restored = pickle.loads(pickle.dumps(config))
@@ -579,7 +569,7 @@ class TestKey:
 
     @pytest.mark.parametrize("given", ["kk a", "kk\na", "kk\x00", "kk\u00e4", "kk\u200b"])
     def test_what_no_header_can_carry_is_refused(self, given: str) -> None:
-        assert "api_key" in _refusal(api_key=given)
+        assert "api_key" in refusal(api_key=given)
 
     @pytest.mark.parametrize("given", [None, "", "  "])
     def test_no_key_is_an_error_only_where_it_is_needed(self, given: str | None) -> None:
@@ -608,7 +598,7 @@ class TestValues:
         ],
     )
     def test_bad_values_name_field_value_and_what_is_allowed(self, field: str, value: object, allowed: str) -> None:
-        text = _refusal(**{field: value})
+        text = refusal(**{field: value})
         assert f"{field}={value!r}" in text
         assert allowed in text
 
@@ -618,7 +608,7 @@ class TestValues:
     )
     def test_bad_variables_name_the_field(self, monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
         monkeypatch.setenv(name, value)
-        assert f"{name.removeprefix('KLUSTER_').lower()}={value!r}" in _refusal()
+        assert f"{name.removeprefix('KLUSTER_').lower()}={value!r}" in refusal()
 
     @pytest.mark.parametrize(
         ("field", "value", "kept"),
@@ -642,7 +632,7 @@ class TestValues:
         assert KlusterConfig(plan=plan).plan == plan
 
     def test_unknown_arguments_are_refused(self) -> None:
-        assert "organization" in _refusal(organization="org-1")
+        assert "organization" in refusal(organization="org-1")
 
     @pytest.mark.parametrize("field", ["api_key", "base_url", "plan", "timeout", "max_retries", "unsupported"])
     def test_frozen(self, field: str) -> None:

@@ -20,6 +20,7 @@ from ..raw_server import RawServer, Reply, sse, whole
 from ..stated import call
 from .conftest import get_time, get_weather, merged, model_of, since
 from .people import says
+from .tool_calls import BOTH, short, written
 
 LLAMA = "klusterai/Meta-Llama-3.3-70B-Instruct-Turbo"
 R1 = "deepseek-ai/DeepSeek-R1"
@@ -32,16 +33,6 @@ WEATHER = "What is the weather in Paris?"
 def roll_dice() -> int:
     """Roll the dice."""
     return 4
-
-
-def written(name: str, **arguments: Any) -> str:
-    """Return a call as a prompted model writes it."""
-    call = {"name": name, "arguments": arguments}
-    return f"<tool_call>\n{json.dumps(call, ensure_ascii=False)}\n</tool_call>"
-
-
-def short(message: AIMessage) -> list[tuple[str, Any]]:
-    return [(call["name"], call["args"]) for call in message.tool_calls]
 
 
 # Every model.
@@ -241,8 +232,6 @@ def test_prompted_tools_join_the_system_message(chat: Callable[..., ChatKluster]
 
 
 # Several calls.
-
-BOTH = "What is the weather in Paris and the time in Tokyo?"
 
 
 @pytest.mark.parametrize("model", [LLAMA, R1])
