@@ -8,10 +8,7 @@ from typing import Any
 import pytest
 
 from kluster_integrations.emulator import Emulator
-from kluster_integrations.errors import (
-    BadRequestError,
-    UnsupportedParameterError,
-)
+from kluster_integrations.errors import BadRequestError, UnsupportedParameterError
 
 from ..raw_server import RawServer, Reply, sse, whole
 from .conftest import GEMMA, Ask, body, model_of
@@ -153,3 +150,10 @@ def test_headers_of_the_answer(server: RawServer, ask_one: Ask) -> None:
     answer = ask_one(model_of(server, include_response_headers=True), "hi")
     assert answer.response_metadata["headers"]["x-request-id"] == "req-1"
     assert "headers" not in ask_one(model_of(server), "hi").response_metadata
+
+
+@pytest.mark.parametrize("wrong", [{"extra_body": 5}, {"extra_headers": 5}])
+def test_what_is_no_mapping_is_refused(wrong: dict[str, Any], server: RawServer) -> None:
+    with pytest.raises(BadRequestError, match=f"{next(iter(wrong))}.* must be a mapping"):
+        model_of(server, GEMMA).invoke("hi", **wrong)
+    assert server.requests == []
