@@ -33,8 +33,8 @@ class Budget:
 
     A context manager, sync and async, for all adapters, over threads and tasks. If it is entered again, it goes on
     counting. Budgets nest: a request counts for every budget around it. Requests that are already running when the
-    limit is reached are finished and counted, so together they may exceed it. Requests that wait for a batch job inside
-    `deferred` count with an estimate until they are answered. Another process counts separately.
+    limit is reached finish and count, so the total may exceed it. Requests that wait for a batch job inside `deferred`
+    count with an estimate until they are answered. Another process counts separately.
 
     Args:
         usd: The limit in US$, 0 or more; `math.inf` only counts.
@@ -44,11 +44,11 @@ class Budget:
     Attributes:
         limit_usd: The limit in US$.
         allow_unpriced: Whether requests to models without a known price are sent.
-        estimated: Whether a number of tokens was an estimate, because the server gave none.
+        estimated: True if any number of tokens is an estimate, because the server sent no usage.
 
     Raises:
         ValueError: If `usd` is not a number, or below 0.
-        BudgetExceededError: By the next request inside once the limit is reached, before anything is sent.
+        BudgetExceededError: Raised by the next request inside, before it is sent, once the limit is reached.
     """
 
     def __init__(self, usd: float, *, allow_unpriced: bool = False) -> None:
@@ -168,9 +168,9 @@ def check(spec: ModelSpec) -> tuple[Budget, ...]:
 
 @contextmanager
 def waiting(spec: ModelSpec, expected: Usage) -> Iterator[tuple[Budget, ...]]:
-    """As `check`, of a request that waits for its batch job: what it is expected to cost counts inside.
+    """As `check`, for a request that waits for its batch job: inside, its expected cost counts as spent.
 
-    Else all lines of a job, which are asked at the same time and answered a day later, would pass.
+    Otherwise all lines of a job would pass: they are asked at the same time and answered a day later.
     """
     cost = spec.cost(expected.prompt_tokens, expected.completion_tokens) or 0.0
     with _budgets.lock:
@@ -193,7 +193,7 @@ def job(rows: Sequence[tuple[ModelSpec, Usage]]) -> Iterator[None]:
     that the service refused is not counted; one that may or may not exist is.
 
     Args:
-        rows: For each model its spec, with the price of the batch job, and what all its requests are expected to take.
+        rows: For each model, its spec with the price of the batch job, and the expected tokens of all its requests.
 
     Raises:
         BudgetExceededError: It does not fit, or a budget does not allow a model without a price.

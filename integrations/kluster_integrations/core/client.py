@@ -1,9 +1,9 @@
-"""The one door to kluster.ai: a request goes in, and what was asked for comes out.
+"""The one way to kluster.ai: adapters and the command line send every request through `Client`.
 
     build -> budget -> limits -> transport -> streaming, response -> repair -> Completion, Delta
 
-All that is true of the service or of a model happens behind it; an adapter in front, or the command line, only
-translates. The sync and the async methods differ in nothing but how they wait.
+Everything that depends on the service or on a model happens here; an adapter only translates its framework's objects.
+The sync and the async methods differ only in how they wait.
 """
 
 from __future__ import annotations
@@ -66,11 +66,11 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Vectors:
-    """The vectors of some texts, in their order, and what they took.
+    """The vectors of some texts.
 
     Attributes:
-        rows: One vector per text.
-        usage: Tokens of all requests.
+        rows: One vector per text, in the order of the texts.
+        usage: Tokens of all requests together.
         headers: The HTTP headers of the last answer.
     """
 
@@ -80,10 +80,10 @@ class Vectors:
 
 
 class Client:
-    """Sends requests for one configuration. Making one costs nothing; connections come with the first request.
+    """Sends requests for one configuration. A new client is cheap: it connects at the first request.
 
     Args:
-        config: Where to, with which key and plan.
+        config: The address, the key and the plan.
         limits: The account's limits; default: those of the plan. All clients of a key share them.
         http_client: An `httpx.Client` (or httpx2's) of the caller's own, in place of the shared connections.
         http_async_client: The same for async calls.
@@ -94,7 +94,7 @@ class Client:
 
     Attributes:
         config: The configuration.
-        errors: A context manager that turns whatever goes wrong inside into the adapter's errors.
+        errors: A context manager that turns every error inside into the adapter's errors.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class Client:
         self._known_limiter: tuple[int, Limiter | None] = (0, None)
 
     def spec(self, model: str) -> ModelSpec:
-        """Return the spec of the model that is asked where a caller asks for `model`, under the account's plan."""
+        """Return the spec, under the account's plan, of the model that answers requests for `model`."""
         return own_models.for_request(model, self.config, warn=False)
 
     @property
@@ -150,13 +150,14 @@ class Client:
             stream: Whether it is for `stream` and `astream`.
             tool_calling: How `tools` are handled.
             extra_body: Sent as it is, for fields that OpenAI's API does not know.
-            max_repairs: How often a wrong answer is asked for again; below zero answers are not checked.
-            check: What else must be true of the answer.
+            max_repairs: How often a wrong answer is asked for again; below 0 answers are not checked.
+            check: A further check of the answer; see `core.types.Check`.
             options: `timeout` and `total_timeout` (seconds), `headers` and `max_retries` of this request.
-            several: Whether `n` may ask for more answers, which are in `Completion.others`; where the server has it.
+            several: Whether the caller takes more than one answer (`n`), in `Completion.others`. Only for servers that
+                have `n`.
 
         Raises:
-            UnsupportedParameterError: A parameter cannot be had here, and `config.unsupported` is `error`.
+            UnsupportedParameterError: kluster.ai does not take a parameter, and `config.unsupported` is `error`.
             ContextWindowExceededError: The messages cannot fit the model's window.
             BadRequestError: Any other input that the server would refuse.
         """
@@ -197,12 +198,12 @@ class Client:
     def stream(self, request: ChatRequest) -> Iterator[Delta]:
         """Yield the answer to a request as it comes.
 
-        What has to be checked (JSON, tool calls) comes in one piece, when it is right; put together, the deltas are
-        what `complete` returns.
+        JSON and tool calls are checked first, and then come in one piece. Together, the deltas are what `complete`
+        returns.
 
         Raises:
             OutputValidationError: If the answer is not what was asked for, after `request.max_repairs` repairs.
-            KlusterError: Whatever else goes wrong, also in the middle.
+            KlusterError: Whatever else goes wrong, also after some deltas.
         """
         if deferral.current() is not None:
             yield from spread(self.complete(_whole(request)))
@@ -266,8 +267,8 @@ class Client:
         Args:
             model: The model's id.
             texts: What to embed; not empty.
-            options: `chunk_size` (texts per request), `dimensions` (refused unless it is the model's own), and the
-                transport's `timeout`, `total_timeout`, `headers` and `max_retries`.
+            options: `chunk_size` (texts per request), `dimensions` (refused unless it is the model's own length),
+                `timeout` and `total_timeout` (seconds), `headers` and `max_retries`.
 
         Raises:
             BadRequestError: A text is empty or too long.
@@ -282,7 +283,7 @@ class Client:
         return done
 
     def get(self, path: str, *, query: Mapping[str, object] | None = None) -> Answer:
-        """Get a path below the base URL; the key goes along if there is one.
+        """Get a path below the base URL. The key is sent if there is one.
 
         Raises:
             KlusterError: Whatever goes wrong.
@@ -307,7 +308,7 @@ class Client:
         tools: Sequence[Mapping[str, Any]] = (),
         count: Callable[[str], int] = estimate,
     ) -> int:
-        """Return about how many tokens messages and tools have; `count` is a tokenizer's, for their texts."""
+        """Return about how many tokens messages and tools have; `count` counts those of a text."""
         return tokens.estimate_prompt(messages, tools, count)
 
     def _drive(self, steps: _Steps) -> Any:
@@ -408,11 +409,11 @@ _Steps = Generator[_Post, tuple[Answer, tuple[budget.Budget, ...]], Any]
 
 
 class _Outlet:
-    """What a caller may see of a streamed answer, and when.
+    """Decides what a caller may see of a streamed answer, and when.
 
-    Reasoning and plain text pass at once. Text that has to be checked as a whole, and tool calls, which must be whole
-    before anybody may run them, wait for the end of the answer, and come from a later answer where this one is wrong.
-    Where an answer must not be empty, white space waits for the text behind it.
+    Reasoning and plain text pass at once. Tool calls, and text that has to be checked as a whole, wait for the end of
+    the answer. If the answer is wrong, they come from the repaired one. If an answer must not be empty, white space
+    waits for the text after it.
 
     Attributes:
         request: The request to send next, None once the answer is complete.
@@ -462,7 +463,7 @@ class _Outlet:
         return Delta(content, reasoning, (), None, None, logprobs, meta, headers)
 
     def _certain(self, content: str) -> str:
-        """Return what of a text may be seen, and hold the rest."""
+        """Return the part of a text that may be shown now, and hold the rest."""
         if self._holding:
             self._held_text.append(content)
             return ""
@@ -481,7 +482,7 @@ class _Outlet:
         return content
 
     def end(self) -> Iterator[Delta]:
-        """Yield what was held, if the answer is right; else set the next `request`."""
+        """Yield what was held if the answer is right; else set the next `request`."""
         if not self._holds:
             self.request = None
             return
@@ -508,7 +509,7 @@ class _Outlet:
 
 
 def _whole(request: ChatRequest) -> ChatRequest:
-    """Return a request for a stream as one for a whole answer."""
+    """Return the same request, for a whole answer and not a stream."""
     body = {name: value for name, value in request.body.items() if name not in ("stream", "stream_options")}
     return replace(request, body=body)
 

@@ -1,4 +1,4 @@
-"""How to reach kluster.ai: the key, the address and the few choices that hold for every call."""
+"""How to reach kluster.ai: the key, the address and the few settings of every request."""
 
 from __future__ import annotations
 
@@ -73,15 +73,15 @@ ENVIRONMENT: Mapping[str, tuple[str, ...]] = {
     "gateway_key": ("KLUSTER_GATEWAY_KEY",),
     "debug": ("KLUSTER_DEBUG",),
 }
-"""Every variable that this package reads, by what it sets; of several the first that is set wins.
+"""Every variable that this package reads, by the setting it sets. The first one that is set wins.
 
-The last eight are not fields of `KlusterConfig`: `Limits.of` reads the first two, batch jobs the next four, the
+The last eight are not fields of `KlusterConfig`: `Limits.of` reads the first two of them, batch jobs the next four, the
 command line the last two. The aliases are those of the vendor's own forks.
 """
 
 
 def env_values(name: str) -> dict[str, str]:
-    """Return the variables of `ENVIRONMENT[name]` that are set and not empty, with their values, the winner first."""
+    """Return the variables of `ENVIRONMENT[name]` that are set and not empty, with their values, in that order."""
     return {variable: value for variable in ENVIRONMENT.get(name, ()) if (value := os.environ.get(variable))}
 
 
@@ -163,7 +163,7 @@ Headers = Annotated[Mapping[str, str], AfterValidator(_Headers)]
 
 
 def scrubbed(err: ValidationError, secret: Container[object] | None = None) -> ValidationError:
-    """Return the same error without input that may hold a key.
+    """Return the same error without any input that may contain a key.
 
     Args:
         err: The error.
@@ -195,30 +195,30 @@ class KlusterConfig(BaseModel):
 
     Args:
         api_key: Sent as bearer token. `KLUSTER_API_KEY`, `KLUSTERAI_API_KEY`, `KLUSTER_AI_API_KEY`.
-        base_url: Where the API is: `https://…`, or `http://…` on a loopback address or without a key (no key
-            travels unencrypted). Trailing slashes are cut, and an address without a path gets `/v1`; any other path
-            stays as it is. `KLUSTER_BASE_URL`, `KLUSTER_AI_BASE_URL`; default `https://api.kluster.ai/v1`.
-        plan: `trial`, `core`, `scale` or `enterprise`; decides windows and limits. Default None: unknown, no limits
-            here. `KLUSTER_PLAN`.
+        base_url: The address of the API. `http://…` is accepted on a loopback address or without a key, because a key
+            never travels unencrypted. Trailing slashes are cut, and an address without a path gets `/v1`.
+            `KLUSTER_BASE_URL`, `KLUSTER_AI_BASE_URL`; default `https://api.kluster.ai/v1`.
+        plan: `trial`, `core`, `scale` or `enterprise`: sets context windows and rate limits. Default None: unknown, no
+            rate limits. `KLUSTER_PLAN`.
         timeout: Seconds to wait for the server between bytes; default 600, as in the openai SDK. `KLUSTER_TIMEOUT`.
-        total_timeout: Seconds that a request may take from its first try until its answer is complete, retries and the
-            waits between them included. Default None: no limit for streams and files; each try of any other request
-            may take twice `timeout`. `KLUSTER_TOTAL_TIMEOUT`.
-        max_response_bytes: How many bytes an answer may have, decompressed, streamed or not; files that are downloaded
-            are not counted. Default 268,435,456 (256 MiB). `KLUSTER_MAX_RESPONSE_BYTES`.
-        max_retries: Further tries after 408, 409, 429, 5xx and broken connections, with growing, jittered waits or
-            what `Retry-After` says; default 2. `KLUSTER_MAX_RETRIES`.
-        default_headers: Sent with every request; they may hold credentials, and are shown nowhere.
-        unsupported: What to do with a parameter that kluster.ai does not take and that cannot be done here: `error`
-            (default) raises before any request, `drop` leaves it out with one warning. `KLUSTER_UNSUPPORTED`.
+        total_timeout: Seconds from the first try until the answer is complete, including retries and the waits between
+            them. Default None: no limit for streams and files; one try of any other request may take twice `timeout`.
+            `KLUSTER_TOTAL_TIMEOUT`.
+        max_response_bytes: The most bytes of an answer, decompressed. Downloaded files have no limit. Default
+            268,435,456 (256 MiB). `KLUSTER_MAX_RESPONSE_BYTES`.
+        max_retries: Further tries after status 408, 409, 429, 5xx and broken connections. The waits grow, with jitter;
+            `Retry-After` wins. Default 2. `KLUSTER_MAX_RETRIES`.
+        default_headers: Sent with every request. They may hold credentials, so they are never shown.
+        unsupported: What to do with a parameter that neither kluster.ai nor this package supports: `error` (default)
+            raises before the request, `drop` leaves it out with one warning. `KLUSTER_UNSUPPORTED`.
         catalog: A file of your own models; see `catalog.read`. `KLUSTER_CATALOG`.
-        insecure_http: Whether the key may travel over plain http to another machine, where everybody on the way can
-            read it; default False. `KLUSTER_INSECURE_HTTP`.
-        fallback: Whether to use a retired model's successor in its place; default False, which warns.
+        insecure_http: Whether the key may travel over plain http to another machine, where others can read it on the
+            way. Default False. `KLUSTER_INSECURE_HTTP`.
+        fallback: Whether a retired model is replaced by its successor. Default False: a request for it gets a warning.
             `KLUSTER_FALLBACK`.
 
     Raises:
-        pydantic.ValidationError: A `ValueError`, if a value is not acceptable; it never shows the key.
+        pydantic.ValidationError: If a value is not acceptable (it is a `ValueError`). It never shows the key.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
@@ -261,7 +261,7 @@ class KlusterConfig(BaseModel):
 
     @classmethod
     def of(cls, config: KlusterConfig | None) -> KlusterConfig:
-        """Return a configuration as it is, and that of the environment in place of None.
+        """Return the configuration that is passed; for None, one from the environment.
 
         Raises:
             BadRequestError: If it is anything else.
@@ -277,11 +277,11 @@ class KlusterConfig(BaseModel):
 
     @classmethod
     def merged(cls, base: KlusterConfig | None = None, **arguments: Any) -> Self:
-        """Return a configuration from arguments, where None means "not passed", over `base`.
+        """Return `base` with some fields replaced.
 
         Args:
-            base: Supplies every field that no argument sets; None leaves those to the environment and the defaults.
-            arguments: Fields of `KlusterConfig`.
+            base: The configuration to start from. None: the environment and the defaults.
+            arguments: Fields of `KlusterConfig` to replace; None means "not passed".
 
         Raises:
             pydantic.ValidationError: As `KlusterConfig`.
@@ -353,7 +353,7 @@ class KlusterConfig(BaseModel):
 
     @property
     def needs_key(self) -> bool:
-        """Whether requests without a key are refused here: over https to another machine."""
+        """Whether requests need a key: over https to another machine."""
         return self.base_url.startswith("https:") and not _is_loopback(urlsplit(self.base_url).hostname or "")
 
     @field_validator("plan", mode="before")
@@ -404,7 +404,7 @@ class KlusterConfig(BaseModel):
         return int(number)
 
     def __getstate__(self) -> dict[Any, Any]:
-        """Leave out what may be secret; a restored config takes its key from the environment or the keyring."""
+        """Leave out secrets. A restored config takes its key from the environment or the keyring."""
         state = super().__getstate__()
         state["__dict__"] = {**state["__dict__"], "api_key": None, "default_headers": {}}
         return state
@@ -415,10 +415,10 @@ class KlusterConfig(BaseModel):
         super().__setstate__(state)
 
     def require_key(self) -> str:
-        """Return the key itself, for the one place that sends it.
+        """Return the API key as text.
 
         Raises:
-            AuthenticationError: If there is none; nothing has been sent.
+            AuthenticationError: If there is no key.
         """
         if self.api_key is None:
             raise AuthenticationError(
@@ -442,7 +442,7 @@ _NETLOC = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^\[\]:@]+)(:\d+)?")
 
 
 def normalize_base_url(value: str) -> str:
-    """Return an address in the one form that is used: no trailing slash, `/v1` where there was no path.
+    """Return an address without trailing slashes, and with `/v1` if it has no path.
 
     Raises:
         ValueError: If it is not an http(s) URL, or holds credentials, a query or an endpoint's path.
@@ -474,9 +474,9 @@ def normalize_base_url(value: str) -> str:
 
 @functools.lru_cache(1_000)
 def is_exposed(base_url: str) -> bool:
-    """Whether what is sent to an address can be read on its way: plain http to another machine.
+    """Whether others can read what is sent to an address: plain http to another machine.
 
-    A private network counts as exposed, too: others in it can read the traffic.
+    A private network counts, too: others in it can read the traffic.
     """
     url = urlsplit(base_url)
     return url.scheme == "http" and not _is_loopback(url.hostname or "")

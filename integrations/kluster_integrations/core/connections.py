@@ -1,8 +1,8 @@
-"""Connections: httpx's for sync calls, aiohttp's for async ones, or those of a client of the caller's.
+"""Connections: httpx for sync calls, aiohttp for async ones, or the caller's own client.
 
-Of httpx only `HTTPTransport` is used: its client would cost as much again, and brings cookies, redirects and `.netrc`,
-of which none is wanted here. Pools are made at the first request, shared by all who use the same base URL, kept apart
-by process and event loop, and closed when their loop ends.
+Only httpx's `HTTPTransport` is used: its client would double the cost, and brings cookies, redirects and `.netrc`,
+which we do not want. A pool is made at the first request. All users of a base URL share it, in one process and event
+loop. It is closed when its loop ends.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class _Seconds(float):
 
 
 def _left(timeout: float | None) -> float | None:
-    """Return the seconds to wait for the next byte: as many, but no longer than until the request's deadline."""
+    """Return the seconds to wait for the next byte: `timeout`, but not beyond the request's deadline."""
     request: Request | None = getattr(timeout, "request", None)
     if timeout is None or request is None or request.deadline is None:
         return timeout
@@ -73,10 +73,10 @@ def _left(timeout: float | None) -> float | None:
 
 
 class _Backend(httpcore.NetworkBackend):
-    """httpcore's own, which knows deadlines.
+    """httpcore's own backend, with deadlines.
 
-    httpcore's timeout is that of one read, and it reads as often as a server has something to say: a byte at a time,
-    one `103 Early Hints` after another.
+    httpcore's timeout is for one read. A server that sends a byte at a time, or one `103 Early Hints` after another,
+    would keep a request for ever.
     """
 
     _real = httpcore.SyncBackend()
@@ -140,8 +140,8 @@ def _open(url: httpx.URL) -> httpx.HTTPTransport:
 def _aopen(url: httpx.URL) -> aiohttp.ClientSession:
     """Return a pool for the async calls of the running loop.
 
-    It has no bound either: a request that waits for a connection would end in "the server did not answer". How many are
-    sent at once is for the caller and the account's limits to say.
+    It has no bound either: a request that waits for a connection would end in "the server did not answer". The caller
+    and the account's limits decide how many requests are sent at once.
     """
     import aiohttp
 
@@ -158,10 +158,10 @@ def _aopen(url: httpx.URL) -> aiohttp.ClientSession:
 
 
 async def _close_with_loop(pool: _Pool) -> AsyncGenerator[None]:
-    """Close a pool when its event loop ends, for then (in asyncio.run) a loop closes its async generators.
+    """Close a pool when its event loop ends: asyncio.run then closes the loop's async generators.
 
-    `Runner.run_sync` of openai-agents 0.24 does that after each run, and goes on with the loop: the next request then
-    opens a new pool.
+    `Runner.run_sync` of openai-agents 0.24 closes them after each run and goes on with the same loop. The next request
+    then opens a new pool.
     """
     try:
         yield
@@ -230,8 +230,8 @@ atexit.register(lambda: _pools.close())
 def _start_anew() -> None:
     """After a fork the sockets belong to the parent: leave them alone, and begin with none.
 
-    The pools are kept, for a pool that is collected closes its connections. aiohttp's would leave the event loop's
-    epoll, which both processes share: the parent's next answer on such a connection would never be seen.
+    The pools are kept, because a pool that is collected closes its connections. An aiohttp connection would then leave
+    the event loop's epoll, which both processes share, and the parent would never see its next answer on it.
     """
     global _pools
     _inherited.append(_pools)
@@ -246,7 +246,7 @@ class Connections:
     """One user's connections to a base URL.
 
     Args:
-        base_url: Where to.
+        base_url: The address of the API.
         client: An `httpx.Client` or `httpx2.Client` of the caller's own, in place of the shared pool.
         async_client: The same for async calls.
 

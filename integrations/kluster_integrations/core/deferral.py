@@ -1,4 +1,4 @@
-"""Where chat requests go that are not sent at once: whoever is asked for an answer gives it later."""
+"""Where chat requests go inside `batch.deferred`: they are not sent at once, and their answers come later."""
 
 from __future__ import annotations
 
@@ -29,6 +29,6 @@ deferrals: Scope[Deferral] = Scope("kluster_deferrals", over_forks=False)
 
 
 def current() -> Deferral | None:
-    """Return what takes a chat request that begins now; None where it is sent at once."""
+    """Return what takes the chat requests of this context; None if they are sent at once."""
     found = deferrals.current()
     return found[-1] if found else None

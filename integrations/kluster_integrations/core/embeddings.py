@@ -24,7 +24,7 @@ __all__ = ["DEFAULT_MODEL", "EMBEDDINGS_PATH", "MAX_BATCH", "build", "read"]
 EMBEDDINGS_PATH = "/embeddings"
 DEFAULT_MODEL = "BAAI/bge-m3"
 MAX_BATCH = 2_048
-"""Texts in one request, as in OpenAI's API."""
+"""The most texts in one request, as in OpenAI's API."""
 
 
 def build(
@@ -32,15 +32,15 @@ def build(
 ) -> Iterator[dict[str, Any]]:
     """Yield the request bodies for some texts, in order, after all of them are checked.
 
-    Texts go as texts, never as token ids: a tokenizer of another vocabulary would give wrong vectors in silence.
+    Texts are sent as text, never as token ids: a tokenizer with another vocabulary would silently give wrong vectors.
 
     Args:
         model: The model's id.
-        texts: What to embed.
-        config: Its `plan` holds.
+        texts: The texts to embed.
+        config: Gives the plan and the catalog.
         chunk_size: Texts per request, 1 to 2048.
-        dimensions: Sent where it is native to the model. The service does not take it: refused unless it is the model's
-            own length. It is not dropped silently: vectors of another length would be wrong.
+        dimensions: The wanted length of the vectors. It is sent only to models whose server has it (`native`). For
+            others it must be the model's own length. It is never dropped: vectors of another length would be wrong.
 
     Raises:
         BadRequestError: If an input is empty or not a text; `ContextWindowExceededError` if it cannot fit.

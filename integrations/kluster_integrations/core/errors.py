@@ -78,13 +78,13 @@ class KlusterError(Exception):
 
     Args:
         message: What happened.
-        status_code: The HTTP status, None where there was no answer.
-        code: The server's error code (`code`, or the vendor's `errorCode`), as text.
+        status_code: The HTTP status, None if there was no answer.
+        code: The server's error code (`code` or `errorCode` in the body), as text.
         request_id: The server's id of the request.
-        retry_after: Seconds to wait, where the server said so.
+        retry_after: Seconds to wait before another try, if the server said so.
         hint: What to do; each class has a default.
-        body: The decoded error body, for programs.
-        headers: The answer's headers, names in lower case, without cookies.
+        body: The decoded error body.
+        headers: The answer's headers, with names in lower case, without cookies.
     """
 
     default_hint: str | None = None
@@ -121,20 +121,20 @@ class KlusterError(Exception):
         return (_rebuild, (type(self), self.message, self.__dict__.copy()))
 
     def mask(self, secret: Secret) -> None:
-        """Replace a key, or several, in everything that the error says, should a server have echoed it."""
+        """Mask one or several keys in the whole error, in case a server has echoed one."""
         self.__dict__.update({name: masked(value, secret) for name, value in self.__dict__.items()})
         self.args = (self.message,)
 
     @classmethod
     def like(cls, other: KlusterError) -> Self:
-        """Return an error of this class with everything that `other` says; for adapters' own classes."""
+        """Return an error of this class with the content of `other`; for the adapters' own classes."""
         error = cls(other.message)
         error.__dict__.update(other.__dict__)
         return error
 
 
 def is_refusal(err: KlusterError) -> bool:
-    """True if the server has surely not done what was asked; False if it may have done it."""
+    """Whether the server has certainly refused a request; False if it may have carried it out."""
     return not isinstance(err, (APIConnectionError, InternalServerError)) and err.status_code != 409
 
 
@@ -210,7 +210,7 @@ class OutputValidationError(KlusterError):
 
     Attributes:
         raw_text: What the model wrote.
-        completion: The whole of its last answer (`core.types.Completion`), with the tokens of all attempts.
+        completion: The last answer (a `core.types.Completion`), with the tokens of all attempts.
     """
 
     raw_text: str = ""
@@ -229,8 +229,8 @@ class BatchFailedError(KlusterError):
     """The service refused a batch job as a whole: none of its lines ran.
 
     Attributes:
-        lines: What is wrong: `code`, `message`, `line` (from 1, in the file) and `index` (of the input, from 0); the
-            last two are None where the service does not name a line.
+        lines: The service's errors, each with `code`, `message`, `line` (in the file, from 1) and `index` (of the
+            input, from 0). `line` and `index` are None if the service names no line.
     """
 
     default_hint = (
@@ -244,7 +244,7 @@ class BatchExpiredError(KlusterError):
 
     Attributes:
         done: The indexes of the inputs that have a result.
-        missing: The indexes of those that have none.
+        missing: The indexes of the inputs that have none.
     """
 
     default_hint = "read the finished answers with results(), and send the inputs in .missing in a new job."
@@ -317,14 +317,15 @@ def from_body(
     headers: Mapping[str, str] | None = None,
     secret: Secret = None,
 ) -> KlusterError:
-    """Return the error that an error body stands for: of an HTTP error, or inside a 200.
+    """Return the error for an error body, of an HTTP error or inside a 200.
 
     Args:
-        body: The decoded JSON, or text; `{"error": {…}}`, the inner object alone, and vLLM's flat
+        body: The decoded JSON, or text. `{"error": {…}}`, the inner object alone, and vLLM's flat
             `{"object": "error", …}` are all read.
-        status_code: The HTTP status; inside a 200 leave it out, and a numeric `code` of the body stands in.
+        status_code: The HTTP status. For an error inside a 200 leave it out: a numeric `code` in the body takes its
+            place.
         headers: The answer's headers, for the request id and `Retry-After`.
-        secret: A key to mask, or several, should the server echo it.
+        secret: One or several keys to mask, in case the server echoes one.
     """
     body = masked(body, secret)
     said = {k.lower(): masked(v, secret) for k, v in (headers or {}).items()}
@@ -353,7 +354,7 @@ def from_body(
 
 
 def _plain(message: object) -> str:
-    """Return a message in one line: of a gateway's HTML page its title, else its text."""
+    """Return a message in one line; for a gateway's HTML page, its title or its text."""
     if isinstance(message, (bytes, bytearray)):
         message = message.decode("utf-8", "replace")
     text = message if isinstance(message, str) else str(message)
@@ -470,10 +471,9 @@ class mapped:  # noqa: N801
     """A context manager that turns every error inside into a `KlusterError`. It can be used several times.
 
     Args:
-        secret: The key in use and other credentials, masked wherever a server echoes them.
-        adapt: An adapter's own class for each class of this module (they inherit from it), so that a framework finds
-            what it knows.
-        io: Whether nothing but I/O is done inside, so that whatever else is raised is a failed connection, too.
+        secret: The key in use and other credentials, which are masked if a server echoes them.
+        adapt: An adapter's own class for each class of this module, which inherits from it and from the framework's.
+        io: Whether the block does nothing but I/O, so that any unknown exception is a failed connection.
     """
 
     __slots__ = ("_adapt", "_io", "_secret")

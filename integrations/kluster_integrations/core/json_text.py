@@ -1,8 +1,8 @@
 """JSON in what a model wrote: the outermost value of a text, and the arguments of a tool call.
 
-A value is never taken out of one that began and failed: of `{"name": "Oslo", "twin": {"name": "Bergen"}, }` the answer
-is not Bergen. What is plainly meant (Python's `None` and single quotes, a comma too many) is read, if the value is
-complete; everything else is for the model to write again.
+An inner value is never taken if the value around it is broken: `{"name": "Oslo", "twin": {"name": "Bergen"}, oops}` is
+not Bergen. Small mistakes in a complete value are read (Python's `None`, single quotes, a comma too many). For anything
+else the model is asked again.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ _HALF = re.compile(r"\\u[dD][89a-fA-F]")  # of a surrogate pair, as JSON may esc
 
 
 def value_at(text: str, at: int) -> tuple[Any, int]:
-    """Return the value that begins at a place in a text, and where it ends.
+    """Return the value that begins at index `at` of a text, and the index where it ends.
 
     Raises:
         ValueError: If it is not JSON.
@@ -98,7 +98,7 @@ def whole_characters(text: str) -> str:
 
 
 def is_json_object(text: str) -> bool:
-    """Whether a text is one JSON object, by the letter."""
+    """Whether a text is one JSON object, without any mistake."""
     try:
         return isinstance(json.loads(text, **_STRICT), dict)
     except (ValueError, RecursionError):
@@ -108,13 +108,13 @@ def is_json_object(text: str) -> bool:
 def find_json(text: str, *, is_cut: bool = False, default: Any = None) -> Any:
     """Return the outermost JSON value of a text: the text itself, the first in a fence, or the only one in prose.
 
-    Of several values in prose none is the answer, for only the model knows which: it is asked again. One that is said
-    twice is one, and lists such as `[1]`, which notes are, do not count beside an object.
+    If prose has several different values, none is returned, because only the model knows which one it means. Lists
+    such as `[1]` beside an object do not count: they are references to notes.
 
     Args:
         text: What the model wrote.
-        is_cut: Whether the text ends before the model was done; then nothing is read leniently.
-        default: What to return where there is no value.
+        is_cut: Whether the text ends before the model was done. Then no mistakes are forgiven.
+        default: The result if there is no value.
 
     Returns:
         The decoded value.
@@ -146,7 +146,7 @@ def find_json(text: str, *, is_cut: bool = False, default: Any = None) -> Any:
 
 
 def _outermost(text: str, start: int, *, is_cut: bool) -> tuple[Any, int]:
-    """Return the value that begins at a bracket, and where it ends; -1 for the end where one began and failed."""
+    """Return the value that begins at a bracket, and where it ends; -1 if the value is broken."""
     if not _LIKE_JSON.match(text, start):
         return None, start + 1
     try:
@@ -181,7 +181,7 @@ def _end_of(text: str, start: int) -> int:
 
 
 def _lenient(text: str) -> Any:
-    """Return what a complete value that is not JSON plainly means as a Python literal, None if that is nothing."""
+    """Return a complete value that is not JSON, read as a Python literal; None if it cannot be read."""
     if _ALIEN_ESCAPE.search(text):
         return None
     try:
@@ -197,9 +197,9 @@ def skip_between(text: str, at: int) -> int:
 
 
 def read_values(text: str, at: int, *, is_cut: bool = False) -> list[Any] | None:
-    """Return the values that a text is from a place on, with white space, commas or semicolons between them.
+    """Return the JSON values of a text from index `at` on, separated by white space, commas or semicolons.
 
-    None where something else stands there, too.
+    None if the text contains anything else.
     """
     values: list[Any] = []
     while (at := skip_between(text, at)) < len(text):
@@ -213,10 +213,10 @@ def read_values(text: str, at: int, *, is_cut: bool = False) -> list[Any] | None
 
 
 def read_arguments(text: str, *, is_cut: bool = False) -> tuple[str, str | None]:
-    """Return the arguments of a tool call as the text of one JSON object, and None; else the text and what is wrong.
+    """Return the arguments of a tool call as the text of one JSON object, and what is wrong with them or None.
 
-    What is JSON by the letter stays as the model wrote it, but for halves of surrogate pairs. Nothing, or `null`, is an
-    empty object.
+    Valid JSON stays as the model wrote it, except that half a surrogate pair becomes U+FFFD. No text, or `null`, is an
+    empty object. Wrong arguments are returned as they are.
     """
     stripped = text.strip(_SPACE)
     if stripped in ("", "null"):

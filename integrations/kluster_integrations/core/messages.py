@@ -18,7 +18,7 @@ _RENAMED_ROLES = {"developer": "system"}
 
 
 def to_wire(messages: Sequence[Mapping[str, Any]], spec: ModelSpec) -> list[Message]:
-    """Return the messages as the wire has them, with the images of tool results in a user message behind them."""
+    """Return the messages as they are sent. Images in tool results move to a user message after the results."""
     check_list(messages, "messages", "message objects")
     if not messages:
         raise BadRequestError("messages=[] must hold at least one message.", hint="add a user message.")
@@ -75,12 +75,12 @@ _IMAGE_FOLLOWS = "The image follows."
 
 
 def _past_content(content: object, spec: ModelSpec, images: list[dict[str, Any]] | None) -> str:
-    """Return the text of an answer or a tool result. Parts without text become a note: no user can correct them.
+    """Return the text of an answer or a tool result. Parts without text become a note, since no user can correct them.
 
     Args:
-        content: A text, a list of parts, or what a tool returned in place of them.
+        content: A text, a list of parts, or any other value that a tool returned.
         spec: The model's spec.
-        images: Takes the images of a tool result, which go into a user message; None for an answer.
+        images: The list to add a tool result's images to; None for an answer.
     """
     if not isinstance(content, list | tuple):
         return content if isinstance(content, str) else "" if content is None else _as_text(content)
@@ -119,7 +119,7 @@ def _image_in(part: Mapping[str, Any]) -> object:
 
 
 def _text_or_note(part: Mapping[str, Any]) -> str:
-    """Return the text of a part, or what stands in its place: MCP's links and resources, files, tool references."""
+    """Return the text of a part, or a note about it: MCP's links and resources, files, tool references."""
     kind = part.get("type")
     inner = next((v for key in ("resource", "file", "source") if isinstance(v := part.get(key), Mapping)), {})
     nested = part.get("content")
@@ -135,7 +135,7 @@ def _text_or_note(part: Mapping[str, Any]) -> str:
 
 
 def _note(kind: object, named: Mapping[str, Any]) -> str:
-    """Return a note with the names that a part has, "" where it has none."""
+    """Return a note with the names of a part; "" if it has none."""
     names = [named.get(key) for key in ("title", "name", "tool_name", "filename", "uri", "url", "file_id")]
     what = " ".join(dict.fromkeys(n for n in names if isinstance(n, str) and n and not n.startswith("data:")))
     return f"[{kind or 'part'}: {what[:500]}]" if what else ""

@@ -30,9 +30,9 @@ if hasattr(os, "register_at_fork"):
 
 
 def shared(limits: Limits, config: KlusterConfig) -> Limiter | None:
-    """Return the limiter of a key at an address, None if there is nothing to limit.
+    """Return the limiter of a key at an address; None if there is nothing to limit.
 
-    All adapters of a process share it, and limiters of one key with other `limits` share its window.
+    All adapters of a process share it. Limiters of one key with different `limits` share one window.
     """
     if limits.requests is None and limits.concurrent is None:
         return None

@@ -1,13 +1,12 @@
-"""The account's limits, kept before anything is sent: requests per minute and concurrent requests of one key.
+"""The account's limits: requests per minute and concurrent requests of one key. Requests wait until they may be sent.
 
-In one process, threads and event loops share a limiter. Over processes and machines they share it through Redis, which
+In one process, threads and event loops share a limiter. Several processes and machines share it through Redis, which
 holds a hash of the key, never the key.
 
-A request first gets a slot (concurrent requests), first come first served, and then, for each try, a start: the
-earliest moment at which no window of a minute holds more starts than the limit. Starts are booked ahead, so waiting
-needs no polling, processes keep the order, and a request that would wait longer than `max_wait` fails at once. The
-transport books a start (`wait_for_rate_limit`) at the last moment before it sends. The slot of a process that died is
-free after half a minute.
+A request first waits for a slot (concurrent requests), first come first served. Then each of its tries gets a start:
+the earliest moment at which no minute has more starts than the limit. Starts are booked in advance, so nothing polls,
+requests keep their order, and a request that would wait longer than `max_wait` fails at once. The transport books a
+start (`wait_for_rate_limit`) just before it sends. The slot of a process that died is free after half a minute.
 """
 
 from __future__ import annotations
@@ -50,17 +49,16 @@ _log = logging.getLogger("kluster_integrations")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What a key may do, and how that is kept.
+    """The limits of an API key. Requests wait until they may be sent.
 
     Args:
-        requests: Requests in a `period`, None for no limit.
-        concurrent: Requests at the same time, None for no limit.
+        requests: Requests per `period`; None is no limit.
+        concurrent: Requests at the same time; None is no limit.
         period: Seconds.
-        slack: Seconds by which starts are further apart than `period`: how unevenly long requests may take to reach
-            the server.
-        max_wait: Seconds that a request waits at most; if it would take longer it ends with `RateLimitError` at once. 0
-            does not wait, None waits as long as it takes.
-        redis_url: `redis://…`, `rediss://…` or `unix://…` of the Redis that several processes share; None is this
+        slack: Seconds added to `period`, because some requests take longer than others to reach the server.
+        max_wait: The most seconds that a request waits. A request that would wait longer fails with `RateLimitError` at
+            once. 0 never waits, None waits as long as it takes.
+        redis_url: A Redis that several processes share (`redis://…`, `rediss://…` or `unix://…`); None limits this
             process alone.
 
     Raises:
@@ -88,7 +86,7 @@ class Limits:
 
     @classmethod
     def of(cls, plan: Plan | None, *, max_wait: float | None = None, redis_url: str | None = None) -> Limits:
-        """Return a plan's limits; without a plan there are none.
+        """Return a plan's limits; no limits without a plan.
 
         Args:
             plan: The account's plan, None if it is unknown.
@@ -183,13 +181,13 @@ async def _arun(steps: Steps) -> None:
 
 @dataclass(slots=True)
 class Turn:
-    """A place in a queue, and until when it is worth waiting for."""
+    """A place in a queue, and the deadline for waiting for it."""
 
     future: futures.Future[Any]
     deadline: float | None
 
     def seconds(self) -> float | None:
-        """Return how long that is from now on, None for as long as it takes."""
+        """Return the seconds until the deadline; None if there is no deadline."""
         return None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
 
 
@@ -209,7 +207,7 @@ class Queue:
         """Return a future that is resolved when a slot is free; call `leave` afterwards, also if you stop waiting.
 
         Args:
-            loop: The event loop without which nobody can leave; None for a thread's.
+            loop: The event loop of the waiting task; None for a thread.
         """
         turn: futures.Future[None] = futures.Future()
         with self._lock:
@@ -222,7 +220,7 @@ class Queue:
         return turn
 
     def leave(self, turn: futures.Future[None]) -> None:
-        """Give the slot, or the place in the queue, to the next; once, however often it is called."""
+        """Give the slot, or the place in the queue, to the next one. Calling it again does nothing."""
         with self._lock:
             if turn not in self._loops:
                 return
@@ -235,7 +233,7 @@ class Queue:
                 self._free += 1
 
     def sweep(self) -> None:
-        """Let those leave whose event loop is closed: nothing of theirs will ever run again."""
+        """Give back the slots of closed event loops: their tasks will never run again."""
         with self._lock:
             gone = [turn for turn, loop in self._loops.items() if loop is not None and loop.is_closed()]
         for turn in gone:
@@ -246,14 +244,14 @@ class Ticket:
     """A request that holds a slot. Enter it as a context manager while the request is being sent, then call `leave`.
 
     Args:
-        limiter: Whose slot.
-        loop: The event loop that is to give the slot back; None for a thread.
+        limiter: The limiter that the slot belongs to.
+        loop: The event loop that will give the slot back; None for a thread.
 
     Attributes:
         loop: As the argument.
         id: The slot's name in Redis.
         start_id: The name in Redis of this try's start.
-        deadline: Until when this try waits, on the monotonic clock; None for as long as it takes.
+        deadline: When this try stops waiting, on the monotonic clock; None is never.
         turn: The slot in this process.
         in_redis: Whether the slot is in Redis.
     """
@@ -327,7 +325,7 @@ class Counts:
 
     Attributes:
         lock: Held while `starts` changes.
-        starts: The moments of the starts in the window, past and booked ones, in order.
+        starts: When the requests of the window were or will be sent, in order.
         slots: The queues for concurrent requests, by their number of slots.
     """
 
@@ -337,7 +335,7 @@ class Counts:
         self.slots: dict[int, Queue] = {}
 
     def is_idle(self, span: float) -> bool:
-        """Whether nothing is known here that a later request must heed."""
+        """Whether later requests need not wait for anything here."""
         with self.lock:
             return not any(self.slots.values()) and (not self.starts or self.starts[-1] < time.monotonic() - span)
 
@@ -423,11 +421,11 @@ class Limiter:
         return start
 
     def deadline(self) -> float | None:
-        """Return until when a request that begins now waits, None for as long as it takes."""
+        """Return when a request that begins now stops waiting; None is never."""
         return None if self.limits.max_wait is None else time.monotonic() + self.limits.max_wait
 
     def announced(self, wait: float) -> float:
-        """Return the seconds to wait, 0 or more; a wait that a user notices is logged."""
+        """Return the seconds to wait, 0 or more, and log a wait that a user would notice."""
         if wait >= 1:
             _log.info(
                 "Wait %.1f s: the limit is %s.", wait, self._limit(), extra={"retry_in": wait, "limit": self._limit()}

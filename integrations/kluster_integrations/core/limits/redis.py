@@ -100,7 +100,7 @@ _What = Literal["slot", "start", "renew", "free"]
 
 @dataclass(slots=True, eq=False)
 class _Question:
-    """What Redis is asked, and the answer: None where Redis does not answer."""
+    """A question to Redis, and its answer; None if Redis does not answer."""
 
     what: _What
     id: str
@@ -124,9 +124,9 @@ class _Question:
 class RedisLimiter(Limiter):
     """Keeps the limits of one key in all processes that share a Redis.
 
-    A thread asks Redis for all requests of this process: what comes while it waits for an answer is asked at once after
-    that, so that a round trip takes as many as there are. While Redis does not answer, each process keeps the limits by
-    itself, and says so once.
+    One thread asks Redis for all requests of this process. Questions that come while it waits for an answer are asked
+    together in the next round trip. While Redis does not answer, each process keeps the limits by itself, and logs that
+    once.
 
     Args:
         limits: The limits; `redis_url` is set.
@@ -216,7 +216,7 @@ class RedisLimiter(Limiter):
                 self._ask("renew", id_)
 
     def _sweep(self) -> None:
-        """Give back the slots whose event loop is closed: nothing of theirs will ever run again."""
+        """Give back the slots of closed event loops: their tasks will never run again."""
         for id_, ticket in list(self._held.items()):
             if ticket.loop is not None and ticket.loop.is_closed() and self._held.pop(id_, None) is not None:
                 self._ask("free", id_)
