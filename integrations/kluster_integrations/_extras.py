@@ -1,4 +1,4 @@
-"""The package's extras: what each installs, and the error of an import that lacks it."""
+"""The package's extras: what each installs, and the error if it is not installed."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ MODULES: Mapping[str, tuple[str, ...]] = {
     "ray": ("ray",),
     "keyring": ("keyring",),
 }
-"""The modules that an extra brings, by its name."""
+"""The modules that each extra installs, by its name."""
 
 
 def install_command(*extras: str) -> str:
-    """Return the command that installs extras: from its checkout if the package was installed from one."""
+    """Return the command that installs extras, from the checkout if the package was installed from one."""
     from importlib.metadata import PackageNotFoundError, distribution
 
     try:
@@ -52,10 +52,10 @@ def _command(origin: Mapping[str, Any], extras: str) -> str:
 
 @contextmanager
 def needs(extra: str) -> Iterator[None]:
-    """Let an import inside that lacks a module of an extra say how to install the extra.
+    """If an import inside fails because an extra is not installed, say how to install it.
 
     Raises:
-        ModuleNotFoundError: With the missing module's `name`, as Python's own. Another module's is left as it is.
+        ModuleNotFoundError: With the missing module's `name`. Errors about other modules pass unchanged.
     """
     missing = None
     try:

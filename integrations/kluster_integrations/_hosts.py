@@ -1,4 +1,4 @@
-"""Which host names a page of another site cannot have: what servers on this machine check against DNS rebinding."""
+"""Which host names an attacker's web page cannot have. Servers on this machine check them against DNS rebinding."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ _OWN_DOMAINS = frozenset({"localhost", "local", "internal"})
 def is_registrable(name: str) -> bool:
     """Whether a stranger could register a host name that points to this machine.
 
-    Addresses, names without a dot (containers, machines of a network) and those below domains that nobody can register
-    (RFC 6761, RFC 6762, `.internal` of ICANN) lead only to where this side's own name service says.
+    Nobody can register an IP address, a name without a dot (containers, machines of a local network), or a name below a
+    reserved domain (RFC 6761, RFC 6762, ICANN's `.internal`).
     """
     try:
         ipaddress.ip_address(name)

@@ -1,4 +1,4 @@
-"""What openai's error classes, which two adapters inherit from, need and the core does not."""
+"""What openai's error classes need; two adapters inherit from them."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _OF_THE_WIRE = ("content-length", "content-encoding", "transfer-encoding")
 
 
 def response_of(error: KlusterError, base_url: str | None = None) -> Any:
-    """Return an HTTP response with the status, headers and body that an error keeps; None where there was none.
+    """Return an HTTP response with the status, headers and body of an error; None if there was no response.
 
     Args:
         error: The error.
-        base_url: The address of the response's request, which is a new one: the real one holds the key.
+        base_url: The address for the response's request. It is a new request, because the real one holds the key.
     """
     if error.status_code is None:
         return None

@@ -1,4 +1,4 @@
-"""An ASGI application on uvicorn, in a thread of this process: what the emulator and the gateway have in common."""
+"""An ASGI application on uvicorn, in a thread of this process; for the emulator and the gateway."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class ThreadServer:
 
         Raises:
             RuntimeError: If it is running already.
-            OSError: If the port is taken, or the host is not this machine's.
+            OSError: If the port is in use, or the host is not an address of this machine.
         """
         if self._thread is not None:
             raise RuntimeError(f"The {self._what} is running already, at {self.base_url}.")
@@ -153,10 +153,10 @@ _UPGRADE = re.compile(rb"\r\nupgrade:", re.IGNORECASE)
 
 @functools.cache
 def _protocol() -> Any:
-    """Return uvicorn's HTTP protocol, with no offers of an upgrade in requests.
+    """Return uvicorn's HTTP protocol, which here ignores `Upgrade` headers.
 
-    Java's HttpClient (LangChain4j, Spring AI) offers `Upgrade: h2c` with each request, and behind that httptools reads
-    no body (uvicorn issue 2722). The server has nothing to change to, so the header may be renamed.
+    Java's HttpClient (LangChain4j, Spring AI) sends `Upgrade: h2c` with each request, and httptools then reads no body
+    (uvicorn issue 2722). The server cannot upgrade anyway, so the header is renamed.
     """
     try:
         from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -192,7 +192,7 @@ class _Server(uvicorn.Server):
                 await asyncio.wait_for(self._stopping.wait(), 1.0)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Close what is idle, give the rest the time to end, and cancel what does not."""
+        """Close idle connections, give running requests time to end, and cancel the rest."""
         for server in self.servers:
             server.close()
         for listener in sockets or []:
@@ -207,13 +207,13 @@ class _Server(uvicorn.Server):
 
 
 def _is_no_lost_write(record: logging.LogRecord) -> bool:
-    """Drop asyncio's line for each write behind a client that has left, which may be thousands for one answer."""
+    """Drop asyncio's log line per write to a client that has left: one answer may cause thousands."""
     is_ours = str(record.threadName).startswith("kluster-")
     return not (is_ours and record.msg == "socket.send() raised exception.")
 
 
 class _QuietFilter(logging.Filter):
-    """Drops uvicorn's words on answers that a fault or a stop has broken; exceptions stay."""
+    """Drops uvicorn's messages about answers that a fault or a stop has broken; exceptions stay."""
 
     def __init__(self, thread: str) -> None:
         super().__init__()

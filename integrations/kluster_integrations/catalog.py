@@ -1,7 +1,7 @@
 """What each kluster.ai model can do, how much it takes and what it costs.
 
-Ids that are not in the catalog are legal (a fine-tuned model, a dedicated deployment) and get the conservative defaults
-of `ModelSpec`, until a file of one's own (`KLUSTER_CATALOG`), `add` or `refresh` says more.
+Ids that are not in the catalog work, too (a fine-tuned model, a dedicated deployment). They get the conservative
+defaults of `ModelSpec`. Your own file (`KLUSTER_CATALOG`), `add` and `refresh` tell more about them.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The service's files and batch jobs as OpenAI's API has them, one request each: for adapters of such an API.
+"""The service's files and batch jobs, one request per call, for adapters that offer OpenAI's API.
 
-`BatchJob` is the way to run a job: it keeps a journal, and so sends each line exactly once. Here nothing is kept.
+To run a job use `BatchJob`: its journal makes sure that each line is sent exactly once. Nothing is kept here.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ _ENDED = {"completed", "failed", "expired", "cancelled"}
 class Files:
     """Sends requests about files and batch jobs. Each method has an async twin, with an `a` before its name.
 
-    What they return is in OpenAI's form, whatever the service was seen to do: `*_at` and counts are numbers, not their
-    text; `errors` is None or an object with a list in `data`; `status` is one of OpenAI's words, and the service's own
-    (`pre_schedule` was seen) is in `kluster_status`.
+    Results have OpenAI's form: `*_at` and counts are numbers (the service sometimes sends text), `errors` is None or an
+    object with a list in `data`, and `status` is one of OpenAI's words. The service's own status, such as
+    `pre_schedule`, is in `kluster_status`.
 
     Args:
         config: The connection.
         adapt: An adapter's error class for each of `errors`.
 
     Raises:
-        KlusterError: At calls, whatever goes wrong.
+        KlusterError: From each method, whatever goes wrong.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Files:
         self._transport = Transport(config, adapt=adapt)
 
     def upload(self, file: BinaryIO, name: str, **form: str) -> dict[str, Any]:
-        """Upload a file; `form` has its `purpose`."""
+        """Upload a file; `form` is the other fields, such as `purpose`."""
         return self._read(_file, self._transport.upload("/files", form, "file", name, file).data)
 
     async def aupload(self, file: BinaryIO, name: str, **form: str) -> dict[str, Any]:
@@ -49,7 +49,7 @@ class Files:
         return self._read(_file, (await self._transport.aupload("/files", form, "file", name, file)).data)
 
     def content(self, file_id: str) -> bytes:
-        """Return a file, whole."""
+        """Return the content of a file."""
         to = io.BytesIO()
         self._transport.download(path_of("files", file_id, "content"), to)
         return to.getvalue()
@@ -61,13 +61,13 @@ class Files:
         return to.getvalue()
 
     async def apieces(self, file_id: str) -> AsyncGenerator[bytes]:
-        """Yield a file as it comes, piece by piece; close the generator where not all are wanted. Async alone."""
+        """Yield the content of a file as it comes; close the generator to stop early. Has no sync twin."""
         async with aclosing(self._transport.apieces(path_of("files", file_id, "content"))) as pieces:
             async for piece in pieces:
                 yield piece
 
     def create_batch(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        """Create a batch job. It is sent once: retries after a 500 that came too late have been seen to make two."""
+        """Create a batch job. It is sent once: a retry after a 500 that came too late has made a second job."""
         return self._read(_batch, self._transport.post("/batches", body, max_retries=0).data)
 
     async def acreate_batch(self, body: Mapping[str, Any]) -> dict[str, Any]:
@@ -158,7 +158,7 @@ def _file(data: Any) -> dict[str, Any]:
 
 
 def _number(value: object) -> int | None:
-    """Return a number that may be text, as `*_at` were seen live; None where it is neither."""
+    """Return a number, also from text (the live service has sent `*_at` as text); None for anything else."""
     try:
         return int(float(str(value)))
     except (ValueError, OverflowError):

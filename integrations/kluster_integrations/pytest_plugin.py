@@ -1,6 +1,6 @@
 """The pytest fixtures `kluster_emulator` and `kluster_cassette`, registered with every pytest by an entry point.
 
-Every run of pytest loads this module, so it imports nothing that a fixture alone needs.
+Every run of pytest loads this module, so the fixtures import what they need themselves.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _LONGEST_NAME = 120
 
 @pytest.fixture
 def kluster_emulator(monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulator]:
-    """A running `Emulator`; for the test `KLUSTER_BASE_URL` and a dummy `KLUSTER_API_KEY` point to it."""
+    """A running `Emulator`. During the test `KLUSTER_BASE_URL` and a dummy `KLUSTER_API_KEY` point to it."""
     try:
         from kluster_integrations.emulator import Emulator
     except ModuleNotFoundError as exc:
@@ -40,10 +40,10 @@ def kluster_emulator(monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulator]:
 def kluster_cassette(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Replay the test's calls of kluster.ai from `cassettes/<module>/<test>.yaml` beside it, or record them there.
 
-    Pytest's option `--record-mode` says which: `none` (default) replays, and fails the test where a request is not
-    recorded or a recording is not used; `once`, `new_episodes`, `all` and `rewrite` record with the key and base URL of
-    the test, see `kluster_integrations.recording.cassette`. A test that fails records nothing. Replaying needs no key:
-    without one the test gets a stand-in as `KLUSTER_API_KEY`. With `--disable-recording` the calls go out as always.
+    Pytest's option `--record-mode` decides. `none` (default) replays; the test fails if a request is not recorded or a
+    recording is not used. `once`, `new_episodes`, `all` and `rewrite` record, with the test's key and base URL; see
+    `kluster_integrations.recording.cassette`. A test that fails records nothing. Replaying needs no key: without one,
+    `KLUSTER_API_KEY` is set to a dummy. With `--disable-recording` all calls are sent as usual.
     """
     if request.config.getoption("--disable-recording", False):
         yield None
@@ -69,7 +69,7 @@ def kluster_cassette(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyP
 
 @pytest.hookimpl(wrapper=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
-    """Let a test fail for what its cassette lacks, not for what came of that."""
+    """If a test's cassette lacks a request, fail the test with that message, not with a later error."""
     player: Any = pyfuncitem.funcargs.get("kluster_cassette")
     try:
         result = yield
@@ -83,7 +83,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
 
 
 def _failure(message: str) -> BaseException:
-    """Fail with the message alone: what is between the test and the cassette is of no use to anyone."""
+    """Return a failure that shows the message alone; a traceback from the test to the cassette helps nobody."""
     return pytest.fail.Exception(message, pytrace=False)
 
 

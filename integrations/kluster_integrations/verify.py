@@ -1,4 +1,4 @@
-"""Reliability checks: is an answer supported by its context, or else by what is generally known?
+"""Reliability checks: is an answer supported by its context, or without a context by general knowledge?
 
 `POST /v1/verify/reliability`, as the docs' guide "Reliability via the Verify API" (2025-07-31) describes it.
 """
@@ -26,10 +26,10 @@ class Verdict:
     """The service's verdict on an answer.
 
     Attributes:
-        reliable: Whether the service found nothing that is made up.
+        reliable: False if the service found a hallucination.
         explanation: The reason.
-        usage: Tokens of the check; zeros, marked as estimated, where the service does not say.
-        search_results: What it found on the web, where asked: `title`, `snippet`, `link`.
+        usage: Tokens of the check. If the service sends none: zeros, with `usage.estimated` set.
+        search_results: What the service found on the web (`title`, `snippet`, `link`), with `search=True`.
     """
 
     reliable: bool
@@ -53,13 +53,13 @@ class Verifier:
         self._transport = Transport(self._config)
 
     def check(self, prompt: str, output: str, context: str | None = None, *, search: bool = False) -> Verdict:
-        """Return what the service says of an answer.
+        """Check an answer.
 
         Args:
             prompt: The question.
             output: The answer.
-            context: What the answer is to rely on; None: what is generally known, which the service looks up.
-            search: Whether the verdict has what the service found.
+            context: The text that the answer must agree with. None: general knowledge, which the service looks up.
+            search: Whether the verdict includes what the service found on the web.
 
         Raises:
             BadRequestError: A text is empty or too long.

@@ -2,11 +2,11 @@
 
     [[models]]
     id = "my-llama"                                      # as the server calls it
-    base = "klusterai/Meta-Llama-3.3-70B-Instruct-Turbo"   # whatever is not said here is as there
+    base = "klusterai/Meta-Llama-3.3-70B-Instruct-Turbo"   # supplies every field that is missing here
     context_window = 16_384
     native = ["response_format", "stream_usage"]
 
-The file holds for the configuration that names it: the same id may be another server's, which does less.
+The file applies only to the configuration that names it: another server may have another model with the same id.
 """
 
 from __future__ import annotations
@@ -103,15 +103,15 @@ assert _RULES.keys() == {field.name for field in fields(ModelSpec)} | {"base"}
 
 
 def read(path: Path | str) -> list[ModelSpec]:
-    """Read a file of one's own models: TOML, one `[[models]]` per model, with the fields of `ModelSpec` and `base`.
+    """Read a file of your own models: TOML, one `[[models]]` per model, with the fields of `ModelSpec` and `base`.
 
-    Missing fields are taken from the catalog's row for the same id, or from the model that `base` names: one of the
-    catalog, or one further up in the file. Without either they are the defaults of `ModelSpec`, except that the
-    default limit of output is the window. Without a `context_window` no window is enforced.
+    Missing fields come from the model that `base` names (in the catalog, or earlier in the file), else from the
+    catalog's model with the same id, else from the defaults of `ModelSpec`; `max_output_tokens` then is
+    `context_window`. Without a `context_window` no window is enforced.
 
     Raises:
-        BadRequestError: If the file cannot be read, or holds something that is not allowed: the message names the file,
-            the model, the field, the value and what is allowed.
+        BadRequestError: If the file cannot be read, or a value is not allowed. The message names the file, the model,
+            the field, the value and what is allowed.
     """
     try:
         data = tomllib.loads(Path(path).expanduser().read_text("utf-8-sig"))  # PowerShell begins files with the mark
@@ -184,7 +184,7 @@ def _own(path: str, _version: object) -> Mapping[str, ModelSpec]:
 
 
 def check(config: KlusterConfig) -> None:
-    """Read a configuration's own file now, to find errors in it before the first request.
+    """Read the catalog file of a configuration, to find its errors before the first request.
 
     Raises:
         BadRequestError: See `read`.
@@ -204,7 +204,7 @@ def _own_of(config: KlusterConfig | None) -> Mapping[str, ModelSpec]:
 
 
 def all_models(config: KlusterConfig | None = None) -> list[ModelSpec]:
-    """Return every spec of the catalog and of one's own file, in the catalog's order, added and refreshed ones last.
+    """Return every spec of the catalog and of your own file, in the catalog's order; new ones come last.
 
     Args:
         config: Its `catalog` is the file; default: that of `KLUSTER_CATALOG`.
@@ -224,7 +224,7 @@ def get(model: str, *, plan: Plan | None = None, config: KlusterConfig | None = 
 
     Args:
         model: The id, as it is sent.
-        plan: The account's plan, which may cap the windows; default: that of `config`. None is no cap.
+        plan: The account's plan, which may limit the windows. Default: that of `config`, else no limit.
         config: Its `catalog` is the file; default: that of `KLUSTER_CATALOG`.
 
     Raises:
@@ -243,12 +243,12 @@ def select(
     """Return the specs of several models.
 
     Args:
-        models: Ids, with or without LiteLLM's prefix `kluster/`; default: all chat and embedding models in service.
+        models: Ids, with or without LiteLLM's prefix `kluster/`; default: all current chat and embedding models.
         plan: As in `get`.
         config: As in `get`.
 
     Raises:
-        TypeError: If `models` is one text.
+        TypeError: If `models` is a text and not a list.
     """
     if isinstance(models, str):
         raise TypeError(f"models={models!r} must be a list of model ids.")
@@ -259,10 +259,10 @@ def select(
 
 
 def for_request(model: str, config: KlusterConfig, *, warn: bool = True) -> ModelSpec:
-    """Return the spec of the model to use for a request for `model`: the model itself, or its successor.
+    """Return the spec of the model that answers requests for `model`: the model itself, or its successor.
 
-    With `config.fallback` the successor replaces a retired model; without it a retired model warns. kluster.ai's docs
-    say nothing about other servers: there, only an end date in the user's own file counts.
+    With `config.fallback` a retired model is replaced by its successor; without it there is a warning. On another
+    server than kluster.ai only an end date in the user's own file counts.
     """
     spec = asked = get(model, config=config)
     if not spec.has_ended:

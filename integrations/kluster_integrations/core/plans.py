@@ -15,7 +15,7 @@ Plan = Literal["trial", "core", "scale", "enterprise"]
 
 @dataclass(frozen=True, slots=True)
 class PlanLimits:
-    """What a plan allows. None means unlimited, and for the two windows: the model's own.
+    """What a plan allows. None means unlimited; for the two windows it means those of the model.
 
     Source: the rate-limit table of kluster.ai's docs, 2025-07-31.
     """
@@ -37,7 +37,7 @@ PLANS: Mapping[str, PlanLimits] = _read()
 
 
 def parse_plan(name: object) -> Plan:
-    """Return a plan by its name, whatever its case and the spaces around it.
+    """Return a plan by its name; upper case and spaces around it do not matter.
 
     Raises:
         ValueError: If no plan has that name.

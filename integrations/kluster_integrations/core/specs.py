@@ -1,8 +1,8 @@
 """What each kluster.ai model can do, how much it takes and what it costs.
 
-The data is in `catalog.toml`, each figure with its source and date. Ids that are not in it are legal (a fine-tuned
-model, a dedicated deployment) and get the conservative defaults of `ModelSpec`, until `add`, `refresh` or a file of the
-user's own (`own_models`) says more.
+The data is in `catalog.toml`, each figure with its source and date. Ids that are not in it work, too (a fine-tuned
+model, a dedicated deployment), with the conservative defaults of `ModelSpec`. `add`, `refresh` and the user's own file
+(`own_models`) tell more about them.
 """
 
 from __future__ import annotations
@@ -61,12 +61,12 @@ NATIVE: Mapping[str, str] = {
         "takes OpenAI's field of this name: it is sent",
     ),
 }
-"""What `ModelSpec.native` may name, each with what the server does."""
+"""The names that `ModelSpec.native` may hold, and what a server with each of them does."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prices:
-    """US$ per million tokens, in real time."""
+    """US$ per million tokens of a real-time request."""
 
     input: float
     output: float
@@ -81,8 +81,8 @@ class Prices:
 class ModelSpec:
     """One model's limits, capabilities and prices.
 
-    The defaults are what an unknown id gets: the smallest window and output that any plan documents (Trial's), no
-    native tools (they are prompted), and no price. Images are sent to an unknown model, since only the server knows.
+    The defaults are those of an unknown id: the smallest documented windows (those of the plan Trial), prompted tools
+    and no price. Images are sent to an unknown model, since only the server knows whether it takes them.
 
     Args:
         id: The id as it is sent; `klusterai/` is part of some ids.
@@ -92,22 +92,23 @@ class ModelSpec:
         supports_tools: Whether `tools` and `tool_choice` may be sent.
         supports_vision: Whether `image_url` parts may be sent.
         reasoning: Whether the model thinks before it answers.
-        opens_in_thought: Whether the model's chat template already holds the opening `<think>`, so that an answer
-            without the tag begins inside the thought (the R1 family).
-        strict_roles: Whether the model's chat template takes one system message at most, at the beginning, and raises
-            unless the messages behind it alternate between user and assistant, the user first (Gemma, the Mistrals).
-        fine_tunable: Whether the service fine-tunes it.
+        opens_in_thought: Whether the model's chat template already contains the opening `<think>`, so that an answer
+            without the tag begins inside the reasoning (the R1 family).
+        strict_roles: Whether the model's chat template accepts only one system message, at the beginning, followed by
+            alternating user and assistant messages (Gemma, the Mistrals).
+        fine_tunable: Whether the service can fine-tune it.
         embedding_dimensions: Length of a vector, for `purpose="embeddings"`.
         prices: Real-time prices, None if unknown.
         batch_prices: US$ per million tokens (input and output alike) by completion window (`24h`, `48h`, `72h`).
-        status: `current`, `retired` (the docs give an end), or `unknown` (not in the catalog).
-        native: What its server does itself, by the names of `NATIVE`: a field is sent then, not imitated or refused.
+        status: `current`, `retired` (the docs give an end date), or `unknown` (not in the catalog).
+        native: What the server does itself, by the names of `NATIVE`. Such a field is sent; others are imitated or
+            refused.
         since: When it appeared in the docs (`YYYY`, `YYYY-MM` or `YYYY-MM-DD`).
-        until: When it left, or will leave. Later requests for it get a warning.
+        until: When it left, or will leave, the service, in the same form. Later requests for it get a warning.
         successor: The id of the model that replaces it, for `KlusterConfig(fallback=True)`.
-        note: Where sources disagree.
+        note: A remark, such as where sources disagree.
         concurrent_requests: The server's own limit for this model, known after `refresh`.
-        sources: Where the figures are from, by group.
+        sources: Where the figures come from, by group.
 
     Raises:
         ValueError: If `id` is empty, a window is negative, `native` has a name that is not in `NATIVE`, or `until`
@@ -161,11 +162,11 @@ class ModelSpec:
 
     @property
     def has_ended(self) -> bool:
-        """Whether `until` is over; a month or a year is with its last day."""
+        """Whether `until` has passed; a month or a year ends with its last day."""
         return self.until is not None and datetime.date.today().isoformat()[: len(self.until)] > self.until
 
     def for_plan(self, plan: Plan | None) -> ModelSpec:
-        """Return this spec with the windows that the plan allows (Trial: 32k and 4k tokens); None changes nothing."""
+        """Return this spec with the plan's windows (Trial: 32k of context, 4k of output); None changes nothing."""
         if plan is None:
             return self
         limits = PLANS[parse_plan(plan)]
@@ -178,13 +179,13 @@ class ModelSpec:
         )
 
     def cost(self, prompt_tokens: int, completion_tokens: int) -> float | None:
-        """Return the real-time cost in US$ of one request, None where the price is unknown."""
+        """Return the real-time cost in US$ of one request; None if the price is unknown."""
         return self.prices.cost(prompt_tokens, completion_tokens) if self.prices else None
 
     def cost_to_show(self, prompt_tokens: int, completion_tokens: int) -> float | None:
-        """As `cost`, without the digits that floats add (0.00024500000000000005).
+        """As `cost`, rounded to 12 decimals, which removes what floats add (0.00024500000000000005).
 
-        No price per million has more than 6 decimals, so the cost of whole tokens has 12 at most.
+        No price per million has more than 6 decimals, so no cost needs more than 12.
         """
         cost = self.cost(prompt_tokens, completion_tokens)
         return None if cost is None else round(cost, 12)
@@ -205,7 +206,7 @@ def spec_from(row: Mapping[str, Any], base: ModelSpec | None = None) -> ModelSpe
 
     Args:
         row: The row, with the right types.
-        base: What the row does not say is as it is here; default: `ModelSpec`'s own defaults.
+        base: Supplies the fields that the row lacks; default: the defaults of `ModelSpec`.
     """
     values = dict(row)
     if prices := values.get("prices"):
@@ -220,7 +221,7 @@ del _DATA
 
 
 def all_models() -> list[ModelSpec]:
-    """Return every spec of the catalog, in the catalog's order, added and refreshed ones last."""
+    """Return every spec of the catalog, in the catalog's order; added and refreshed ones come last."""
     return list(_models.values())
 
 
@@ -233,13 +234,13 @@ def get(model: str, *, plan: Plan | None = None) -> ModelSpec:
 
 
 def known_spec(model: str) -> ModelSpec | None:
-    """Return the catalog's spec of an id, or of the base model of a fine-tuned one; None where it has neither."""
+    """Return the catalog's spec of an id, for a fine-tuned model that of its base model; None if there is none."""
     return _models.get(model) or (_fine_tuned(model) if model.startswith("ft:") else None)
 
 
 @lru_cache(maxsize=1_000)
 def _fine_tuned(model: str) -> ModelSpec | None:
-    """Return the spec of `ft:vendor:name:account:id`; what the service asks for it is not documented."""
+    """Return the spec of `ft:vendor:name:account:id`, without a price: it is not documented."""
     name = [*model.lower().split(":"), "", ""][2]
     bases = [spec for spec in all_models() if spec.fine_tunable and name and name in spec.id.lower()]
     if len(bases) != 1:
@@ -262,7 +263,7 @@ def _unknown(model: str) -> ModelSpec:
 
 
 def suggest(model: str) -> str | None:
-    """Return the id of the catalog that was probably meant by an unknown id, or None."""
+    """Return the catalog's id that is most similar to an unknown id; None if none is similar."""
     ids = list(_models)  # a copy: other threads may add models during the search
     by_name = {id_.lower(): id_ for id_ in ids}
     by_name |= {id_.lower().rsplit("/", 1)[-1]: id_ for id_ in ids}
@@ -272,7 +273,7 @@ def suggest(model: str) -> str | None:
 
 
 def add(spec: ModelSpec) -> None:
-    """Add a model (a fine-tuned one, a dedicated deployment), or replace what the catalog says of its id."""
+    """Add a model (a fine-tuned one, a dedicated deployment), or replace the one with the same id."""
     if not isinstance(spec, ModelSpec):
         raise TypeError(f"catalog.add takes a ModelSpec, not {type(spec).__name__}.")
     with _lock:

@@ -31,10 +31,10 @@ ToolCalling = Literal["auto", "native", "prompted"]
 
 
 class Usage(NamedTuple):
-    """Tokens of some requests: one and its repairs.
+    """The tokens of a request and its repairs.
 
-    `estimated` marks numbers that the server did not give; `reasoning_estimated` marks `reasoning_tokens` alone, which
-    most servers do not count apart.
+    `estimated` is True if the server sent no numbers. `reasoning_estimated` is True if only `reasoning_tokens` is an
+    estimate: most servers do not count it.
     """
 
     prompt_tokens: int
@@ -61,7 +61,7 @@ class Usage(NamedTuple):
 
 
 NO_USAGE = Usage(0, 0, 0, requests=0)
-"""Of an answer whose tokens are counted with another one."""
+"""The usage of an answer whose tokens are counted in another answer."""
 
 
 def _sum(a: int | None, b: int | None) -> int | None:
@@ -75,9 +75,9 @@ class ToolCall:
     Attributes:
         id: The server's id, or one that this package made.
         name: The tool's name.
-        arguments: The text of one JSON object, `{}` where the model wrote nothing; what the model wrote where `error`
-            is set.
-        error: Why the arguments are not one JSON object: such a call must not be run. None if they are.
+        arguments: The text of one JSON object; `{}` if the model wrote nothing. If `error` is set, the text that the
+            model wrote.
+        error: Why the arguments are not one JSON object. Such a call must not be run. None if they are.
     """
 
     id: str
@@ -88,9 +88,9 @@ class ToolCall:
 
 @dataclass(slots=True)
 class ToolCallDelta:
-    """A fragment of a tool call. The first of a call has `id` and `name`; `index` counts calls from 0.
+    """A fragment of a tool call. The first fragment has `id` and `name`; `index` counts calls from 0.
 
-    `error` is that of `ToolCall`, where the call has been checked.
+    `error` is that of `ToolCall`, if the call has been checked.
     """
 
     index: int
@@ -101,10 +101,10 @@ class ToolCallDelta:
 
 
 class Delta(NamedTuple):
-    """What one event adds. The last has `usage`, `priced` and `earlier`.
+    """What one event adds to an answer. The last delta has `usage`, `priced` and `earlier`.
 
-    The first of each attempt has `meta` (id, model, …) and `headers`: of an answer that was repaired those of the last
-    attempt hold.
+    The first delta of each attempt has `meta` (id, model, …) and `headers`. If an answer was repaired, those of the
+    last attempt count.
     """
 
     content: str = ""
@@ -124,20 +124,19 @@ class Completion:
     """A whole answer.
 
     Attributes:
-        text: The answer, without reasoning; behind `earlier`, where there is such text.
-        reasoning: The model's reasoning, "" where there is none; of an answer that was repaired, of all attempts.
-        tool_calls: In the model's order.
+        text: The answer, without reasoning. It begins with `earlier`.
+        reasoning: The model's reasoning in all attempts, "" if there is none.
+        tool_calls: The tool calls, in the model's order.
         usage: Tokens of all attempts.
-        finish_reason: `stop`, `length`, `tool_calls` or what else the server says.
+        finish_reason: `stop`, `length`, `tool_calls`, or another word of the server.
         id: The server's id of the answer.
         model: The model that the server names.
-        meta: What else it says: `created`, `system_fingerprint`, `matched_stop`.
-        logprobs: OpenAI's structure, where asked for.
+        meta: Other fields of the answer: `created`, `system_fingerprint`, `matched_stop`.
+        logprobs: Log probabilities in OpenAI's form, if they were asked for.
         headers: The HTTP headers of the answer.
-        priced: The model's spec with the prices of the batch window, inside `deferred`.
-        earlier: The beginning of `text` after a repair: the text of the wrong attempts, which a stream showed before
-            they were found to be wrong. "" without such attempts.
-        others: The further answers to a request with `n`. `usage` is that of all; theirs is `NO_USAGE`.
+        priced: Inside `deferred`: the model's spec with the prices of the batch window.
+        earlier: The text of wrong attempts that a stream had already shown. "" if there is none.
+        others: The further answers to a request with `n`. Their `usage` is `NO_USAGE`; the first answer's counts all.
     """
 
     text: str
@@ -161,28 +160,28 @@ class Completion:
 
 
 Check = Callable[[Completion], str | None]
-"""Says what is wrong with a completion, in words for the model; None if nothing is."""
+"""A function that returns what is wrong with a completion, in words for the model, or None."""
 
 
 @dataclass(slots=True)
 class ChatRequest:
-    """A request that is ready to be sent, and what this side has taken over from the server.
+    """A request that is ready to be sent, and what this package does in place of the server.
 
     Attributes:
         body: The JSON body.
         spec: The model's spec under the account's plan.
-        client_stops: Stop sequences that are applied on this side.
-        tools: The tools, where they are prompted and calls must be read out of the text.
+        client_stops: Stop sequences that this package applies, not the server.
+        tools: The prompted tools, whose calls must be read from the text; empty if tools are native.
         tool_names: The names of all tools that the model may call, native or prompted.
-        must_call: Whether the answer is to hold a call: of any tool (True), or of the named one.
-        schema: The JSON schema (`{}` for any object) that the answer is to follow, where `response_format` asked.
-        check: What else must be true of the answer.
-        must_answer: Whether an answer with neither text nor a call of an offered tool is wrong. Unlike `check` it does
-            not delay the text of a stream.
-        max_repairs: How often a wrong answer is asked for again; below zero nothing is checked.
-        returns_invalid_calls: Whether a call whose arguments are still not JSON after the last repair is returned with
-            its `error`, and not raised as `OutputValidationError`.
-        options: The transport's options of this request: `timeout`, `total_timeout` (seconds), `headers`,
+        must_call: Whether the answer must call a tool: True for any tool, or the name of one.
+        schema: The JSON schema that the answer must follow (`{}` for any object); None without `response_format`.
+        check: A further check of the answer.
+        must_answer: Whether an answer without text and without a call of an offered tool is wrong. Unlike `check`, this
+            does not delay a stream.
+        max_repairs: How often a wrong answer is asked for again; below 0 nothing is checked.
+        returns_invalid_calls: What happens to a call whose arguments are still wrong after the last repair. True: it is
+            returned with its `error`. False: `OutputValidationError` is raised.
+        options: Options of this request for the transport: `timeout`, `total_timeout` (seconds), `headers`,
             `max_retries`.
     """
 
@@ -201,18 +200,18 @@ class ChatRequest:
 
     @property
     def max_tokens(self) -> Any:
-        """The limit of the answer's tokens, under either name; None where there is none."""
+        """The limit of the answer's tokens, under either name; None if there is no limit."""
         return self.body.get("max_completion_tokens") or self.body.get("max_tokens")
 
     @property
     def n(self) -> int:
-        """How many answers are asked for at once."""
+        """How many answers the request asks for."""
         n = self.body.get("n")
         return n if isinstance(n, int) else 1
 
     @property
     def is_checked(self) -> bool:
-        """Whether the text of the answer is checked before anybody may see it."""
+        """Whether the text of the answer is checked before the caller sees it."""
         return self.max_repairs >= 0 and (self.schema is not None or bool(self.must_call) or self.check is not None)
 
 
