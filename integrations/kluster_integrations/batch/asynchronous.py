@@ -1,7 +1,7 @@
 """The service's asynchronous requests: one chat request that is answered within a window, without a file.
 
-Unverified. The docs describe the request and its notice; that the notice's id leads to a batch job was never seen live
-(the docs' id has another shape than the jobs' ids that were). `BatchJob` is the sure way, also for one request.
+Unverified. The docs describe the request and its notice. It was never seen live that the notice's id leads to a batch
+job, and the id in the docs has another form than real jobs' ids. `BatchJob` is the safe way, also for one request.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ __all__ = ["PendingAnswer", "asubmit_async", "submit_async"]
 
 @dataclass(frozen=True, slots=True)
 class PendingAnswer:
-    """An asynchronous request that the service has taken on.
+    """An asynchronous request that the service has accepted.
 
     Attributes:
         id: The notice's id.
-        notice: What the service said, such as "Your request has been queued for adaptive inference".
-        request: What was asked.
+        notice: The text of the notice, such as "Your request has been queued for adaptive inference".
+        request: The request.
     """
 
     id: str
@@ -40,15 +40,15 @@ class PendingAnswer:
 
     @property
     def batch_id(self) -> str:
-        """The batch job's id: by the docs, the part of `id` before the underscore. Unverified."""
+        """The batch job's id. According to the docs it is the part of `id` before the underscore. Unverified."""
         return self.id.partition("_")[0]
 
     def fetch(self) -> Completion | None:
-        """Look for the answer once; return None if it is not there yet. Unverified: looks for a batch job of this id.
+        """Look for the answer once; return None if it is not there yet. Unverified: `batch_id` may be wrong.
 
         Raises:
-            NotFoundError: The service knows no such job; the answer then goes to `callback_url` only.
-            KlusterError: Whatever else goes wrong, also with the request.
+            NotFoundError: The service knows no such job. The answer then goes to `callback_url` only.
+            KlusterError: The request has failed, or anything else goes wrong.
         """
         with self._transport.errors:
             batch = self._transport.get(path_of("batches", self.batch_id)).data
@@ -100,10 +100,10 @@ def submit_async(
     answer is not repaired.
 
     Args:
-        request: A dict of `model`, `messages` and parameters.
-        window: How long the service may take.
-        callback_url: Where the service sends the answer.
-        strict: Whether an answer that comes later is of no use.
+        request: A dict with `model`, `messages` and parameters as in OpenAI's API.
+        window: How long the service may take: `24h`, `48h` or `72h`.
+        callback_url: The address that the service sends the answer to.
+        strict: Whether the service drops an answer that comes after the window.
         config: The connection; default: from the environment.
 
     Raises:

@@ -1,11 +1,11 @@
 """Unchanged programs as batch jobs: `async with deferred(folder):`, and `with deferred(folder):` for threads.
 
-Chat requests of any adapter become lines. When no new one has come for a while, a job is made of those that wait, and
-its answers wake the callers; what they ask next is the next round. One thread does all that, for sync and async
-callers alike.
+Chat requests of any adapter become lines of a batch job. When no new request has come for a while, the waiting ones are
+sent as a job. Its answers wake their callers, and the next requests are the next round. One thread does all this, for
+sync and async callers.
 
 The key of a line is the request's content and how often it was asked. So a program that is killed and started again
-finds its answers in the journal, waits for the lines that are sent, and sends only what is new.
+finds its answers in the journal, waits for lines that are already sent, and sends only new ones.
 """
 
 from __future__ import annotations
@@ -52,29 +52,29 @@ _PASSING = (
 
 
 class Deferred:
-    """Makes batch jobs of the chat requests inside: `async with deferred(folder):`, or `with` where threads ask.
+    """Sends the chat requests inside as batch jobs: `async with deferred(folder):`, or `with` for threads.
 
-    It applies to every adapter, to tasks and threads that begin inside, and to executors that are created inside
-    without a number of workers: they get 1,000, so that as many requests can wait together. Streams get their answer
-    in one piece. Timeouts and headers of single requests, and the account's rate limits, do not apply. Embeddings are
-    sent at once. A budget counts the batch price.
+    It applies to every adapter, and to tasks and threads that begin inside. An executor that is created inside without
+    a number of workers gets 1,000, so that 1,000 requests can wait together. Streams get their answer in one piece.
+    Timeouts and headers of single requests and the account's rate limits do not apply. Embeddings are sent at once. A
+    budget counts the batch price.
+
+    If every request to the service fails for 10 minutes (`KLUSTER_BATCH_PATIENCE`, in seconds), the requests inside get
+    the error; the next run continues. Leaving the block interrupts the request to the service that is under way.
 
     Args:
-        folder: Where the journal is; made if it is not there. One process at a time.
-        window: How long the service may take for each round; `auto` takes the cheapest for the first round.
-        max_cost: US$; a round that would exceed it, with those before, is not sent: its callers get `CostLimitError`.
-        on_progress: Called with each status that is new, from a thread of its own. Each of its `jobs` is a round,
-            unless a round is larger than a file.
-        quiet: Seconds without a new request, after which those that wait are sent. Default 2, or
-            `KLUSTER_BATCH_QUIET`.
-        config: The connection; default: that of the first request. Requests of another key or address are refused.
-
-    Requests inside end with the error of the connection or the server where there was nothing else for 10 minutes, or
-    the seconds of `KLUSTER_BATCH_PATIENCE`; the next run goes on. Leaving the block gives up what is being asked of the
-    service at that moment.
+        folder: The folder of the journal, for one process at a time; it is made if necessary.
+        window: How long the service may take for each round: `24h`, `48h`, `72h`, or `auto`, the cheapest one.
+        max_cost: The limit in US$ for all rounds together. A round that would exceed it is not sent, and its callers
+            get `CostLimitError`. None is no limit.
+        on_progress: A function that is called with each new status, from another thread. Each of its `jobs` is a round,
+            or a part of one that is larger than a file may be.
+        quiet: Seconds without a new request after which the waiting ones are sent. Default: `KLUSTER_BATCH_QUIET`, else
+            2.
+        config: The connection; default: that of the first request. Requests with another key or address are refused.
 
     Raises:
-        BadRequestError: The window is not allowed or is another one than before, or the folder holds a `BatchJob`.
+        BadRequestError: The window is not allowed or differs from the last run's, or the folder has a `BatchJob`.
         JobLockedError: The folder is in use.
     """
 
@@ -184,7 +184,7 @@ class _Rounds(BatchJob):
         self._thread = threading.Thread(target=self._work, name="kluster-deferred", daemon=True)
 
     def begin(self, settings: Mapping[str, Any]) -> None:
-        """Take the folder, and be ready for requests."""
+        """Open the folder's journal and start the thread."""
         journal = self._journal
         if journal.users > 1:
             raise JobLockedError(f"{str(self.folder)!r} is open in this process already.", hint="close that job first.")
@@ -198,7 +198,7 @@ class _Rounds(BatchJob):
             journal.drop(_PASSING)
 
     def end(self, error: BaseException) -> None:
-        """Send nothing more, and give the callers that wait an error."""
+        """Send nothing more, and raise an error in the waiting callers."""
         with self._changed:
             self._failure = self._failure or error
             waiting = [*self._callers.values(), *(future for _, future in self._fresh.values())]
@@ -210,13 +210,13 @@ class _Rounds(BatchJob):
             _fail(future, error)
 
     def _interrupt(self) -> None:
-        """End the request or the sleep that the thread is in. What it was about to do is in the journal."""
+        """Interrupt the thread's request or sleep. The journal knows what it was about to do."""
         self._deadline = -math.inf
         if self._limit is not None:
             self._limit.reschedule(asyncio.get_running_loop().time())
 
     def join(self) -> None:
-        """Wait until nothing is done any more, and close the journal."""
+        """Wait until the thread has ended, and close the journal."""
         if self._thread.ident is not None:
             self._thread.join()
         self.close()
@@ -224,12 +224,12 @@ class _Rounds(BatchJob):
     # -- callers' side
 
     def priced(self, spec: ModelSpec) -> ModelSpec:
-        """Return a model's spec with the price of the window; before `auto` is known, with its cheapest."""
+        """Return a model's spec with the price of the window; while `auto` is not decided, with the cheapest."""
         prices = spec.batch_prices
         return priced(spec, prices.get(self._journal.get("window"), min(prices.values(), default=None)))
 
     def ask(self, body: Mapping[str, Any], config: KlusterConfig) -> Future[Answer]:
-        """Take a request; its answer is there at once if the journal has it."""
+        """Take a request. If the journal has its answer, the future is already done."""
         body, future = dict(body), Future[Answer]()
         digest = _digest(body)
         if (size := len(dump(body).encode()) + 200) > FILE_BYTES:
@@ -271,7 +271,7 @@ class _Rounds(BatchJob):
             )
 
     def _settle(self, future: Future[Answer], row: Row) -> None:
-        """Give a caller what the journal has."""
+        """Give a caller the answer or the error in the journal."""
         if not future.set_running_or_notify_cancel():
             return
         if row.state == "failed":
@@ -282,7 +282,7 @@ class _Rounds(BatchJob):
     # -- the thread
 
     def _work(self) -> None:
-        """Run the rounds. In an event loop, for there a request that hangs can be given up when the block is left."""
+        """Run the rounds in an event loop, where a request that hangs can be cancelled when the block is left."""
         try:
             asyncio.run(self._run())
         except TimeOver:
@@ -333,7 +333,7 @@ class _Rounds(BatchJob):
                 reached += time.monotonic() - idle_since  # nothing was asked of the service
 
     def _sending(self) -> Steps:
-        """Plan a job of what is new, and create what is planned; while others run, too."""
+        """Plan a job of the new requests and create the planned jobs, also while other jobs run."""
         journal = self._journal
         if fresh := self._take_quiet():
             yield Do("work", (lambda: self._add(fresh),))
@@ -350,7 +350,7 @@ class _Rounds(BatchJob):
         yield from self._creating_planned()
 
     def _take_quiet(self) -> dict[str, dict[str, Any]]:
-        """Return the requests that wait, by key, if it is time to send them; they wait for the journal from now on."""
+        """Return the waiting requests by key if it is time to send them; the journal has them from now on."""
         with self._changed:
             if not self._fresh or self._until_quiet() > 0:
                 return {}
@@ -371,7 +371,7 @@ class _Rounds(BatchJob):
                 self._add_foreign(number, key, body)
 
     def _wake(self) -> None:
-        """Give the callers what has come."""
+        """Give the callers the answers that have come."""
         with self._changed:
             for key in list(self._callers):
                 row = self._journal.find_row(key)
@@ -379,7 +379,7 @@ class _Rounds(BatchJob):
                     self._settle(self._callers.pop(key), row)
 
     def _idle(self, seconds: float) -> None:
-        """Wait for so long, or until requests are to be sent."""
+        """Wait for some seconds, or until requests must be sent."""
         end = time.monotonic() + seconds
         with self._changed:
             while self._failure is None and (left := min(end - time.monotonic(), self._until_quiet())) > 0:
@@ -387,7 +387,7 @@ class _Rounds(BatchJob):
 
 
 def _fail(future: Future[Answer], error: BaseException) -> None:
-    """Give each caller its own copy of the error: a traceback and an adapter's class are added to it."""
+    """Give each caller its own copy of the error, because a traceback and an adapter's class are added to it."""
     if future.set_running_or_notify_cancel():
         future.set_exception(type(error).like(error) if isinstance(error, KlusterError) else error)
 
@@ -412,10 +412,10 @@ def _digest(body: Mapping[str, Any]) -> str:
 
 
 class _Executors:
-    """While something is deferred, executors that are made inside without a number of workers get many.
+    """While something is deferred, executors that are made without a number of workers get many.
 
-    Python's default is 32 at most, and 6 on two cores; each caller that waits holds one, so that LangChain's
-    `chain.batch` of 300 inputs would be 50 rounds. Threads are begun only where they are needed.
+    Python's default is 6 workers on two cores and never more than 32. Each waiting caller holds one, so LangChain's
+    `chain.batch` of 300 inputs would take 50 rounds. Threads start only when they are needed.
     """
 
     def __init__(self) -> None:
@@ -425,7 +425,7 @@ class _Executors:
         self._loops: WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[int, Any]] = WeakKeyDictionary()
 
     def enter(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Give a loop an executor of many threads: that of its own has few, and CrewAI's crews each hold one."""
+        """Give a loop an executor with many threads; its own has few, and each CrewAI crew holds one."""
         with self._lock:
             users, before = self._loops.get(loop, (0, getattr(loop, "_default_executor", None)))  # there is no getter
             self._loops[loop] = users + 1, before
@@ -433,7 +433,7 @@ class _Executors:
             loop.set_default_executor(ThreadPoolExecutor(_THREADS, thread_name_prefix="asyncio"))
 
     def leave(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Give it back the one that it had; the many threads end when nobody uses them."""
+        """Give the loop its own executor back. The threads end when nobody uses them."""
         with self._lock:
             users, before = self._loops.pop(loop)
             if users > 1:

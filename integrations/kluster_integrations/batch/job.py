@@ -1,4 +1,4 @@
-"""`BatchJob`: a folder of requests that the service answers within a day or three, each exactly once."""
+"""`BatchJob`: a folder of requests that the service answers within one to three days, each exactly once."""
 
 from __future__ import annotations
 
@@ -45,17 +45,17 @@ __all__ = ["BatchJob", "check_window"]
 
 
 class BatchJob(JobSteps):
-    """Requests that the service answers in batch jobs, with a folder that keeps their state.
+    """Requests that the service answers in batch jobs. A journal in a folder keeps their state.
 
-    Made by `create`, `open` or `adopt`; a context manager, which closes the journal. Every method has an async twin:
+    Make one with `create`, `open` or `adopt`. As a context manager it closes the journal. Methods have async twins:
     `acreate`, `aopen`, `aadopt`, `aestimate`, `asubmit`, `astatus`, `acancel`, `await_`, `aresults`.
 
     Attributes:
-        folder: Where the journal is.
-        settle: Seconds for which the account's list of jobs may lag; after an unclear answer it is looked at for so
-            long. Default 60, or `KLUSTER_BATCH_SETTLE`.
-        poll: Seconds between the first two looks at a running job, growing to five minutes. Default 5, or
-            `KLUSTER_BATCH_POLL`.
+        folder: The folder of the journal.
+        settle: Seconds until a new job surely appears in the account's list of jobs. If it is unclear whether a job was
+            created, the list is searched for this long. Default: `KLUSTER_BATCH_SETTLE`, else 60.
+        poll: Seconds between the first two requests for a job's status; the pauses grow to five minutes. Default:
+            `KLUSTER_BATCH_POLL`, else 5.
     """
 
     def __init__(self, folder: str | Path, config: KlusterConfig | None = None) -> None:
@@ -80,23 +80,24 @@ class BatchJob(JobSteps):
         strict: bool | None = None,
         **defaults: Any,
     ) -> BatchJob:
-        """Write a job into a folder; nothing is sent yet. With the same requests again it returns the same job.
+        """Write a job into a folder. Nothing is sent yet. The same requests again return the same job.
 
         Args:
-            requests: Message lists, or dicts with `messages`, `model` and parameters as in OpenAI's API
+            requests: Lists of messages, or dicts with `messages`, `model` and parameters as in OpenAI's API
                 (`response_format`, `tools`, …), `max_repairs`, `tool_calling` and `extra_body`. Read one by one.
-            folder: Made if it is not there.
-            window: How long the service may take; `auto` takes the cheapest when the job is submitted. May be changed
-                until then. Default: that of the job that is there, else `24h`.
+            folder: The folder of the job; it is made if necessary.
+            window: How long the service may take: `24h`, `48h`, `72h`, or `auto`, the cheapest one. May be changed
+                until the job is submitted. Default: the window of the job in the folder, else `24h`.
             config: The connection; default: from the environment.
-            max_cost: US$; `CostLimitError` comes before anything is sent that would exceed it, by `estimate`. May be
-                changed at any time; None is no limit. Default: that of the job that is there, else no limit.
-            strict: Whether what is not answered within the window is given up; else it is sent again. Default: as the
-                job that is there, else False.
-            defaults: `model` and parameters of all requests, where they have none of their own.
+            max_cost: The limit in US$, by `estimate`; None is no limit. If a job would cost more, `CostLimitError` is
+                raised before it is sent. May be changed at any time. Default: the limit of the job in the folder, else
+                None.
+            strict: Whether requests without an answer at the end of the window are given up. Otherwise they are sent
+                again. Default: as the job in the folder, else False.
+            defaults: `model` and parameters for requests that do not set them.
 
         Raises:
-            BadRequestError: A request cannot be sent as it is, or the folder holds a job of other requests.
+            BadRequestError: A request cannot be sent as it is, or the folder has a job with other requests.
             JobLockedError: Another process works on this job.
         """
         if window is not None:
@@ -137,17 +138,17 @@ class BatchJob(JobSteps):
         window: Window | Literal["auto"] | None = None,
         max_cost: float | None = None,
     ) -> BatchJob:
-        """Return the job that a folder holds.
+        """Return the job in a folder.
 
         Args:
-            folder: Where it is.
+            folder: The folder of the job.
             config: The connection; default: from the environment.
-            window: Another completion window, as long as nothing is submitted; None leaves it as it is.
-            max_cost: Another limit, in US$; None leaves it as it is.
+            window: Another completion window, before the job is submitted; None keeps the present one.
+            max_cost: Another limit, in US$; None keeps the present one.
 
         Raises:
-            NotFoundError: The folder holds no job.
-            BadRequestError: The window is not allowed, or comes too late.
+            NotFoundError: The folder has no job.
+            BadRequestError: The window is not allowed, or the job is already submitted.
             JobLockedError: Another process works on this job.
         """
         if window is not None:
@@ -173,13 +174,18 @@ class BatchJob(JobSteps):
 
     @classmethod
     def adopt(cls, batch_id: str, *, folder: str | Path, config: KlusterConfig | None = None) -> BatchJob:
-        """Take over a job that something else has created, into a folder of its own.
+        """Continue a job that another program has created, in a folder of its own.
 
-        The inputs are read back from the job's file. Where the service does not give it (no such call is documented),
-        the inputs are those that have an answer, in its order, and nothing can be sent again.
+        The inputs are read from the job's file. If the service does not return that file (no such call is documented),
+        only the inputs with an answer are known, in the order of the answers, and nothing can be sent again.
+
+        Args:
+            batch_id: The service's id of the job.
+            folder: The folder for the journal; it is made if necessary.
+            config: The connection; default: from the environment.
 
         Raises:
-            BadRequestError: The folder holds another job.
+            BadRequestError: The folder has another job.
             KlusterError: Whatever else goes wrong.
         """
         job = cls(folder, config)
@@ -208,7 +214,7 @@ class BatchJob(JobSteps):
         self.close()
 
     def close(self) -> None:
-        """Close the journal, and let other processes in. The jobs of the service go on. Closing again does nothing."""
+        """Close the journal, so that other processes can open it. The service's jobs go on."""
         self._is_closed = True
         if self._forgotten.detach():
             self._open_journal.close()
@@ -220,7 +226,7 @@ class BatchJob(JobSteps):
 
     @property
     def max_cost(self) -> float | None:
-        """The limit in US$, None where there is no limit."""
+        """The limit in US$; None if there is no limit."""
         limit: float | None = self._journal.get("max_cost")
         return limit
 
@@ -229,13 +235,13 @@ class BatchJob(JobSteps):
         return await asyncio.to_thread(self.estimate)
 
     def submit(self) -> None:
-        """Send what is to be sent. Again it sends nothing twice, and goes on where it was stopped.
+        """Send everything that is not sent yet. Nothing is ever sent twice.
 
         Raises:
-            CostLimitError: It would cost more than `max_cost`.
-            SubmissionUnclearError: A job may exist already, and another one might cost more than `max_cost`.
+            CostLimitError: The job would cost more than `max_cost`.
+            SubmissionUnclearError: A job may already exist, and a second one could cost more than `max_cost`.
             BadRequestError: The job was cancelled, or the service refuses it.
-            KlusterError: Whatever else goes wrong; the next `submit` or `wait` goes on.
+            KlusterError: Whatever else goes wrong. The next `submit` or `wait` continues.
         """
         self._drive(self._submitting())
 
@@ -244,11 +250,11 @@ class BatchJob(JobSteps):
         await self._adrive(self._submitting())
 
     def last_status(self) -> BatchStatus:
-        """Say how far all is, as it was last seen; nothing is asked."""
+        """Return the progress as last seen, without a request."""
         return self._status()
 
     def status(self) -> BatchStatus:
-        """Look at the service's jobs, take the results of those that have ended, and say how far all is.
+        """Ask the service for its jobs, fetch the results of those that have ended, and return the progress.
 
         Raises:
             KlusterError: Whatever goes wrong.
@@ -262,7 +268,7 @@ class BatchJob(JobSteps):
         return self._status()
 
     def cancel(self) -> BatchStatus:
-        """Cancel what runs (the service may take ten minutes), and send nothing more; what was answered stays.
+        """Cancel the running jobs (the service may take ten minutes) and send nothing more. Answers are kept.
 
         Raises:
             KlusterError: Whatever goes wrong.
@@ -278,22 +284,21 @@ class BatchJob(JobSteps):
     def wait(
         self, timeout: float | None = None, on_progress: Callable[[BatchStatus], object] | None = None
     ) -> BatchStatus:
-        """Submit, and wait until every input has a result; repairs and lost lines are sent meanwhile.
+        """Submit, and wait until every input has a result. Repairs and lost lines are sent in further jobs.
 
-        Broken connections and errors of the server do not end it.
+        Broken connections and server errors do not end the wait.
 
         Args:
-            timeout: Seconds; default: as long as it takes. It ends a request that hangs, too, and the time for which a
-                job is looked for after an unclear answer. With 0 nothing is asked. A server that goes on sending bytes
-                is read to the end.
-            on_progress: Called with each status that is new.
+            timeout: Seconds; default: as long as it takes; 0 sends no request. It also ends a request that hangs and
+                the search for a job, but not an answer that keeps coming.
+            on_progress: A function that is called with each new status.
 
         Raises:
             APITimeoutError: The time is over. Nothing is lost: wait again, here or in another process.
-            BatchFailedError: The service refused one of its jobs.
+            BatchFailedError: The service refused a job.
             BatchExpiredError: The window ended before everything was answered.
-            CostLimitError: A further round would cost more than `max_cost`.
-            KlusterError: Whatever else goes wrong. `results` has what was answered in each case.
+            CostLimitError: A further job would cost more than `max_cost`.
+            KlusterError: Whatever else goes wrong. After any of these errors `results` still has the answers so far.
         """
         status: BatchStatus = self._drive(self._waiting(timeout, on_progress))
         return status
@@ -306,9 +311,9 @@ class BatchJob(JobSteps):
         return status
 
     def results(self) -> Iterator[BatchResult]:
-        """Yield one result per input, in input order, out of the journal; some hundred are in memory at a time.
+        """Yield one result per input, in input order, from the journal. Only some hundred are in memory at a time.
 
-        An input without an answer yet has an error that says so.
+        The result of an input without an answer has an `error` that says so.
         """
         for row in self._journal.rows():
             if row.state == "answered":
@@ -377,7 +382,7 @@ class BatchJob(JobSteps):
         """Return the arguments of a step that begins now.
 
         Raises:
-            TimeOver: The operation's time is over. Sleeping goes on with what is left, and the next step says so.
+            TimeOver: The operation's time is over. A sleep uses up the rest of the time, and the next step raises this.
         """
         left = max(0.0, self._deadline - time.monotonic())
         if do.name == "sleep":
@@ -391,7 +396,7 @@ class BatchJob(JobSteps):
         return {**do.options, "deadline": self._deadline} if is_io and self._deadline < math.inf else do.options
 
     async def _await(self, name: str, doing: Awaitable[Any]) -> Any:
-        """Wait for a step until the operation's time is over; what is done in a thread is always waited for."""
+        """Wait for a step until the operation's time is over. Work in a thread is always finished."""
         if name in ("sleep", "work"):
             return await doing
         loop = asyncio.get_running_loop()
@@ -407,7 +412,7 @@ class BatchJob(JobSteps):
     # -- inputs
 
     def _fill(self, requests: Iterable[Any], defaults: Mapping[str, Any], *, is_new: bool) -> None:
-        """Add the requests, or check that they are those that are there."""
+        """Add the requests, or check that they are those of the journal."""
         journal, count = self._journal, 0
         for index, given in enumerate(requests):
             count += 1

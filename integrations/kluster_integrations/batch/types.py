@@ -1,4 +1,4 @@
-"""What a batch job tells of itself: what it costs, how far it is, what came out."""
+"""What a batch job tells about itself: costs, progress and results."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ UNSET: Final = Unset.UNSET
 
 
 def dollars(amount: float) -> str:
-    """Return US$ for a reader: cents at least, and of small amounts as many digits as say something."""
+    """Return US$ as text: two decimals, or for small amounts as many as are needed."""
     digits = 2 if amount <= 0 else max(2, 3 - math.floor(math.log10(amount)))
     whole, _, part = f"{amount:.{digits}f}".partition(".")
     return f"${whole}.{part.rstrip('0'):0<2}"
@@ -60,25 +60,25 @@ class ModelTokens(NamedTuple):
     completion: int
 
     def cost(self, window: Window, config: KlusterConfig | None = None) -> float | None:
-        """Return what they cost in a batch job, in US$; None where the price is unknown."""
+        """Return their cost in a batch job, in US$; None if the price is unknown."""
         return price(self.model, self.prompt + self.completion, window, config)
 
 
 def price(model: str, tokens: int, window: Window, config: KlusterConfig | None = None) -> float | None:
-    """Return what tokens of a model cost in a batch job, in US$: one price for input and output; None if unknown.
+    """Return what tokens cost in a batch job, in US$; None if the price is unknown. Input and output cost the same.
 
     Args:
         model: The model's id.
-        tokens: Of prompts and answers together.
+        tokens: Tokens of prompts and answers together.
         window: The completion window.
-        config: Its `catalog` has the prices of one's own models; default: that of `KLUSTER_CATALOG`.
+        config: Its `catalog` has the prices of your own models; default: that of `KLUSTER_CATALOG`.
     """
     per_million = own_models.get(model, config=config).batch_prices.get(window)
     return None if per_million is None else tokens * per_million / 1_000_000
 
 
 def priced(spec: ModelSpec, per_million: float | None) -> ModelSpec:
-    """Return a spec with the price of a batch job, which is one for input and output; None is unknown."""
+    """Return a spec with the batch price, the same for input and output; None is an unknown price."""
     return replace(spec, prices=None if per_million is None else Prices(per_million, per_million))
 
 
@@ -87,15 +87,15 @@ class CostEstimate:
     """The estimated cost of a job, before anything is sent. Costs are in US$, None if a price is unknown.
 
     Attributes:
-        lines: How many requests.
-        files: How many batch jobs they make, by the plan's limit of lines and the service's of 100 MB.
-        tokens: Estimated. Of a completion `max_completion_tokens` are counted; where a request has none, 500.
-        assumed: How many requests have no `max_completion_tokens`.
+        lines: The number of requests.
+        files: The number of batch jobs they need, by the plan's limit of lines and the service's limit of 100 MB.
+        tokens: The estimated tokens. An answer counts with its `max_completion_tokens`, else with 500.
+        assumed: The number of requests without `max_completion_tokens`.
         real_time: The cost of the same requests, sent one by one.
-        by_window: The cost in each completion window.
-        cheapest: `24h`, `48h`, `72h` or `real_time`, for a batch job is not always cheaper; None where no cost is
+        by_window: The cost by completion window.
+        cheapest: `24h`, `48h`, `72h`, or `real_time`, because a batch job is not always cheaper. None if no cost is
             known.
-        unknown: Models without a price, in real time or in a batch job.
+        unknown: The models without a price, in real time or in a batch job.
     """
 
     lines: int
@@ -124,7 +124,7 @@ class CostEstimate:
 
     @property
     def cheapest_window(self) -> Window:
-        """The cheapest window; of several the shortest, and `24h` where no price is known."""
+        """The cheapest window (the shortest of several), or `24h` if no price is known."""
         return min(WINDOWS, key=lambda w: _or_infinite(self.by_window[w]))
 
     @property
@@ -151,12 +151,12 @@ class JobStatus:
     """One job of the service.
 
     Attributes:
-        id: The service's id, None before it is created.
-        status: The service's word, such as `in_progress`; `waiting` before it is created. Unknown words mean that
-            it is still running.
-        lines: How many lines it has.
-        answered: How many of them the service says to have answered.
-        failed: How many of them the service says to have failed.
+        id: The service's id; None before the job is created.
+        status: The service's word, such as `in_progress`; `waiting` before the job is created. A job with an unknown
+            word counts as running.
+        lines: The number of its lines.
+        answered: The number of answered lines, as the service counts them.
+        failed: The number of failed lines, as the service counts them.
     """
 
     id: str | None
@@ -172,11 +172,11 @@ class BatchStatus:
 
     Attributes:
         total: The number of inputs.
-        answered: How many have their completion here.
-        failed: How many have ended as an error.
-        jobs: The service's jobs, in the order of their creation: repairs and lines that are sent again are further
-            ones.
-        cost: US$ so far, of what has been answered; None where a price is unknown.
+        answered: The number of inputs whose completion is in the journal.
+        failed: The number of inputs that have ended with an error.
+        jobs: The service's jobs, in the order of their creation. Repairs and lines that are sent again are in further
+            jobs.
+        cost: US$ of all answers so far; None if a price is unknown.
         window: The completion window.
     """
 
@@ -189,19 +189,19 @@ class BatchStatus:
 
     @property
     def is_done(self) -> bool:
-        """Whether every input has ended, as a completion or as an error."""
+        """Whether every input has ended, with a completion or an error."""
         return self.answered + self.failed == self.total
 
     @property
     def progress(self) -> int:
-        """How many inputs have ended, here or as the service says of the jobs that are running."""
+        """The number of inputs that have ended, including those that the service counts in running jobs."""
         running = [job for job in self.jobs if job.status not in ("waiting", *ENDED)]
         ended = self.answered + self.failed + sum(job.answered + job.failed for job in running)
         return min(ended, self.total)
 
 
 ENDED = ("completed", "failed", "expired", "cancelled")
-"""The statuses of a job that runs no more."""
+"""The statuses of a job that has ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,11 +209,11 @@ class BatchResult:
     """The result of one input: a completion or an error.
 
     Attributes:
-        index: The input's, from 0.
-        completion: The answer, with the tokens of all attempts; None where `error` is set.
-        error: Why there is no answer.
-        cost: US$ of all attempts at the batch price; None where the price is unknown.
-        tries: How often a line was sent for it: repairs, and lines that the service failed or lost.
+        index: The input's number, from 0.
+        completion: The answer, with the tokens of all attempts; None if `error` is set.
+        error: Why there is no answer; None if there is one.
+        cost: US$ of all attempts at the batch price; None if the price is unknown.
+        tries: How many lines were sent for this input: the first one, repairs, and lines that the service lost.
     """
 
     index: int
@@ -224,12 +224,12 @@ class BatchResult:
 
 
 def check_seconds(name: str, seconds: object) -> None:
-    """Refuse what is not a number of seconds."""
+    """Raise an error if a value is not a number of seconds."""
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds >= 0:
         raise BadRequestError(f"{name}={seconds!r} must be seconds, 0 or more.", hint=f"such as {name}=10.")
 
 
 def check_callable(name: str, function: object) -> None:
-    """Refuse what can neither be called nor is None."""
+    """Raise an error if a value is neither a function nor None."""
     if function is not None and not callable(function):
         raise BadRequestError(f"{name}={function!r} must be a function.", hint=f"such as {name}=print.")
