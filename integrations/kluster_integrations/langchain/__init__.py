@@ -1,6 +1,6 @@
-"""kluster.ai for LangChain: `ChatKluster`, a chat model, `KlusterEmbeddings`, and reliability checks.
+"""kluster.ai for LangChain: the chat model `ChatKluster`, `KlusterEmbeddings`, and reliability checks.
 
-`VerifyMiddleware` needs the package `langchain`, `later` and `alater` need `langgraph`; they load when they are used.
+`VerifyMiddleware` needs the package `langchain`; `later` and `alater` need `langgraph`. Both load at first use.
 """
 
 from __future__ import annotations

@@ -24,11 +24,11 @@ _NOT_IN_FILE = frozenset({"check", "timeout", "extra_headers"})
 class BoundKluster(RunnableBinding[LanguageModelInput, AIMessage]):  # type: ignore[no-redef]
     """A `ChatKluster` with arguments bound.
 
-    langchain-core's own class finds `batch_job` on the model, and calls it without what is bound: the tools were lost.
+    langchain-core's own class calls the model's `batch_job` without the bound arguments: the tools were lost.
     """
 
     def batch_job(self, inputs: Iterable[LanguageModelInput], *, folder: str | Path, **options: Any) -> BatchJob:
-        """As `ChatKluster.batch_job`, with what is bound."""
+        """As `ChatKluster.batch_job`, with the bound arguments."""
         job: BatchJob = self.bound.batch_job(inputs, folder=folder, **{**self.kwargs, **options})  # type: ignore[attr-defined]
         return job
 
@@ -53,7 +53,7 @@ def create_job(
     strict: bool | None,
     settings: dict[str, Any],
 ) -> BatchJob:
-    """Write the job of some inputs of a `ChatKluster`; its module imports this one, so it is not so typed."""
+    """Write the job for some inputs of a `ChatKluster` (not typed so, because its module imports this one)."""
     stop = settings.get("stop")
     kept = {name: value for name, value in settings.items() if name not in {*_NOT_IN_FILE, "stop"}}
     requests = (model._request(model._fresh_client(), to_messages(model, one), stop, kept) for one in inputs)
@@ -64,7 +64,7 @@ def create_job(
 
 
 def to_output(model: Any, result: BatchResult) -> AIMessage:
-    """Return the message of a result, or raise its error as LangChain's users know it."""
+    """Return the message of a result, or raise its error as one of this adapter's classes."""
     with model._client.errors:
         if result.completion is None:
             raise result.error or ValueError(f"The result of input {result.index} is empty.")

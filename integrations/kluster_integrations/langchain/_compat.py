@@ -1,8 +1,7 @@
-"""What differs between versions of langchain-core and langchain, and each private name of theirs that is called.
+"""What differs between versions of langchain-core and langchain, and each of their private names that we call.
 
-langchain-core is supported from 1.2. What a version lacks is bridged here, with the first version that has it, so that
-the rest of the adapter reads as if all versions were the newest. `tests/langchain/test_compat.py` checks each private
-name, and that no other module calls one.
+langchain-core is supported from 1.2. This module supplies what older versions lack, so that the rest of the adapter can
+be written for the newest. `tests/langchain/test_compat.py` checks each private name, and that no other module uses one.
 """
 
 from __future__ import annotations
@@ -67,18 +66,18 @@ except ImportError:  # before 1.6; `is_retryable` stays, for a `retry_on` of the
 
 
 def add_version(model: BaseChatModel, package: str, version: str) -> None:
-    """Name a package in the metadata of a model's traces; before langchain-core 1.5 traces name none."""
+    """Add a package's version to a model's traces; before langchain-core 1.5 traces have no versions."""
     if hasattr(model, "_add_version"):
         model._add_version(package, version)
 
 
 def to_messages(model: BaseChatModel, input: LanguageModelInput) -> list[BaseMessage]:
-    """Return the messages that a model's input stands for: a text, messages, or a prompt."""
+    """Return the messages of a model's input, which may be a text, messages, or a prompt."""
     return model._convert_input(input).to_messages()
 
 
 def provider_table(module_name: str) -> dict[str, Any]:
-    """Return langchain's table of providers that `init_chat_model` or `init_embeddings` looks into.
+    """Return langchain's table of providers for `init_chat_model` or `init_embeddings`.
 
     Raises:
         ImportError: If the package `langchain` is not installed.

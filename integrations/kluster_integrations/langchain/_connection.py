@@ -35,9 +35,9 @@ _NOT_PICKLED: Mapping[str, None] = dict.fromkeys(
 
 
 class Connected(BaseModel):
-    """The connection's settings as fields, and the client made of them.
+    """The connection's settings as fields, and the client made from them.
 
-    A pickle holds neither the key nor anything else that may be secret: a restored object reads the environment.
+    A pickle contains no key and no other secret. A restored object takes them from the environment.
     """
 
     model_config = ConfigDict(populate_by_name=True, arbitrary_types_allowed=True, protected_namespaces=())
@@ -63,10 +63,10 @@ class Connected(BaseModel):
     """Seconds for a whole request, retries included. Default: `KLUSTER_TOTAL_TIMEOUT`; see `KlusterConfig`."""
 
     max_response_bytes: int | None = None
-    """How long an answer may be. Default: `KLUSTER_MAX_RESPONSE_BYTES`, else 256 MiB."""
+    """The most bytes of an answer. Default: `KLUSTER_MAX_RESPONSE_BYTES`, else 268,435,456 (256 MiB)."""
 
     max_retries: int | None = None
-    """Further tries after 408, 409, 429, 5xx and broken connections. Default: `KLUSTER_MAX_RETRIES`, else 2."""
+    """Further tries after status 408, 409, 429, 5xx and broken connections. Default: `KLUSTER_MAX_RETRIES`, else 2."""
 
     default_headers: Headers | None = Field(default=None, repr=False, exclude=True)
     """Sent with every request."""
@@ -78,16 +78,16 @@ class Connected(BaseModel):
     """A file of your own models; see `catalog.read`. Default: `KLUSTER_CATALOG`."""
 
     insecure_http: bool | None = None
-    """Whether the key may go over plain http to another machine. Default: `KLUSTER_INSECURE_HTTP`, else False."""
+    """Whether the key may be sent over plain http to another machine. Default: `KLUSTER_INSECURE_HTTP`, else False."""
 
     fallback: bool | None = None
-    """Whether a model that has ended gives way to its successor. Default: `KLUSTER_FALLBACK`, else False."""
+    """Whether a retired model is replaced by its successor. Default: `KLUSTER_FALLBACK`, else False."""
 
     config: KlusterConfig | None = Field(default=None, repr=False, exclude=True)
-    """All of the connection at once; arguments given beside it win."""
+    """All settings of the connection together; single arguments win over it."""
 
     http_client: Any = Field(default=None, repr=False, exclude=True)
-    """An `httpx.Client` or `httpx2.Client` to use in place of the shared one."""
+    """An `httpx.Client` or `httpx2.Client` to use in place of the shared connections."""
 
     http_async_client: Any = Field(default=None, repr=False, exclude=True)
     """The same for async calls."""
@@ -167,7 +167,7 @@ class Connected(BaseModel):
 
     @property
     def _timeouts(self) -> Any:
-        """The `timeout` of a request where it is more than one number, else None: the configuration has it."""
+        """The `timeout` if it is more than one number; else None, because the configuration has it."""
         return timeouts_of(self.timeout) if isinstance(self.timeout, tuple) else None
 
     def __copy__(self) -> Self:
@@ -202,7 +202,7 @@ class Connected(BaseModel):
 
 
 def timeouts_of(value: Any) -> Any:
-    """Return a timeout in the openai SDK's forms as one that a request takes: an `httpx.Timeout`, or what it is.
+    """Return a timeout as requests take it: a tuple becomes an `httpx.Timeout`, other values stay as they are.
 
     Raises:
         BadRequestError: If a tuple does not hold one to four numbers above 0, or None for no limit.

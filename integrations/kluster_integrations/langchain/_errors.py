@@ -1,7 +1,8 @@
-"""This package's errors as LangChain's users know them: also openai's, and langchain-core's `ModelError` kinds.
+"""This package's errors for LangChain: each is also openai's class and langchain-core's `ModelError` class.
 
-So `except openai.RateLimitError` and `except ModelRateLimitError` both catch, agents' retry and fallback middleware see
-`is_retryable`, and summarization middleware sees `ContextOverflowError`. Unlike openai's own they hold no request.
+So `except openai.RateLimitError` and `except ModelRateLimitError` both work, retry and fallback middleware find
+`is_retryable`, and summarization middleware finds `ContextOverflowError`. Unlike openai's own errors they have no
+request.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ __all__ = [
 
 
 class _OpenAIShape(errors.KlusterError):
-    """Adds the attributes of openai's own errors; `request` is None, for it would hold the key."""
+    """Adds the attributes of openai's own errors; `request` is None, because it would contain the key."""
 
     @classmethod
     def like(cls, other: errors.KlusterError) -> Self:

@@ -1,4 +1,4 @@
-"""`later`: a LangGraph node that asks in a batch job, and pauses until there is an answer. Needs `langgraph`."""
+"""`later`: asks a model in a batch job, from a LangGraph node that waits for the answer. Needs `langgraph`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def later(
     name: str = "",
     config: RunnableConfig | None = None,
 ) -> Any:
-    """Ask in a batch job, inside of a LangGraph node: interrupt the graph, and on resume return the answer.
+    """Ask a model in a batch job, inside a LangGraph node: interrupt the graph, and return the answer on resume.
 
     ```python
     def node(state):
@@ -37,25 +37,26 @@ def later(
     ```
 
     The job is submitted once, by the first run of the node. `graph.invoke(Command(resume=True), config)` looks for the
-    answer, and interrupts again if there is none yet; the value of `resume` does not matter. The interrupt's value
-    has `folder`, `batch_ids` and `window`. Put your own interrupts into other nodes: LangGraph counts the interrupts of
-    a node, and here their number depends on when the graph is resumed.
+    answer, and interrupts again if there is none yet. The value of `resume` does not matter. The interrupt's value has
+    `folder`, `batch_ids` and `window`. Put your own interrupts into other nodes: LangGraph counts the interrupts of a
+    node, and here their number depends on when the graph is resumed.
 
     Args:
-        model: A `ChatKluster`, or what its `bind`, `bind_tools` or `with_structured_output` return.
-        messages: As `invoke` takes them. They must be the same each time that the node runs: no clock, no chance.
-        folder: Where jobs are kept, each in a folder of its own.
+        model: A `ChatKluster`, or the result of its `bind`, `bind_tools` or `with_structured_output`.
+        messages: The input, as for `invoke`. It must be the same in each run of the node: no time of day, nothing
+            random.
+        folder: The folder for jobs; each gets a folder in it.
         window: How long the service may take; default: `24h`.
-        max_cost: US$; a job that would cost more is not sent. Default: no limit.
-        name: Tells apart what one node asks for.
-        config: The node's; needed only where LangGraph does not know which node is running.
+        max_cost: The limit in US$; a job that would cost more is not sent. Default: no limit.
+        name: A name for this question, if a node asks several.
+        config: The node's configuration; needed only if LangGraph does not know which node is running.
 
     Returns:
-        What the model's `invoke` would return.
+        The result that the model's `invoke` would return.
 
     Raises:
-        KlusterBadRequestError: It is not called in a graph's node, or the graph runs without a thread, so that nothing
-            would be resumed.
+        KlusterBadRequestError: This is not called in a graph's node, or the graph runs without a `thread_id`, so that
+            it could not be resumed.
         KlusterError: The request or the job failed.
     """
     with model.batch_job([messages], folder=_place(folder, name, config), window=window, max_cost=max_cost) as job:
@@ -91,9 +92,9 @@ async def alater(
 
 
 def _place(folder: str | Path, name: str, config: RunnableConfig | None) -> Path:
-    """Return the job's folder: the same whenever the same step of the same thread runs, whatever its messages are.
+    """Return the job's folder, which depends on the thread and the step, not on the messages.
 
-    Messages that have changed are then an error of `BatchJob.create`, not a second job.
+    So changed messages are an error of `BatchJob.create`, and not a second job.
     """
     try:
         configurable: Mapping[str, Any] = (config or get_config()).get("configurable") or {}

@@ -1,4 +1,4 @@
-"""LangChain's messages <-> the wire."""
+"""LangChain's messages into OpenAI's message objects, and answers into LangChain's messages."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _NAMELESS = "unnamed"  # for a call without a name: the history needs one, besid
 
 
 def to_wire(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
-    """Return OpenAI's message objects; what kluster.ai takes of them is for core to say."""
+    """Return OpenAI's message objects. The core removes what kluster.ai does not take."""
     return [_message(m) for m in messages]
 
 
@@ -71,7 +71,7 @@ def _calls(message: AIMessage) -> Any:
 
 
 def _part(block: str | dict[Any, Any]) -> str | dict[Any, Any]:
-    """Return a block in OpenAI's form; one that has none goes on as it is, to be refused or to become a note."""
+    """Return a block in OpenAI's form; the core handles or refuses a block that has none."""
     if isinstance(block, str) or block.get("type") not in ("image", "text-plain"):
         return block
     if isinstance(text := block.get("text"), str):
@@ -100,9 +100,9 @@ def to_message(completion: Completion) -> AIMessage:
 
 
 def to_result(completion: Completion, spec: ModelSpec, *, with_headers: bool) -> ChatResult:
-    """Return LangChain's result of a whole answer, and of its `others`, whose tokens the first message counts.
+    """Return LangChain's result of a whole answer and its `others`. The first message counts all tokens.
 
-    `with_headers` puts the HTTP headers into the metadata.
+    `with_headers` adds the HTTP headers to the metadata.
     """
     result = _result(completion, spec, with_headers=with_headers)
     for other in completion.others:
@@ -129,7 +129,7 @@ def _result(completion: Completion, spec: ModelSpec, *, with_headers: bool) -> C
 
 
 def _cost(usage: Usage, spec: ModelSpec) -> dict[str, Any]:
-    """Return the cost in US$ where the price is known, and the mark of estimated tokens."""
+    """Return the cost in US$ if the price is known, and a mark if the tokens are estimated."""
     metadata: dict[str, Any] = {}
     cost = spec.cost_to_show(usage.prompt_tokens, usage.completion_tokens)
     if cost is not None:
@@ -154,12 +154,13 @@ def _usage(usage: Usage) -> UsageMetadata:
 class ChunkMaker:
     """Turns the deltas of one answer into LangChain's chunks.
 
-    Metadata, the finish reason and usage each stand on exactly one chunk, since LangChain adds up what it merges.
+    Metadata, the finish reason and usage each appear in exactly one chunk, because LangChain adds them up when it
+    merges chunks.
 
     Args:
         spec: The model's spec, for the cost.
-        with_headers: Whether the metadata hold the HTTP headers.
-        v1: Whether `content` is LangChain's version 1: a list of blocks.
+        with_headers: Whether the metadata includes the HTTP headers.
+        v1: Whether `content` is a list of blocks (LangChain's output version 1).
     """
 
     def __init__(self, spec: ModelSpec, *, with_headers: bool, v1: bool) -> None:
@@ -192,7 +193,7 @@ class ChunkMaker:
         return ChatGenerationChunk(message=AIMessageChunk(**fields), generation_info=info or None)
 
     def _ended(self, calls: Sequence[ToolCallDelta]) -> tuple[ToolCallDelta, ...]:
-        """Return the last fragments of all calls, such that langchain-core reads no call into invalid arguments."""
+        """Return the last fragments of all calls, so that langchain-core reads no call from invalid arguments."""
         ended = list(calls)
         for index, parts in self._arguments.items():
             if suffix := _invalidating_suffix("".join(parts), is_wrong=index in self._wrong):
@@ -222,7 +223,7 @@ class ChunkMaker:
 
 
 def _invalidating_suffix(arguments: str, *, is_wrong: bool) -> str:
-    """Return a suffix that stops langchain-core from completing truncated JSON; "" where none is needed.
+    """Return a suffix that stops langchain-core from completing truncated JSON; "" if none is needed.
 
     langchain-core reads the sum of chunks as partial JSON, and so makes a valid call of `{"path": "/tm`, which an agent
     would run; and it tries each beginning of what is not JSON, which takes minutes for 100 kB. With a bracket that
@@ -250,10 +251,10 @@ _NOTHING_ELSE = Delta()[2:]  # no calls, finish reason, usage, logprobs, meta, h
 
 
 def _text_chunk(delta: Delta) -> ChatGenerationChunk:
-    """Return the chunk of a delta that has nothing but text and reasoning, without validation.
+    """Return the chunk of a delta that has only text and reasoning, without validation.
 
-    It costs a third of what it does with validation; pydantic's `model_construct` takes 640 µs
-    (reference/performance.md). Tests compare it with validated objects, on each supported version.
+    This takes a third of the time of validation; pydantic's `model_construct` takes 640 µs (reference/performance.md).
+    Tests compare the result with validated objects, on each supported version.
     """
     fields: dict[str, Any] = {"content": delta.content}
     if delta.reasoning:
@@ -262,7 +263,7 @@ def _text_chunk(delta: Delta) -> ChatGenerationChunk:
 
 
 def _maker(example: _Model) -> Callable[[dict[str, Any]], _Model]:
-    """Return what makes copies of an example with other values in some fields, as if its class had been given those."""
+    """Return a function that copies an example with other values in some fields, as if its class had been called."""
     cls, extra = type(example), example.__pydantic_extra__
     same = {name: value for name, value in vars(example).items() if type(value) not in (dict, list)}
     fresh = [(name, value.copy) for name, value in vars(example).items() if name not in same]
@@ -288,9 +289,9 @@ _make_chunk = _maker(ChatGenerationChunk(message=AIMessageChunk(content="")))
 
 
 def _blocks(delta: Delta) -> list[dict[str, Any]]:
-    """Return a delta as content blocks of version 1, each with an index of its kind.
+    """Return a delta as content blocks of version 1. Each kind of block has its own index.
 
-    Without them LangChain numbers the blocks itself, and so merges a tool call into the text before it (measured on
+    Without an index LangChain numbers the blocks itself, and merges a tool call into the text before it (seen with
     langchain-core 1.7.2 and 1.8.1).
     """
     blocks: list[dict[str, Any]] = []

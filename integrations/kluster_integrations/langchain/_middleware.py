@@ -1,4 +1,4 @@
-"""`VerifyMiddleware`: an agent's answer is checked before it is given. Needs the package `langchain`."""
+"""`VerifyMiddleware` checks an agent's answers before they are returned. Needs the package `langchain`."""
 
 from __future__ import annotations
 
@@ -29,14 +29,13 @@ class VerifyMiddleware(AgentMiddleware):
     ```
 
     The verdict is in the message's `response_metadata["verdict"]`, with `reliable` and `explanation`. Check it, because
-    the last answer is returned even if it is not reliable. Messages that call tools are not checked, and neither is a
-    `response_format`, which is such a call.
+    the last answer is returned even if it is not reliable. Messages that call tools are not checked. A
+    `response_format` is such a call.
 
     Args:
-        max_retries: How often the agent answers again, after it has got the explanation.
-        context: The text that the answer must agree with: `tools` means the results of all tools in the conversation; a
-            function gets the messages and returns a text; any other text is the context itself. None, or an empty text:
-            general knowledge.
+        max_retries: How often the agent answers again. It gets the explanation each time.
+        context: The text that the answer must agree with. `tools` means the results of all tools in the conversation. A
+            function gets the messages and returns the text. None or "" means general knowledge.
         config: The connection; default: from the environment.
 
     Raises:

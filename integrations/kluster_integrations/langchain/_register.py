@@ -1,4 +1,4 @@
-"""`init_chat_model("kluster:…")`, for those who ask for it."""
+"""`register` makes `init_chat_model("kluster:…")` work."""
 
 from __future__ import annotations
 
@@ -12,12 +12,11 @@ _WANTED = (("langchain.chat_models.base", "ChatKluster"), ("langchain.embeddings
 def register() -> None:
     """Make `init_chat_model("kluster:<model id>")` and `init_embeddings("kluster:<model id>")` known to LangChain.
 
-    LangChain's tables of providers are closed and private: this writes to a private name, and only when it is called.
-    Calling it again does no harm.
+    LangChain has no public way to add a provider, so this changes a private table. Calling it again does no harm.
 
     Raises:
         ImportError: If the package `langchain` is not installed.
-        RuntimeError: If this version of it keeps its providers elsewhere; `ChatKluster(model=…)` always works.
+        RuntimeError: If this version of `langchain` keeps its providers elsewhere. Use `ChatKluster(model=…)` then.
     """
     for module_name, class_name in _WANTED:
         try:

@@ -1,6 +1,6 @@
 """`with_structured_output` for every model: a tool call or a JSON answer, checked, and asked for again if wrong.
 
-The core asks again: `Target` is the check that it is given.
+The core asks again; `Target` is its check.
 """
 
 from __future__ import annotations
@@ -37,19 +37,19 @@ Method = Literal["function_calling", "json_schema", "json_mode", "prompted"]
 
 
 class Target:
-    """What the answer is to become.
+    """The object that an answer must contain, and the check for it.
 
     Args:
         schema: A pydantic class (v2 or v1), a TypedDict, a dataclass, or a JSON schema; None is any JSON object.
-        strict: Whether the schema is made strict, by LangChain's rules: every field required, none other allowed.
+        strict: Whether the schema is made strict, by LangChain's rules: every field is required, no other is allowed.
         has_other_tools: Whether the model may call another tool in place of an answer.
 
     Attributes:
         json_schema: The JSON schema.
-        tool_name: The tool whose call has the answer; None where the text has it.
+        tool_name: The tool whose call contains the answer; None if the text contains it.
 
     Raises:
-        ValueError: If LangChain cannot make a JSON schema of it.
+        ValueError: If LangChain cannot make a JSON schema of `schema`.
     """
 
     def __init__(self, schema: Any, *, strict: bool | None = None, has_other_tools: bool = False) -> None:
@@ -62,16 +62,16 @@ class Target:
         return f"Target({self.json_schema.get('title')!r})"
 
     def __call__(self, completion: Completion) -> str | None:
-        """Return what is wrong with an answer, in words for the model; None if nothing is. This is the core's check."""
+        """Return what is wrong with an answer, in words for the model, or None. This is a `core.types.Check`."""
         return self.parse(to_message(completion))[1]
 
     @property
     def callable(self) -> bool:
-        """Whether it can be a tool's parameters: an object with a name."""
+        """Whether the schema can be a tool's parameters: an object with a title."""
         return _is_object(self.json_schema) and bool(self.json_schema.get("title"))
 
     def tool(self) -> dict[str, Any]:
-        """Return the tool whose call has the answer.
+        """Return the tool whose call contains the answer.
 
         Raises:
             ValueError: If the schema is not an object with a title.
@@ -86,7 +86,7 @@ class Target:
         return {"type": "function", "function": {**described, "parameters": parameters}}
 
     def parse(self, message: AIMessage) -> tuple[Any, str | None]:
-        """Return the object that an answer holds (None where it calls another tool), and what is wrong with it."""
+        """Return the object in an answer (None if it calls another tool), and what is wrong with it or None."""
         try:
             return self._find(message), None
         except ValueError as err:
@@ -113,7 +113,7 @@ class Target:
         return self.validate(value)
 
     def show(self, text: str) -> Any:
-        """Return what may be shown of unfinished JSON: a dict, or an instance that is valid already; else None."""
+        """Return what a stream may show of unfinished JSON: a dict, or an instance that is already valid; else None."""
         begin = re.search(r"[{\[]", text)
         if begin is None:
             return None
@@ -126,10 +126,10 @@ class Target:
             return None
 
     def validate(self, value: Any) -> Any:
-        """Return the object that a decoded JSON value stands for.
+        """Return the object for a decoded JSON value.
 
         Raises:
-            ValueError: What is wrong with it, in words for the model.
+            ValueError: The value is wrong; the message says how, in words for the model.
         """
         schema = self._schema
         try:
@@ -154,7 +154,7 @@ def _is_object(schema: Mapping[str, Any]) -> bool:
 
 
 def _json_schema(schema: Any, *, strict: bool | None) -> dict[str, Any]:
-    """Return the JSON schema of a schema; LangChain's conversion only where it is needed, for it loses a part."""
+    """Return the JSON schema of a schema. LangChain's conversion loses a part, so it is used only where needed."""
     if isinstance(schema, Mapping):
         tool = schema.get("function", schema) if schema.get("type") == "function" else schema
         is_tool = "name" in tool and ("parameters" in tool or "input_schema" in tool)
@@ -173,17 +173,18 @@ def _json_schema(schema: Any, *, strict: bool | None) -> dict[str, Any]:
 class StructuredOutput(RunnableLambda[LanguageModelInput, Any]):
     """A model that answers with an object.
 
-    `stream` gives the object as it grows (a dict for JSON schemas, an instance once it is valid for classes), and the
-    checked one last. What was shown cannot be taken back, so a streamed answer that is wrong is asked for again whole.
+    `stream` yields the object as it grows (a dict for JSON schemas; for classes an instance, once it is valid), and the
+    checked object last. A stream cannot take back what it has shown, so a wrong streamed answer is asked for again as a
+    whole.
 
     Args:
-        model: The `ChatKluster`, for its settings (not so typed: its module imports this one).
+        model: The `ChatKluster`, for its settings (not typed so, because its module imports this one).
         bound: The model with tools or `response_format` bound, and `target` as the check.
-        target: What the answer is to become.
-        include_raw: Whether to return `{"raw", "parsed", "parsing_error"}`, and not to raise where parsing fails.
+        target: The object that the answer must contain.
+        include_raw: Whether to return `{"raw", "parsed", "parsing_error"}`, and not to raise if parsing fails.
 
     Raises:
-        KlusterOutputValidationError: At calls, if the last answer is wrong, too.
+        KlusterOutputValidationError: From a call, if the answer is still wrong after all repairs.
     """
 
     def __init__(self, model: Any, bound: Runnable[Any, AIMessage], target: Target, *, include_raw: bool) -> None:
@@ -202,10 +203,10 @@ class StructuredOutput(RunnableLambda[LanguageModelInput, Any]):
         return cast("BatchJob", await cast("Any", self._bound).abatch_job(inputs, folder=folder, **options))
 
     def batch_output(self, result: BatchResult) -> Any:
-        """Return the object that one of a job's results holds; with `include_raw` how parsing ended.
+        """Return the object in a result of a job; with `include_raw` a dict, as `invoke` returns it.
 
         Raises:
-            KlusterError: The error with which the input has ended, or what is wrong with the answer.
+            KlusterError: The error of the input, or what is wrong with the answer.
         """
         try:
             return self._read(self._model.batch_output(result))
@@ -254,7 +255,7 @@ class StructuredOutput(RunnableLambda[LanguageModelInput, Any]):
             yield item
 
     def _read(self, raw: AIMessage) -> Any:
-        """Return the object that an answer holds, or what `include_raw` asks for."""
+        """Return the object in an answer, or the dict of `include_raw`."""
         with self._model._client.errors:
             parsed, problem = self._target.parse(raw)
         if problem is None:
@@ -269,7 +270,7 @@ class StructuredOutput(RunnableLambda[LanguageModelInput, Any]):
         return self._fail(error, raw)
 
     def _fail(self, error: KlusterOutputValidationError, raw: BaseMessage | None = None) -> dict[str, Any]:
-        """Raise the error, or return it where `include_raw` asks for that."""
+        """Raise the error; with `include_raw` return it in a dict."""
         if not self._include_raw:
             raise error
         if raw is None:
@@ -278,7 +279,7 @@ class StructuredOutput(RunnableLambda[LanguageModelInput, Any]):
         return {"raw": raw, "parsed": None, "parsing_error": error}
 
     def _repair(self, input: LanguageModelInput, raw: AIMessage, kwargs: Mapping[str, Any]) -> dict[str, Any] | None:
-        """Return the arguments of the call that asks again where a streamed answer is wrong; else None."""
+        """Return the arguments of a call that repairs a wrong streamed answer; None if it is right."""
         with self._model._client.errors:
             _, problem = self._target.parse(raw)
         settings = {"max_repairs": self._model.max_repairs, **cast("Any", self._bound).kwargs, **kwargs}
@@ -294,8 +295,8 @@ class StructuredOutput(RunnableLambda[LanguageModelInput, Any]):
 class _Live:
     """A streamed answer as it grows.
 
-    It is read and shown each time that it is a sixteenth longer: at each chunk this takes a minute for an object of
-    40 kB (issue 15). Chunks are added up once, at the end, for langchain-core reads all arguments each time.
+    It is parsed again only when it has grown by a sixteenth: at each chunk this would take a minute for an object of
+    40 kB. Chunks are added up once, at the end, because langchain-core parses all arguments each time.
     """
 
     def __init__(self, target: Target, include_raw: bool) -> None:
@@ -320,7 +321,7 @@ class _Live:
         return first + rest if rest else first
 
     def add_chunk(self, chunk: AIMessage) -> Iterator[Any]:
-        """Take a chunk and yield the values that it changes."""
+        """Take a chunk, and yield the object if the chunk has changed it."""
         self._chunks.append(chunk)
         self._texts.append(chunk.text)
         fragments = getattr(chunk, "tool_call_chunks", None)
@@ -339,7 +340,7 @@ class _Live:
             yield from self.finish_stream()
 
     def finish_stream(self) -> Iterator[Any]:
-        """Yield what the chunks of late show anew."""
+        """Yield the object if the last chunks have changed it."""
         if self._late == len(self._chunks):
             return
         late, self._late = self._chunks[self._late :], len(self._chunks)
@@ -357,7 +358,7 @@ class _Live:
             yield value
 
     def final_items(self, result: Any) -> Iterator[Any]:
-        """Yield what has not been shown: the checked object, or with `include_raw` how parsing ended."""
+        """Yield what has not been shown yet: the checked object, or with `include_raw` the rest of the dict."""
         if self._include_raw:
             yield AddableDict({name: result[name] for name in ("parsed", "parsing_error")})
         elif result != self._shown:

@@ -18,7 +18,7 @@ __all__ = ["Checker", "Verify", "reliability_evaluator"]
 
 
 class Checker:
-    """A `Verifier` that takes LangChain's objects, and raises LangChain's errors."""
+    """A `Verifier` that takes LangChain's objects and raises this adapter's errors."""
 
     def __init__(self, config: KlusterConfig | None) -> None:
         config = KlusterConfig.of(config)
@@ -37,7 +37,7 @@ class Checker:
 
 
 def _text(value: Any) -> Any:
-    """Return the text of a value; one that has none goes on as it is, to be refused by name."""
+    """Return the text of a value; a value without text stays as it is, and the `Verifier` refuses it by name."""
     if isinstance(value, BaseMessage):
         return value.text
     if isinstance(value, Document):
@@ -50,9 +50,9 @@ def _text(value: Any) -> Any:
 class Verify(RunnableLambda[Any, Verdict]):
     """A Runnable that says whether an answer is reliable.
 
-    It takes an answer (a text or a message), or a mapping with `output` and, where they differ from the arguments here,
-    `prompt` and `context`. Texts may be messages or documents, or lists of them; so after a chain that retrieves,
-    `RunnablePassthrough.assign(verdict=Verify())` adds the verdict to the answer.
+    The input is an answer (a text or a message), or a mapping with `output` and optionally `prompt` and `context`,
+    which win over the arguments here. Each may be a text, a message, a document, or a list of them. After a retrieval
+    chain, `RunnablePassthrough.assign(verdict=Verify())` adds the verdict to the answer.
 
     ```python
     Verify().invoke({"prompt": "What is the capital of France?", "output": "It is Lyon.", "context": documents})
@@ -61,12 +61,12 @@ class Verify(RunnableLambda[Any, Verdict]):
 
     Args:
         prompt: The question.
-        context: What answers are to rely on; None, or nothing found: what is generally known.
-        search: Whether the verdict has what the service found on the web.
+        context: The text that answers must agree with. None, or an empty list: general knowledge.
+        search: Whether the verdict includes what the service found on the web.
         config: The connection; default: from the environment.
 
     Raises:
-        KlusterError: At calls, whatever goes wrong.
+        KlusterError: From a call, whatever goes wrong.
     """
 
     def __init__(
@@ -105,14 +105,14 @@ def reliability_evaluator(
 ) -> Callable[..., dict[str, Any]]:
     """Return an evaluator for LangSmith's `evaluate`: the score `reliability`, 1 or 0, with the explanation as comment.
 
-    An answer is held against the context that the target returned beside it or that the example's inputs have, else
-    against the example's reference answer, else against what is generally known.
+    An answer must agree with the context in the target's outputs or the example's inputs, else with the example's
+    reference answer, else with general knowledge.
 
     Args:
-        prompt_key: Where an example's inputs have the question. Default: they have one value, or one named `prompt`,
-            `question` or `input`.
-        output_key: Where the target's outputs have the answer. Default: the same, with `output` and `answer`.
-        context_key: Where outputs or inputs have the context.
+        prompt_key: The key of the question in an example's inputs. Default: `prompt`, `question` or `input`, or the
+            only key.
+        output_key: The key of the answer in the target's outputs. Default: `output` or `answer`, or the only key.
+        context_key: The key of the context in outputs or inputs.
         config: The connection; default: from the environment.
     """
     checker = Checker(config)

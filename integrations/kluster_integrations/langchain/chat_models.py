@@ -71,7 +71,7 @@ class ChatKluster(Connected, BaseChatModel):
 
     Raises:
         pydantic.ValidationError: A `ValueError`, at construction, if an argument is not acceptable.
-        KlusterError: At calls; each of its kinds is also openai's class and langchain-core's `ModelError` kind.
+        KlusterError: From a call; each class is also openai's class and langchain-core's `ModelError` class.
     """
 
     model_name: str = Field(alias="model", min_length=1)
@@ -90,22 +90,22 @@ class ChatKluster(Connected, BaseChatModel):
     """-2 to 2."""
 
     logit_bias: Mapping[str, float] | None = None
-    """Token ids to numbers that are added to their logits."""
+    """Numbers that are added to the logits of tokens, by token id."""
 
     logprobs: bool | None = None
-    """Whether to give log probabilities, in `response_metadata["logprobs"]`."""
+    """Whether to return log probabilities, in `response_metadata["logprobs"]`."""
 
     top_logprobs: int | None = None
     """Alternatives per token, 0 to 20; needs `logprobs`."""
 
     max_tokens: int | None = Field(default=None, alias="max_completion_tokens")
-    """Most tokens of the answer; sent as `max_completion_tokens`. Default: the server's."""
+    """The most tokens of the answer; sent as `max_completion_tokens`. Default: the server's."""
 
     seed: int | None = None
     """For repeatable sampling, as far as the server can."""
 
     stop: list[str] | str | None = Field(default=None, alias="stop_sequences")
-    """Texts that end the answer; the server takes four, more are applied here."""
+    """Texts that end the answer. The server takes four; this package applies the others."""
 
     parallel_tool_calls: bool | None = None
     """Whether the model may call several tools at once. Default: the server's."""
@@ -114,26 +114,26 @@ class ChatKluster(Connected, BaseChatModel):
     """`native` sends tools, `prompted` describes them in the prompt, `auto` prefers native where the model has it."""
 
     max_repairs: int = Field(default=2, ge=0)
-    """How often an answer is asked for again: a call with wrong arguments, a missing call, wrong JSON."""
+    """How often a wrong answer is asked for again: wrong arguments of a call, a missing call, wrong JSON."""
 
     streaming: bool = False
-    """Whether `invoke` streams underneath."""
+    """Whether `invoke` streams the answer from the server."""
 
     model_kwargs: dict[str, Any] = Field(default_factory=dict)
-    """Further parameters of OpenAI's API; what kluster.ai does not take is treated as `unsupported` says."""
+    """Further parameters of OpenAI's API. `unsupported` decides about those that kluster.ai does not take."""
 
     extra_body: Mapping[str, Any] | None = None
-    """Sent as it is, for fields beyond OpenAI's API, such as `{"top_k": 5}` on a dedicated deployment."""
+    """Fields that OpenAI's API does not have, such as `{"top_k": 5}` for a dedicated deployment; sent as they are."""
 
     include_response_headers: bool = False
-    """Whether `response_metadata["headers"]` holds the HTTP headers of the answer."""
+    """Whether `response_metadata["headers"]` has the HTTP headers of the answer."""
 
     @model_validator(mode="before")
     @classmethod
     def _collect_extra(cls, values: dict[str, Any]) -> Any:
         """Put unknown arguments into `model_kwargs`, with a warning, as LangChain's own packages do.
 
-        What asks for nothing is left out, and what is in `model_kwargs` but an argument becomes one.
+        Arguments that change nothing are left out. Entries of `model_kwargs` that are fields become fields.
         """
         extra = dict(values.get("model_kwargs") or {})  # the caller's own stays as it is
         names = {n for name, f in cls.model_fields.items() for n in (name, f.alias) if n}
@@ -171,7 +171,7 @@ class ChatKluster(Connected, BaseChatModel):
 
     @property
     def spec(self) -> ModelSpec:
-        """What the catalog knows of the model, under the account's plan."""
+        """The model's spec, under the account's plan."""
         return self._client.spec(self.model_name)
 
     @property
@@ -289,7 +289,7 @@ class ChatKluster(Connected, BaseChatModel):
         return to_result(completion, request.spec, with_headers=self.include_response_headers)
 
     def _combine_llm_outputs(self, llm_outputs: list[dict[str, Any] | None]) -> dict[str, Any]:
-        """Return what `generate` says of several answers together: their tokens, added up."""
+        """Return the `llm_output` of several answers: the sum of their tokens."""
         total: dict[str, Any] = {}
         for output in filter(None, llm_outputs):  # an answer that was streamed underneath has none
             for name, value in output["token_usage"].items():
@@ -330,24 +330,26 @@ class ChatKluster(Connected, BaseChatModel):
         strict: bool | None = None,
         **kwargs: Any,
     ) -> BatchJob:
-        """Write a batch job of some inputs into a folder; nothing is sent before its `submit` or `wait`.
+        """Write a batch job of some inputs into a folder. Nothing is sent before its `submit` or `wait`.
 
-        What `bind`, `bind_tools` and `with_structured_output` return has this method, too. A wrong answer is asked for
-        again in a further round. JSON is held against the schema strictly: "3" is not a number, where a class that
-        `invoke` returns may take it for one. What needs the running program has no part in it: callbacks, a cache,
-        timeouts, and of structured output what only its class can check, which `batch_output` then raises.
+        The results of `bind`, `bind_tools` and `with_structured_output` have this method, too. A wrong answer is asked
+        for again in a further job. JSON must follow the schema strictly: "3" is not a number, although a class with
+        `invoke` may accept it. Callbacks, caches and timeouts do not apply. If only the class of structured output can
+        find an error, `batch_output` raises it.
 
         Args:
-            inputs: As `invoke` takes them; read one by one.
-            folder: Where the job is kept. With the same inputs again the same job is returned.
-            window: How long the service may take; `auto` takes the cheapest. Default of the three: as the job that is
-                there has it, else `24h`, no limit and False.
-            max_cost: US$; what would exceed it is not sent; None is no limit.
-            strict: Whether what is not answered within the window is given up; else it is sent again.
-            kwargs: Parameters of all requests, as `invoke` takes them.
+            inputs: The inputs, as for `invoke`; read one by one.
+            folder: The folder of the job. The same inputs again return the same job.
+            window: How long the service may take: `24h`, `48h`, `72h`, or `auto`, the cheapest one. Default: as the job
+                in the folder, else `24h`.
+            max_cost: The limit in US$; a job that would cost more is not sent. None is no limit. Default: as the job in
+                the folder, else None.
+            strict: Whether requests without an answer at the end of the window are given up. Otherwise they are sent
+                again. Default: as the job in the folder, else False.
+            kwargs: Parameters of all requests, as for `invoke`.
 
         Raises:
-            KlusterError: An input cannot be sent, or the folder holds another job; see `BatchJob.create`.
+            KlusterError: An input cannot be sent, or the folder has another job; see `BatchJob.create`.
         """
         return create_job(self, inputs, folder=folder, window=window, max_cost=max_cost, strict=strict, settings=kwargs)
 
@@ -356,15 +358,15 @@ class ChatKluster(Connected, BaseChatModel):
         return await asyncio.to_thread(self.batch_job, inputs, folder=folder, **options)
 
     def batch_output(self, result: BatchResult) -> AIMessage:
-        """Return the message of one of a job's results; its `response_metadata["cost"]` is at the batch price.
+        """Return the message of a result of a job. Its `response_metadata["cost"]` is at the batch price.
 
         Raises:
-            KlusterError: The error with which the input has ended.
+            KlusterError: The error of the input.
         """
         return to_output(self, result)
 
     def bind(self, **kwargs: Any) -> BoundKluster:  # type: ignore[override]  # langchain-core's own is private
-        """Return this model with arguments of its calls."""
+        """Return this model with fixed arguments for each call."""
         return BoundKluster(bound=self, kwargs=kwargs)
 
     def bind_tools(
@@ -382,7 +384,7 @@ class ChatKluster(Connected, BaseChatModel):
             tools: Tools, functions, pydantic classes, TypedDicts or OpenAI's tool objects.
             tool_choice: `auto`, `none`, `any` or `required` (at least one), a tool's name, True (the only one),
                 OpenAI's object, or None for the server's default.
-            strict: Whether schemas are made strict; kluster.ai itself has no such parameter.
+            strict: Whether LangChain makes the schemas strict. kluster.ai has no such parameter.
             parallel_tool_calls: Whether the model may call several at once.
             kwargs: Further parameters of the calls.
 
@@ -412,24 +414,25 @@ class ChatKluster(Connected, BaseChatModel):
         tools: Sequence[Any] | None = None,
         **kwargs: Any,
     ) -> Runnable[LanguageModelInput, Any]:
-        """Return this model with answers that are objects, checked against a schema and repaired where they are wrong.
+        """Return this model with answers that are objects, checked against a schema, and asked for again if wrong.
 
         Args:
             schema: A pydantic class (v2 or v1), TypedDict, dataclass, JSON schema or OpenAI tool object. None only with
                 `json_mode`: any JSON object.
-            method: `function_calling` asks for a tool call (prompted on models without tools); `json_schema`,
-                `json_mode` and `prompted` put the schema into the prompt, for kluster.ai has no `response_format`;
-                `json_mode` needs no schema. Default None: a tool call where the model has tools, else prompted.
+            method: `function_calling` asks for a tool call (prompted on models without tools). `json_schema`,
+                `json_mode` and `prompted` put the schema into the prompt, because kluster.ai has no `response_format`;
+                `json_mode` needs no schema. Default: a tool call if the model has tools, else prompted.
             include_raw: Whether to return `{"raw": AIMessage, "parsed": object, "parsing_error": error}`, and not to
-                raise where parsing fails.
+                raise if parsing fails.
             strict: Whether the schema is made strict (every field required).
-            tools: Further tools that the model may call in place of an answer; needs `include_raw`, for then there may
-                be nothing parsed.
+            tools: Further tools that the model may call in place of an answer. Needs `include_raw`, because `parsed`
+                may then be None.
             kwargs: Further parameters of the calls; they win over what `method` sets.
 
         Raises:
             ValueError: If an argument is not acceptable.
-            KlusterOutputValidationError: At calls, if the answer is wrong after `max_repairs` repairs, or was cut.
+            KlusterOutputValidationError: From a call, if the answer is wrong after `max_repairs` repairs, or is cut
+                off.
         """
         if method not in (None, *get_args(Method)):
             raise ValueError(f"method={method!r} must be None or one of {', '.join(get_args(Method))}.")
@@ -463,7 +466,7 @@ class ChatKluster(Connected, BaseChatModel):
         return self.tool_calling == "native" or (self.tool_calling == "auto" and self.spec.supports_tools)
 
     def get_num_tokens(self, text: str) -> int:
-        """Return about how many tokens a text has, without a tokenizer (the models' have to be downloaded)."""
+        """Return about how many tokens a text has. No tokenizer is used, because it would have to be downloaded."""
         if self.custom_get_token_ids is not None:
             return len(self.custom_get_token_ids(text))
         return estimate(text)

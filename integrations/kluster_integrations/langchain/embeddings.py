@@ -1,4 +1,4 @@
-"""`KlusterEmbeddings`, LangChain's embeddings of kluster.ai."""
+"""`KlusterEmbeddings`, LangChain's embeddings for kluster.ai."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["KlusterEmbeddings"]
 
 
 class KlusterEmbeddings(Connected, Embeddings):
-    """Vectors of texts, by kluster.ai.
+    """A kluster.ai model as LangChain embeddings.
 
     ```python
     from kluster_integrations.langchain import KlusterEmbeddings
@@ -24,7 +24,7 @@ class KlusterEmbeddings(Connected, Embeddings):
 
     Raises:
         pydantic.ValidationError: A `ValueError`, at construction, if an argument is not acceptable.
-        KlusterError: At calls; empty texts are refused before any request.
+        KlusterError: From a call. Empty texts are refused before the request.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -33,10 +33,10 @@ class KlusterEmbeddings(Connected, Embeddings):
     """The model's id; `BAAI/bge-m3` gives 1024 numbers for up to 8192 tokens."""
 
     chunk_size: int = Field(default=256, ge=1, le=MAX_EMBEDDING_BATCH)
-    """Texts per request; more are sent in several."""
+    """Texts per request, 1 to 2048."""
 
     dimensions: int | None = None
-    """The service does not take it: anything but None is refused (or left out, with `unsupported="drop"`)."""
+    """The length of the vectors: the model's own, unless another server has this parameter (`ModelSpec.native`)."""
 
     @property
     def _options(self) -> dict[str, Any]:
