@@ -1,7 +1,7 @@
-"""What differs between the versions of CrewAI from 1.14.7 on, and the private names of CrewAI that this package uses.
+"""What differs between CrewAI's versions from 1.14.7 on, and the private names of CrewAI that this package uses.
 
-All of both is here. Each of `PRIVATE_NAMES` is used in this module alone; tests/crewai/test_compat.py looks for each in
-the CrewAI that is installed, so that a new version that has lost one fails with its name and what it is for.
+Only this module uses `PRIVATE_NAMES`. tests/crewai/test_compat.py looks for each of them in the installed CrewAI. If a
+new version lacks one, the test fails with the name and its purpose.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ __all__ = [
 
 
 class PrivateName(NamedTuple):
-    """A name of CrewAI's that is not public: where it is, what it is for here, and the first version that has it."""
+    """A private name of CrewAI: where it is, what we use it for, and the first version that has it."""
 
     module: str
     name: str
@@ -124,17 +124,17 @@ PROMPTS: Final = (
     ("planning", "system_prompt"),
     ("planning", "step_executor_system_prompt"),
 )
-"""CrewAI's prompts by which it is seen what a call is for."""
+"""CrewAI's prompts, which tell what a call is for."""
 
 EMBEDDER_PROVIDER: Final = "text2vec"  # see register_embedder
 
 LITELLM_MODULE: Final = "litellm (retried already)"
-"""The module that an error is said to be of which has been retried already.
+"""The `__module__` of errors that were already retried.
 
-CrewAI runs a whole task again, `Agent.max_retry_limit` times, after any error but its own deliberate stops and those of
-LiteLLM, which retries itself: it looks whether the module of the error's class begins so
+CrewAI runs a whole task again, `Agent.max_retry_limit` times, after any error except its own deliberate stops and
+errors of LiteLLM, which retries by itself. It knows the latter by the beginning of their class's module
 (`Agent._check_execution_error`, in all versions from 1.14.7 to 1.15.30). A deliberate stop (`HookAborted`) would also
-end tasks whose optional calls fail, and leave the events of the agent open.
+end tasks whose optional calls fail, and leave events of the agent open.
 """
 
 _FILE_FORMAT: Final = (
@@ -144,18 +144,18 @@ _sums = threading.local()  # the sum that a `Crew` is adding up in this thread, 
 
 
 class PortableLLM(BaseLLM):
-    """A `BaseLLM` that CrewAI does not retry, in any version."""
+    """A `BaseLLM` whose calls no version of CrewAI retries."""
 
     @classmethod
     def _wrap_call_method(cls, method_name: str) -> None:
-        """Keep CrewAI from wrapping its own retries around those of the transport."""
+        """Stop CrewAI from adding its own retries to those of the transport."""
 
     def _multimodal_formatter_name(self) -> str:
         return _FILE_FORMAT
 
 
 def prompt(kind: str, name: str) -> str:
-    """Return one of CrewAI's prompts, or "" where this version has none of that name."""
+    """Return one of CrewAI's prompts, or "" if this version has no prompt of that name."""
     try:
         return str(get_i18n().retrieve(kind, name))  # type: ignore[arg-type]
     except Exception:  # CrewAI raises no narrower one
@@ -163,29 +163,29 @@ def prompt(kind: str, name: str) -> str:
 
 
 def register_type(llm_type: str, path: str) -> None:
-    """Have CrewAI find the class for dumps that name an `llm_type`: its table has no public door."""
+    """Tell CrewAI the class for dumps with this `llm_type`. Its table is private."""
     if isinstance(types := getattr(base_agent, "_LLM_TYPE_REGISTRY", None), dict):
         types[llm_type] = path
 
 
 def register_embedder(path: str) -> None:
-    """Have CrewAI make embedders by the function that `path` names.
+    """Let CrewAI make embedders with the function that `path` names.
 
-    A spec of CrewAI's must name one of its own providers. Only that of `custom` could hold ours, with a class in it,
-    which no checkpoint can hold; so ours has the name of one whose settings are a text.
+    CrewAI's spec of an embedder must name one of CrewAI's providers. The provider `custom` needs a class in the spec,
+    which no checkpoint can contain. So our spec has the name of a provider whose settings are text.
     """
     PROVIDER_PATHS[EMBEDDER_PROVIDER] = path
 
 
 def own_embedder_provider(**config: Any) -> Any:
-    """Return CrewAI's own provider of the name that is used for ours."""
+    """Return CrewAI's own provider whose name we use."""
     from crewai.rag.embeddings.providers.text2vec.text2vec_provider import Text2VecProvider
 
     return Text2VecProvider(**config)
 
 
 def register_images(provider: str) -> None:
-    """Tell crewai_files, where it is installed, that the provider's models that see take images and no other files."""
+    """Tell crewai_files, if it is installed, that the provider's vision models take images and no other files."""
     if constraints := sys.modules.get("crewai_files.processing.constraints"):  # CrewAI has imported it by now
         images = constraints.ImageConstraints(max_size_bytes=20_971_520)
         known = constraints.ProviderConstraints(name=provider, image=images, supports_url_references=True)
@@ -193,7 +193,7 @@ def register_images(provider: str) -> None:
 
 
 def intercepted(interceptor: Any) -> dict[str, Any]:
-    """Return clients whose requests and answers a `BaseInterceptor` sees, as CrewAI's own classes make them."""
+    """Return HTTP clients whose requests and answers go through a `BaseInterceptor`, as in CrewAI's own classes."""
     if not isinstance(interceptor, BaseInterceptor):
         raise ValueError(f"interceptor={interceptor!r} must be a BaseInterceptor of crewai.llms.hooks.")
     return {
@@ -203,7 +203,7 @@ def intercepted(interceptor: Any) -> dict[str, Any]:
 
 
 def streams(llm: BaseLLM) -> bool:
-    """Return whether this call is to stream."""
+    """Return whether this call streams."""
     effective = getattr(llm, "_effective_stream", None)
     return bool(effective() if effective else llm.stream)
 
@@ -243,7 +243,7 @@ def emit_thinking(llm: BaseLLM, text: str, **fields: Any) -> None:
 
 
 def format_messages(llm: BaseLLM, messages: str | Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return OpenAI's messages of CrewAI's; these stay as they are."""
+    """Return CrewAI's messages as OpenAI's. CrewAI's own are not changed."""
     given: Any = messages
     if not isinstance(messages, str | Sequence):
         return given  # the core says what is wrong
@@ -263,7 +263,7 @@ def run_before_hooks(llm: BaseLLM, messages: list[dict[str, Any]], agent: Any) -
 
     Raises:
         LLMCallBlockedError: A hook refuses the call.
-        HookAborted: The same, where the hook says so itself.
+        HookAborted: A hook raises this itself.
     """
     allowed = llm._invoke_before_llm_call_hooks(messages, agent)  # type: ignore[arg-type]
     if not allowed:  # until 1.15.17; newer versions raise
@@ -271,7 +271,7 @@ def run_before_hooks(llm: BaseLLM, messages: list[dict[str, Any]], agent: Any) -
 
 
 def run_after_hooks(llm: BaseLLM, messages: list[dict[str, Any]], text: str, agent: Any) -> str:
-    """Return the answer as the user's hooks leave it."""
+    """Return the answer after the user's hooks have changed it."""
     return llm._invoke_after_llm_call_hooks(messages, text, agent)  # type: ignore[arg-type]
 
 
@@ -286,10 +286,10 @@ def run_function(llm: BaseLLM, name: str, arguments: dict[str, Any], **fields: A
 
 
 def is_counted_already(llm: object) -> bool:
-    """Return whether the sum of tokens that asks for an LLM's, two functions above, holds them already.
+    """Return whether the sum that asks for an LLM's tokens, two functions above, already has them.
 
-    `Crew.calculate_usage_metrics` adds up the LLMs of its agents, one that several share once for each of them (crewAI
-    issue 7259).
+    `Crew.calculate_usage_metrics` adds up the LLMs of its agents. An LLM that several agents share is counted once per
+    agent (crewAI issue 7259).
     """
     caller = sys._getframe(2)
     if caller.f_code.co_name != "calculate_usage_metrics":
@@ -305,9 +305,9 @@ def is_counted_already(llm: object) -> bool:
 
 
 def is_copy_for_memory() -> bool:
-    """Return whether CrewAI's memory is copying the LLM, whose tokens no sum would hold otherwise.
+    """Return whether CrewAI's memory is copying the LLM; no sum would count the copy's tokens.
 
-    Older versions than 1.15.17 use the LLM itself.
+    Versions before 1.15.17 use the LLM itself.
     """
     frame: FrameType | None = sys._getframe(1)
     for _ in range(4):  # this function, __copy__, copy.copy, memory's own

@@ -1,15 +1,15 @@
-"""This package's errors as CrewAI understands them.
+"""This package's errors, as classes that CrewAI handles well.
 
     ContextWindowExceededError -> also `LLMContextLengthExceededError`: the executor shortens the conversation
-    whatever was retried often enough, or cannot succeed -> a class that CrewAI takes for LiteLLM's
+    errors that were retried, or cannot succeed -> a class that CrewAI takes for one of LiteLLM's
 
-CrewAI runs a whole task again, `Agent.max_retry_limit` (2) times, after any error but its own deliberate stops and
-those of LiteLLM, which has retried by then. So has our transport: without that mark one rate limit costs three times
-the configured requests, and a wrong key three. What CrewAI can do without (a plan, an observation, memory) it goes on
-without, as after any error.
+CrewAI runs a whole task again, `Agent.max_retry_limit` (2) times, after any error except its own deliberate stops and
+errors of LiteLLM, which has already retried. Our transport has retried, too: without that mark a rate limit would cost
+three times the configured requests, and a wrong key three requests. If CrewAI does not need the answer (a plan, an
+observation, memory), it continues without it, as after any error.
 
-Steps of a plan are the work itself: after an error CrewAI would go on with the next one, and answer "(no result)" in
-the end. There the errors are its `HookAborted`, too, which ends the task (with CrewAI 1.15.30; older versions go on).
+After an error in a step of a plan CrewAI would continue with the next step, and answer "(no result)" in the end. There
+the errors are also its `HookAborted`, which ends the task (with CrewAI 1.15.30; older versions continue).
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class KlusterContextWindowError(errors.ContextWindowExceededError, LLMContextLen
 
     @classmethod
     def like(cls, other: errors.KlusterError) -> Self:
-        """Return it in the words by which CrewAI knows it."""
+        """Return the error with the words that CrewAI looks for."""
         error = super().like(other)
         error.original_error_message = other.message
         error.message = f"LLM context length exceeded. {other.message}"
@@ -103,10 +103,10 @@ class KlusterBudgetExceededError(_EndsTask, errors.BudgetExceededError):
 
 
 def for_crewai(error: errors.KlusterError, *, is_step: bool) -> errors.KlusterError:
-    """Return the error that CrewAI is to see; `is_step` says that the call is part of a step of an agent's plan.
+    """Return the error for CrewAI; `is_step` says that the call belongs to a step of an agent's plan.
 
-    Two errors have no class here that ends the task: nothing has retried after a `TruncatedStreamError` yet, and after
-    an `OutputValidationError` another run of the task may well bring a better answer.
+    Two errors do not end the task: a `TruncatedStreamError` was not retried yet, and after an `OutputValidationError`
+    another run of the task may give a better answer.
     """
     if type(error) is errors.ContextWindowExceededError:
         return KlusterContextWindowError.like(error)
@@ -120,7 +120,7 @@ def for_crewai(error: errors.KlusterError, *, is_step: bool) -> errors.KlusterEr
 
 
 def _ending_plan(ends: type[_EndsTask], error: errors.KlusterError) -> errors.KlusterError:
-    """Return an error that is CrewAI's deliberate stop, too."""
+    """Return an error that is also CrewAI's deliberate stop."""
     both: Any = type(ends.__name__, (ends, HookAborted), {"__doc__": ends.__doc__})
     stop = both.like(error)
     stop.reason, stop.source = str(error), "kluster.ai"

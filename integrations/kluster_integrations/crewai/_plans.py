@@ -1,11 +1,10 @@
-"""Plans that CrewAI can carry out to an end, whatever the model writes.
+"""Makes plans that CrewAI can finish, whatever the model writes.
 
-CrewAI's planner is called through one function, `create_reasoning_plan` (utilities/reasoning_handler.py of 1.15.30), or
-asked in plain text where the LLM has no functions (ReAct) or the call has failed. It asks again until the plan says
-that it is ready, without a bound by default; of a text it wants one sentence that its own prompt does not name. Its
-executor finds steps by their number (utilities/planning_types.py): with a number that occurs twice, also after a new
-plan for the rest of a task, it carries out the second of the two for ever; a step that waits for one that does not
-exist is never carried out.
+CrewAI gets a plan through one function, `create_reasoning_plan` (utilities/reasoning_handler.py of 1.15.30), or as
+plain text if the LLM has no functions (ReAct) or the call has failed. It asks again until the plan says that it is
+ready, by default without limit. A plan in text must have a sentence that CrewAI's own prompt does not mention. Its
+executor finds steps by their number (utilities/planning_types.py). If a number occurs twice, also in a new plan for the
+rest of a task, it repeats the second of the two for ever. A step that waits for one that does not exist never runs.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ __all__ = ["FUNCTION", "READY", "is_ready", "is_step", "plan_accepted", "read_pl
 
 FUNCTION = "create_reasoning_plan"
 READY = "READY: I am ready to execute the task."
-"""What CrewAI looks for in a plan that is a text."""
+"""The sentence that CrewAI looks for in a plan that is a text."""
 
 # What does not change in the system prompt of a step.
 _STEP = _compat.prompt("planning", "step_executor_system_prompt").partition("{goal}")[2].partition("{")[0].strip()
@@ -32,7 +31,7 @@ _VERDICT = re.compile(r"\b(NOT[\s_]+)?READY\b")
 
 
 def wanted_as_text(messages: Sequence[Mapping[str, Any]], agent: object) -> bool:
-    """Return whether CrewAI's planner asks: its system prompt, which is the planner's alone, tells."""
+    """Return whether CrewAI's planner asks for a plan in text; it has a system prompt of its own."""
     if not getattr(agent, "planning_enabled", False) or not messages or messages[0].get("role") != "system":
         return False
     prompt = getattr(getattr(agent, "planning_config", None), "system_prompt", None)
@@ -47,15 +46,15 @@ def is_step(messages: Sequence[Mapping[str, Any]], agent: object) -> bool:
 
 
 def is_ready(text: str) -> bool:
-    """Return whether a plan that is a text is to be carried out: unless it ends with NOT READY."""
+    """Return whether a plan in text is ready: it is unless it ends with NOT READY."""
     verdicts = _VERDICT.findall(text)
     return not (verdicts and verdicts[-1])
 
 
 def plan_accepted(attempts: dict[str, int], task: object, agent: object, *, ready: bool) -> bool:
-    """Return whether a plan is to be carried out: when it is ready, or was asked for often enough.
+    """Return whether to accept a plan: it is ready, or was asked for often enough.
 
-    `attempts` counts the plans that were not ready. CrewAI itself stops asking where the agent has `max_attempts`.
+    `attempts` counts the plans that were not ready. If the agent has `max_attempts`, CrewAI itself stops asking.
     """
     if getattr(getattr(agent, "planning_config", None), "max_attempts", None) is not None:
         return ready
@@ -76,7 +75,7 @@ def read_plan(text: str) -> dict[str, Any]:
 def renumber_steps(plan: Mapping[str, Any], messages: Sequence[Mapping[str, Any]], agent: object) -> dict[str, Any]:
     """Return a plan whose steps have unique numbers and wait only for earlier steps.
 
-    Of an agent without a task, `messages` name the steps that are done; of a task, only the agent's executor has them.
+    The steps that are done are in `messages` for an agent without a task, and in the agent's executor for a task.
     """
     state = getattr(getattr(agent, "agent_executor", None), "state", None)
     taken = [todo.step_number for todo in getattr(getattr(state, "todos", None), "items", ())]

@@ -1,7 +1,8 @@
-"""Replies in CrewAI's ReAct format, so that nothing but a final answer is taken for one.
+"""Replies in CrewAI's ReAct format. Only a real final answer may be taken for one.
 
-CrewAI's executor takes what its parser cannot read for the final answer (utilities/agent_utils.py:434 of 1.15.30), and
-a `Final Answer:` for final although the same reply asks for a tool (agents/parser.py:93): it then is a guess.
+CrewAI's executor takes a reply that its parser cannot read for the final answer (utilities/agent_utils.py:434 of
+1.15.30). It also accepts a `Final Answer:` in a reply that asks for a tool (agents/parser.py:93), which is a
+guess.
 """
 
 from __future__ import annotations
@@ -29,12 +30,12 @@ _TOO_LONG = 'Write "Action:" once, and less white space.'
 
 
 def is_asked_for(messages: Sequence[Mapping[str, Any]]) -> bool:
-    """Return whether the system prompt describes the format, as it does where the agent has tools."""
+    """Return whether the system prompt describes the format; it does if the agent has tools."""
     return bool(messages) and "Action Input:" in str(messages[0].get("content"))
 
 
 def is_action(text: str) -> bool:
-    """Return whether a reply asks for a tool, and holds no final answer."""
+    """Return whether a reply asks for a tool and has no final answer."""
     return _FINAL not in text and _action(text) is not None
 
 
@@ -46,9 +47,10 @@ def _action(text: str) -> tuple[int, int] | None:
 
 
 def first_action(text: str) -> str:
-    """Return a reply that asks for a tool without what cannot be known before the result, else the reply as it is.
+    """Return a reply reduced to its first action; a reply without an action stays as it is.
 
-    That is a final answer before or behind the action, and all further thoughts and actions: CrewAI would join them.
+    A final answer, and thoughts and actions after the first action, cannot be known before the tool's result. CrewAI
+    would join them.
     """
     action = _action(text)
     if action is None:
@@ -59,10 +61,10 @@ def first_action(text: str) -> str:
 
 
 def problem(text: str, *, is_cut: bool) -> str | None:
-    """Return what is wrong with a reply (after `first_action`) that is neither an action nor an answer, else None.
+    """Return what is wrong with a reply (after `first_action`); None if it is an action or an answer.
 
-    An action that `is_cut` is wrong, for CrewAI would complete half an argument. So is one that CrewAI's own pattern
-    takes too long for: white space or actions without end before the input, which no model means.
+    An action that `is_cut` is wrong, because CrewAI would complete half an argument. So is an action that CrewAI's own
+    pattern needs too long to read: very much white space, or very many actions, before the input.
     """
     action = _action(text)
     before = text if action is None or _FINAL in text else text[: action[1]]

@@ -1,6 +1,6 @@
 """One call of the LLM: its request, the events while the answer comes, and what CrewAI gets back.
 
-`KlusterLLM.call` and `acall` differ in nothing but how they wait for the server; all else is here.
+`KlusterLLM.call` and `acall` differ only in how they wait for the server; everything else is here.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ class Turn:
 
     Args:
         llm: The model that is called.
-        build: Makes a request of messages, parameters and `stream`.
-        count: Takes the tokens of the call.
-        callbacks: The user's, as `KlusterLLM` has them.
-        plans: How many plans were not ready so far, for `plan_accepted`.
-        model: The pydantic class that the answer is to become.
+        build: A function that makes a request from messages, parameters and `stream`.
+        count: A function that takes the tokens of the call.
+        callbacks: The user's callbacks; see `KlusterLLM`.
+        plans: The numbers of plans that were not ready, for `plan_accepted`.
+        model: The pydantic class of the answer.
         messages: CrewAI's messages.
         tools: OpenAI's tool objects.
-        functions: What to run a tool call with here; None hands calls to the caller.
-        task: For whom, in events.
-        agent: For whom, in events.
+        functions: The functions that run tool calls here; None returns the calls to the caller.
+        task: The task of the call, for events.
+        agent: The agent of the call, for events.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class Turn:
 
     @contextmanager
     def reported(self) -> Iterator[Self]:
-        """Turn errors into CrewAI's, each with one event."""
+        """Turn errors into this adapter's classes, and emit one event for each."""
         with llm_call_context():
             try:
                 yield self
@@ -133,7 +133,7 @@ class Turn:
         return request
 
     def _check(self, completion: Completion) -> str | None:
-        """Return what CrewAI could not use in an answer, in words for the model; keep the object that it holds."""
+        """Return why CrewAI could not use an answer, in words for the model, or None; keep the answer's object."""
         if self._reacts:
             completion.text = _react.first_action(completion.text)
         if self._is_forced and (completion.tool_calls or self._is_call(completion.text)):
@@ -149,7 +149,7 @@ class Turn:
         return None
 
     def _is_call(self, text: str) -> bool:
-        """Return whether a text calls a tool, one that was called before in any form."""
+        """Return whether a text calls a tool; for a tool that was called before, in any form."""
         called = [call for message in self._messages for call in message.get("tool_calls") or ()]
         names = frozenset(call["function"]["name"] for call in called)
         return bool(find_calls(text, names)) or _react.is_action(text)
@@ -170,7 +170,7 @@ class Turn:
         return delta
 
     def take_wrong(self, error: OutputValidationError) -> Completion:
-        """Return an answer that stays wrong, if CrewAI can go on without it as it can without a plan; else raise."""
+        """Return an answer that stays wrong if CrewAI can continue with it (a plan); else raise the error."""
         completion: Completion = error.completion
         if self._is_plan or self._is_plan_in_text:
             return completion
@@ -178,7 +178,7 @@ class Turn:
         raise error
 
     def result(self, completion: Completion) -> Any:
-        """Count the tokens of an answer, emit the last event, and return what CrewAI wants of it."""
+        """Count the tokens of an answer, emit the last event, and return the result for CrewAI."""
         self._count(completion.usage)
         if completion.reasoning and not self.stream:
             _compat.emit_thinking(self._llm, completion.reasoning, response_id=completion.id, **self._whom)
@@ -221,7 +221,7 @@ class Turn:
         return "" if result is None else result
 
     def _plan(self, completion: Completion) -> dict[str, Any]:
-        """Return the arguments of the function that takes a plan, also of an answer that did not call it well."""
+        """Return the arguments of the function for plans, also for an answer that did not call it correctly."""
         calls = [call for call in completion.tool_calls if call.name == _plans.FUNCTION]
         if calls and not calls[0].error:
             plan = json.loads(calls[0].arguments)
@@ -235,7 +235,7 @@ class Turn:
         self._tell("log_success_event", {}, {"usage": _tokens(usage)})
 
     def _tell(self, event: str, more: Mapping[str, Any], response: Any) -> None:
-        """Call the user's callbacks; one that fails is logged, and ends nothing."""
+        """Call the user's callbacks. A failing callback is logged and does not end the call."""
         for one in self._callbacks:
             try:
                 if (log := getattr(one, event, None)) is not None:
@@ -249,7 +249,7 @@ class Turn:
                 _logger.exception("The callback %r of an LLM has failed.", type(one).__name__)
 
     def _usage(self, completion: Completion) -> dict[str, Any]:
-        """Return what the last event says of tokens, price and probabilities."""
+        """Return the tokens, the cost and the log probabilities for the last event."""
         usage = completion.usage
         spec = completion.priced or self._spec
         cost = spec.cost_to_show(usage.prompt_tokens, usage.completion_tokens) if spec else None
@@ -258,7 +258,7 @@ class Turn:
 
 
 def _openai_tool(tool: Any) -> Any:
-    """Return a tool in OpenAI's form; CrewAI documents one of `name`, `description` and `parameters` alone, too."""
+    """Return a tool in OpenAI's form; CrewAI also documents a dict of `name`, `description` and `parameters`."""
     if isinstance(tool, Mapping) and "name" in tool and "function" not in tool:
         return {"type": "function", "function": {name: value for name, value in tool.items() if name != "type"}}
     return tool
@@ -270,7 +270,7 @@ def _as_dict(call: ToolCall | ToolCallDelta, index: int) -> dict[str, Any]:
 
 
 def _tokens(usage: Usage) -> dict[str, Any]:
-    """Return the tokens as CrewAI names them, without what the server does not say."""
+    """Return the tokens under CrewAI's names, without those that the server does not send."""
     numbers = {
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,

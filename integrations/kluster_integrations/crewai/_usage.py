@@ -1,4 +1,4 @@
-"""The tokens of an LLM, counted so that no call is in no sum and none is in two."""
+"""The tokens of an LLM. Every call is in exactly one sum."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ __all__ = ["Tally"]
 
 
 class Tally:
-    """Counts tokens; safe over threads.
+    """Counts tokens; thread-safe.
 
-    A copy of an LLM counts for itself, as `kickoff_for_each` needs, which copies the crew for each input. CrewAI's
-    memory works on a copy, too, which belongs to no agent: what that has used goes to whichever LLM of the family (the
-    first and its copies) is asked next, and so into the sum of its crew, once.
+    A copy of an LLM has its own count, because `kickoff_for_each` copies the crew for each input. CrewAI's memory also
+    uses a copy, but no crew asks for its count. Its tokens go to the first LLM of the family (the original and its
+    copies) whose count is read next, and so once into the sum of a crew.
 
     Args:
-        origin: The tally of the LLM that this one's is a copy of.
-        is_memorys: Whether the copy is memory's.
+        origin: The count of the LLM that was copied; None for an original.
+        is_memorys: Whether CrewAI's memory uses the copy.
     """
 
     def __init__(self, origin: Tally | None = None, *, is_memorys: bool = False) -> None:

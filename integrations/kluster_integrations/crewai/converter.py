@@ -1,4 +1,4 @@
-"""`KlusterConverter`, for the few crews whose JSON answers CrewAI would turn into JSON by other means."""
+"""`KlusterConverter`, for crews with `output_json`, which CrewAI would convert with another client."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ __all__ = ["KlusterConverter"]
 
 
 class KlusterConverter(Converter):
-    """Makes objects and JSON of answers with the agent's LLM: `Task(output_json=…, converter_cls=KlusterConverter)`.
+    """Converts answers to objects and JSON with the agent's LLM: `Task(output_json=…, converter_cls=KlusterConverter)`.
 
-    CrewAI's own class does this for `output_pydantic`. For `output_json` it does not use the LLM but another client,
-    which cannot reach kluster.ai, or, with ReAct agents, encodes the answer twice (crewAI issue 7429).
+    CrewAI's own class does this for `output_pydantic`. For `output_json` it uses another client, which cannot reach
+    kluster.ai. With ReAct agents it encodes the answer twice (crewAI issue 7429).
     """
 
     def to_pydantic(self, current_attempt: int = 1) -> BaseModel:
-        """Return the object that the text holds, or that the LLM makes of it."""
+        """Return the object in the text; if there is none, the LLM makes one from it."""
         return self._held() or super().to_pydantic(current_attempt)
 
     async def ato_pydantic(self, current_attempt: int = 1) -> BaseModel:
@@ -36,7 +36,7 @@ class KlusterConverter(Converter):
         return (await self.ato_pydantic(current_attempt)).model_dump_json()
 
     def _held(self) -> BaseModel | None:
-        """Return the object if the text holds it already."""
+        """Return the object if the text already contains it."""
         model: type[BaseModel] = self.model
         try:
             return model.model_validate(find_json(self.text))

@@ -1,4 +1,4 @@
-"""`kluster_embedder`, kluster.ai's vectors for CrewAI's memory and knowledge."""
+"""`kluster_embedder`: kluster.ai's embeddings for CrewAI's memory and knowledge."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MARK = "kluster:"
 
 
 class KlusterEmbedder(CustomEmbeddingFunction, EmbeddingFunction[Any]):  # CrewAI checks for the one and for the other
-    """Makes vectors of texts; `kluster_embedder` says of what."""
+    """Makes vectors of texts; `kluster_embedder` documents its settings."""
 
     model: ClassVar[str] = DEFAULT_EMBEDDING_MODEL
     chunk_size: ClassVar[int] = 256
@@ -41,29 +41,29 @@ class KlusterEmbedder(CustomEmbeddingFunction, EmbeddingFunction[Any]):  # CrewA
 
     @staticmethod
     def name() -> str:
-        """Return what Chroma stores of it beside a collection."""
+        """Return the name that Chroma stores with a collection."""
         return "kluster"
 
     def get_config(self) -> dict[str, Any]:
-        """Return what Chroma may store: never a key."""
+        """Return the settings that Chroma stores; never a key."""
         return {"model": self.model}
 
     @classmethod
     def build_from_config(cls, config: dict[str, Any]) -> KlusterEmbedder:
-        """Make one of what Chroma has stored."""
+        """Return an embedder with the settings that Chroma has stored."""
         made: KlusterEmbedder = type(cls.__name__, (cls,), {"model": config["model"], "__module__": __name__})()
         return made
 
     def default_space(self) -> Space:
-        """Return the distance that fits the vectors, which have length 1."""
+        """Return the distance for the vectors, whose length is 1."""
         return "cosine"
 
     def supported_spaces(self) -> list[Space]:
-        """Return the distances that fit them."""
+        """Return the distances that Chroma may use."""
         return ["cosine", "l2", "ip"]
 
     def is_legacy(self) -> bool:
-        """Tell Chroma that all of this can be relied upon."""
+        """Tell Chroma that this class has the methods of new embedding functions."""
         return False
 
 
@@ -81,9 +81,9 @@ def kluster_embedder(
     Args:
         model: The model's id; `BAAI/bge-m3` gives 1024 numbers for up to 8192 tokens.
         chunk_size: Texts per request, 1 to 2048.
-        config: All of the connection at once; arguments given beside it win.
+        config: All settings of the connection together; single arguments win over it.
         limits: The account's limits. Default: those of the plan.
-        http_client: An `httpx.Client` to use in place of the shared one.
+        http_client: An `httpx.Client` to use in place of the shared connections.
         connection: `api_key`, `base_url` and the other fields of `KlusterConfig`; default: the environment.
 
     Raises:
@@ -102,10 +102,10 @@ def kluster_embedder(
 
 
 def embedder_provider(**config: Any) -> Any:
-    """Return what CrewAI makes an embedder of: for `kluster_embedder`'s settings that, for others what it would be.
+    """Return the provider from which CrewAI makes an embedder; for settings that are not ours, CrewAI's own.
 
-    Of settings from a checkpoint of another process the key, and all but the model and the address, is taken from the
-    environment.
+    From the checkpoint of another process only the model and the address are used. Everything else, such as the key,
+    comes from the environment.
     """
     name = str(config.get("model_name"))
     if not name.startswith(_MARK):

@@ -1,4 +1,4 @@
-"""`verify_guardrail`: a task's output is checked before the crew goes on with it."""
+"""`verify_guardrail` checks a task's output before the crew continues."""
 
 # Annotations are not postponed here: CrewAI reads the guardrail's own, and refuses a text.
 
@@ -26,14 +26,14 @@ def verify_guardrail(
     of attempts: `Task(guardrail=verify_guardrail(…), guardrail_max_retries=3)`; after that CrewAI ends the crew.
 
     Args:
-        context: What the output is to rely on, or a function of the `TaskOutput` that returns it. None: what is
-            generally known.
-        prompt: The question. Default: the task's description; the guardrail of an agent, without a task, needs one.
-        search: Whether the explanation ends with the addresses that the service found on the web.
+        context: The text that the output must agree with, or a function that gets the `TaskOutput` and returns the
+            text. None: general knowledge.
+        prompt: The question. Default: the task's description. An agent's guardrail without a task needs it.
+        search: Whether the explanation lists the web addresses that the service found.
         config: The connection; default: from the environment.
 
     Raises:
-        KlusterError: From the guardrail, if the check itself fails; it ends the crew.
+        KlusterError: From the guardrail, if the check itself fails. This ends the crew.
     """
     verifier = Verifier(config)
 

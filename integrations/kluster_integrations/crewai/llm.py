@@ -42,47 +42,50 @@ class KlusterLLM(_compat.PortableLLM):
 
     Args:
         model: The model's id, sent as it is; `kluster models` lists them.
-        api_key: Default: `KLUSTER_API_KEY` or its aliases; see `KlusterConfig`. It is in no dump, copy to disk or log.
-        base_url: Default: `KLUSTER_BASE_URL`, else `https://api.kluster.ai/v1`.
-        plan: The account's plan, which decides windows and limits. Default: `KLUSTER_PLAN`, else unknown.
+        api_key: The API key; never in a dump, a pickle or a log. Default: `KLUSTER_API_KEY` or its aliases; see
+            `KlusterConfig`.
+        base_url: The address of the API. Default: `KLUSTER_BASE_URL`, else `https://api.kluster.ai/v1`.
+        plan: The account's plan, which sets windows and rate limits. Default: `KLUSTER_PLAN`, else unknown.
         timeout: Seconds to wait between bytes. Default: `KLUSTER_TIMEOUT`, else 600.
         total_timeout: Seconds for a whole request, retries included. Default: `KLUSTER_TOTAL_TIMEOUT`; see
             `KlusterConfig`.
-        max_response_bytes: How long an answer may be. Default: `KLUSTER_MAX_RESPONSE_BYTES`, else 256 MiB.
-        max_retries: Retries after 408, 409, 429, 5xx and broken connections; CrewAI's own are off. Default:
-            `KLUSTER_MAX_RETRIES`, else 2.
+        max_response_bytes: The most bytes of an answer. Default: `KLUSTER_MAX_RESPONSE_BYTES`, else 268,435,456
+            (256 MiB).
+        max_retries: Further tries after status 408, 409, 429, 5xx and broken connections. CrewAI's own retries are off.
+            Default: `KLUSTER_MAX_RETRIES`, else 2.
         unsupported: `error` or `drop` for parameters that kluster.ai does not take. Default: `error`.
-        config: All of the connection at once; arguments given beside it win.
-        limits: The account's limits, which requests wait for; in no dump. Default: those of the plan.
-        default_headers: Sent with every request; in no dump.
-        http_client: An `httpx.Client` to use in place of the shared one.
+        config: All settings of the connection together; single arguments win over it.
+        limits: The account's limits, for which requests wait; never in a dump. Default: those of the plan.
+        default_headers: Sent with every request; never in a dump.
+        http_client: An `httpx.Client` to use in place of the shared connections.
         http_async_client: The same for async calls.
-        interceptor: CrewAI's `BaseInterceptor`, which sees and changes requests and answers; in no dump. It takes the
-            place of the clients.
-        callbacks: Objects with `log_success_event(kwargs, response_obj, start_time, end_time)`, as CrewAI's
-            `TokenCalcHandler` and LiteLLM's `CustomLogger` have: called after each call, with its tokens as
-            `response_obj["usage"]`; where there is `log_failure_event`, that is called after a call that fails.
-        api: `completions`, CrewAI's default and the one that kluster.ai has.
-        tool_calling: How agents use tools. `auto`: native where the model has them, else prompted tool calls.
-            `native`, `prompted`: one of the two. `react`: CrewAI's own text format, as for models without tools.
+        interceptor: CrewAI's `BaseInterceptor`, which sees and may change requests and answers; never in a dump. It
+            replaces the clients.
+        callbacks: Objects with `log_success_event(kwargs, response_obj, start_time, end_time)`, such as CrewAI's
+            `TokenCalcHandler` and LiteLLM's `CustomLogger`. It is called after each call, with the tokens in
+            `response_obj["usage"]`. If there is a `log_failure_event`, it is called after a failed call.
+        api: `completions`, CrewAI's default; kluster.ai has no other.
+        tool_calling: How agents use tools. `auto`: native if the model has them, else prompted. `native`, `prompted`:
+            always this one. `react`: CrewAI's own text format, as for models without tools.
         max_repairs: How often a wrong answer (invalid arguments, wrong JSON, nothing at all) is asked for again, with
-            what is wrong. Default: 2.
-        params: CrewAI's (`temperature`, `top_p`, `max_tokens` or `max_completion_tokens`, `seed`, `stop`, `stream`,
-            `frequency_penalty`, `presence_penalty`, `response_format`) and further ones of OpenAI's API: `logprobs`,
-            `top_logprobs`, `logit_bias`, `metadata`, `parallel_tool_calls`, and `extra_body` for fields beyond it.
+            an explanation. Default: 2.
+        params: CrewAI's parameters (`temperature`, `top_p`, `max_tokens` or `max_completion_tokens`, `seed`, `stop`,
+            `stream`, `frequency_penalty`, `presence_penalty`, `response_format`), others of OpenAI's API (`logprobs`,
+            `top_logprobs`, `logit_bias`, `metadata`, `parallel_tool_calls`), and `extra_body` for further fields.
 
-    All of these can be read and set on the LLM; what is set holds from the next call on. The key alone cannot be read.
+    All of these can be read and set on the LLM, except that the key cannot be read. A new value holds from the next
+    call on.
 
     Raises:
-        ValueError: At construction, if an argument is not acceptable; also the core's `BadRequestError`.
-        KlusterError: At calls; see `_errors`.
+        ValueError: At construction, if an argument is not acceptable. May also be a `BadRequestError`.
+        KlusterError: From a call; see the errors below.
     """
 
     llm_type: str = "kluster"
     # Not "openai": CrewAI's InternalInstructor would send OPENAI_API_KEY to kluster.ai.
     provider: str = "kluster"
     response_format: Any = None
-    """A pydantic class, or OpenAI's `response_format`; holds for every call without tools."""
+    """A pydantic class, or OpenAI's `response_format`, for every call without tools."""
 
     _client: Client | None = PrivateAttr(default=None)
     _plans: dict[str, int] = PrivateAttr(default_factory=dict)
@@ -163,10 +166,10 @@ class KlusterLLM(_compat.PortableLLM):
         return client
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Set an option, which holds from the next call on.
+        """Set an option for the following calls.
 
         Raises:
-            ValueError: If the value is not acceptable; also the core's `BadRequestError`. Nothing is changed then.
+            ValueError: If the value is not acceptable; it may also be a `BadRequestError`. Nothing is changed then.
         """
         if name in _CONNECTION:
             config = self.client.config
@@ -208,7 +211,7 @@ class KlusterLLM(_compat.PortableLLM):
             return "completions" if name == "api" else super().__getattr__(name)
 
     def _check(self) -> None:
-        """Refuse at once what no call could send."""
+        """Raise an error now if every call would fail."""
         if self.tool_calling not in (*get_args(ToolCalling), "react"):
             raise ValueError(f"tool_calling={self.tool_calling!r} must be auto, native, prompted or react.")
         if not isinstance(self.max_repairs, int) or self.max_repairs < 0:
@@ -225,7 +228,7 @@ class KlusterLLM(_compat.PortableLLM):
 
     @property
     def spec(self) -> catalog.ModelSpec:
-        """What the catalog knows of the model, under the account's plan."""
+        """The model's spec, under the account's plan."""
         return self.client.spec(self.model)
 
     @property
@@ -297,16 +300,17 @@ class KlusterLLM(_compat.PortableLLM):
             messages: A text, or CrewAI's messages.
             tools: OpenAI's tool objects.
             callbacks: CrewAI's token handlers; not used, since usage is tracked here.
-            available_functions: What to run a tool call with; without them the calls are returned.
-            from_task: For whom, in events.
-            from_agent: For whom, in events.
-            response_model: The pydantic class that the answer is to become.
+            available_functions: Functions by name, to run tool calls. Without them the calls are returned.
+            from_task: The task of the call, for events.
+            from_agent: The agent of the call, for events.
+            response_model: The pydantic class of the answer.
 
         Returns:
-            The answer's text; a `response_model`; a list of tool calls; or the result of the function that was called.
+            The answer's text, an instance of `response_model`, a list of tool calls, or the result of the called
+            function.
 
         Raises:
-            KlusterError: See `_errors`.
+            KlusterError: Whatever goes wrong.
         """
         with self._turn(response_model, messages, tools, available_functions, from_task, from_agent) as turn:
             request = turn.begin()
@@ -342,15 +346,15 @@ class KlusterLLM(_compat.PortableLLM):
             return turn.result(completion)
 
     def supports_function_calling(self) -> bool:
-        """Whether agents give tools and response models to the LLM: yes, unless CrewAI's ReAct is wanted."""
+        """Whether agents pass tools and response models to the LLM: True unless `tool_calling` is `react`."""
         return self.tool_calling != "react"
 
     def supports_multimodal(self) -> bool:
-        """Whether the model takes images; of a model that the catalog does not know, only the server can say."""
+        """Whether the model takes images. True for unknown models, since only the server knows."""
         return self.spec.supports_vision or not self.spec.known
 
     def get_context_window_size(self) -> int:
-        """Return the tokens of the model's window under the account's plan, less the part that CrewAI reserves."""
+        """Return the tokens of the model's context window under the plan, minus the part that CrewAI reserves."""
         return int(self.spec.context_window * _compat.CONTEXT_WINDOW_USAGE_RATIO)
 
     def get_input_tokens_count(
@@ -365,18 +369,19 @@ class KlusterLLM(_compat.PortableLLM):
         return self.client.estimate_prompt(given, [*(tools or ()), *schemas])
 
     def get_token_usage_summary(self) -> UsageMetrics:
-        """Return the tokens of all calls of this object, and what CrewAI's memory has used of it.
+        """Return the tokens of all calls of this object, and of the copies that CrewAI's memory uses.
 
-        `Crew` adds up the LLMs of its agents, one that several share once for each of them (crewAI issue 7259). In that
-        sum it counts once here.
+        `Crew` adds up the LLMs of its agents, and a shared LLM once per agent (crewAI issue 7259). In that sum this LLM
+        counts once.
         """
         return UsageMetrics() if _compat.is_counted_already(self) else self._tally.summary()
 
     def to_config_dict(self) -> dict[str, Any]:
-        """Return what `crewai.LLM(**config)` makes an LLM of the same model and address of.
+        """Return the arguments with which `crewai.LLM(**config)` makes an LLM for the same model and address.
 
-        CrewAI does so when a flow resumes after human feedback. It then is CrewAI's own class, unfiltered, with the key
-        from `VLLM_API_KEY`: CrewAI can be told of no other, and must not send its `OPENAI_API_KEY` here.
+        CrewAI does this when a flow resumes after human feedback. The result is CrewAI's own class, without this
+        package's rules. It takes the key from `VLLM_API_KEY`: CrewAI has no setting for another variable, and must not
+        send `OPENAI_API_KEY` to kluster.ai.
         """
         params = {n: v for n in _FIELDS if (v := getattr(self, n)) is not None}
         stop = {"stop": list(self.stop)} if self.stop else {}
@@ -396,7 +401,7 @@ class KlusterLLM(_compat.PortableLLM):
         return twin
 
     def __getstate__(self) -> dict[Any, Any]:
-        """Return the state for a pickle: without the key, which a restored object takes from the environment."""
+        """Return the state for a pickle, without the key. A restored object takes it from the environment."""
         state = super().__getstate__()
         return {
             **state,
@@ -430,7 +435,7 @@ def kluster_llm(model: str, **options: Any) -> KlusterLLM:
 
     Args:
         model: The model's id, sent as it is.
-        options: As `KlusterLLM` takes them.
+        options: The arguments of `KlusterLLM`.
     """
     return KlusterLLM(model, **options)
 

@@ -1,4 +1,4 @@
-"""The answers that the actors of a Ray job have, in a folder that all of them read: none of them is asked for again."""
+"""The answers of a Ray job's actors, in a folder that all of them read, so that nothing is asked twice."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Answer", "AnswerLog"]
 
 
 class Answer(NamedTuple):
-    """What became of a row: a text, or an error that would come again."""
+    """The result of a row: a text, or an error that would come again."""
 
     text: str | None
     error: str | None
@@ -23,12 +23,12 @@ class Answer(NamedTuple):
 class AnswerLog:
     """Answers by the key of their request.
 
-    Each process appends to its own file, and reads those of the others. So no locks are needed, which network file
-    systems are bad at. A killed process leaves at worst half a line at the end of its file: no process continues that
-    file, and a line without its end is never read.
+    Each process appends to its own file and reads those of the others. So no locks are needed, which do not work well
+    on network file systems. A killed process leaves at most half a line at the end of its file. No process continues
+    that file, and half a line is never read.
 
     Args:
-        folder: Where the files are; made if it is not there.
+        folder: The folder of the files; it is made if necessary.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -40,7 +40,7 @@ class AnswerLog:
         self.answers: dict[str, Answer] = {}
 
     def refresh(self) -> None:
-        """Read what other processes have added. Where an actor has died, another gets its rows."""
+        """Read what other processes have added. If an actor dies, another one gets its rows."""
         for path in self._folder.glob("*.jsonl"):
             done = self._read.get(path, 0)
             if path == self._own or path.stat().st_size == done:
@@ -57,7 +57,7 @@ class AnswerLog:
                 self.answers[key] = Answer(text, error)
 
     async def add(self, key: str, answer: Answer) -> None:
-        """Keep an answer: when this returns it is on the disk.
+        """Save an answer. It is on the disk when this returns.
 
         Raises:
             OSError: If it cannot be written.

@@ -1,4 +1,4 @@
-"""`KlusterRows`: what `map_batches` makes an actor of."""
+"""`KlusterRows`, a class for Ray Data's `map_batches`."""
 
 from __future__ import annotations
 
@@ -30,26 +30,27 @@ _Todo = Generator[tuple[str, ChatRequest], None, None]
 class KlusterRows:
     """Asks a model about each row of a Ray dataset: one row in, one row out, with an answer or an error.
 
-    Give the class to `map_batches`, and its arguments as `fn_constructor_kwargs`; each actor makes one. What is wrong
-    with a row becomes its error. What is wrong with all of them is raised: arguments, columns, the key, the model.
+    Give the class to `map_batches`, and its arguments as `fn_constructor_kwargs`; each actor makes one. If one row is
+    wrong, the error is in its error column. If all rows would fail (wrong arguments, columns, key or model), the error
+    is raised.
 
-    Equal requests, and with `log` those of earlier runs, are sent once and share their answer.
+    Equal requests are sent once and share their answer; with `log` also those of earlier runs.
 
     Args:
         model: The model's id.
-        prompt: The column whose text is the user's message.
-        messages: In place of `prompt`, the column that holds OpenAI's message objects, or a function that makes them
-            of a row (a dict). What it raises is that row's error.
-        output: The column that gets the answer's text: JSON where `params` has a schema. None where there is an error.
-        error: The column that gets the error's class and message, None where there is an answer.
+        prompt: The column with the text of the user's message.
+        messages: In place of `prompt`: a column with OpenAI's message objects, or a function that gets a row (a dict)
+            and returns them. If it raises, that is the row's error.
+        output: The new column for the answer's text (JSON if `params` has a schema); None if there is an error.
+        error: The new column for the error's class and message; None if there is an answer.
         params: OpenAI's parameters, such as `temperature`, `max_completion_tokens` and `response_format`; not `tools`.
-        limits: The account's limits. With a `redis_url` all actors share them; without one, each has them to itself.
-            Default: those of the plan, over `KLUSTER_REDIS_URL`.
-        log: A folder that all actors reach, for answers and for errors that would come again. Errors that may pass
-            (429, 5xx, no connection) are not kept: another run asks again. None keeps nothing.
+        limits: The account's limits. With a `redis_url` all actors share them; without one each actor has the whole
+            limit. Default: those of the plan, with `KLUSTER_REDIS_URL`.
+        log: A folder, reachable for all actors, for answers and permanent errors. Errors that may pass (429, 5xx, no
+            connection) are not saved, so another run asks again. None saves nothing.
         max_concurrency: Requests at the same time in each actor.
         max_repairs: How often an answer that does not follow the schema is asked for again.
-        config: The connection; default: from the environment. A key in it does not travel: each actor takes that of
+        config: The connection; default: from the environment. Its key is not sent to the actors; each takes
             `KLUSTER_API_KEY` where it runs.
 
     Raises:
@@ -90,10 +91,10 @@ class KlusterRows:
         self._runner = asyncio.Runner()  # one event loop for all batches, which keeps the connections
 
     def __call__(self, batch: Any) -> Any:
-        """Return a batch with two columns more. It is a dict of columns, or a `pyarrow.Table`.
+        """Return a batch (a dict of columns, or a `pyarrow.Table`) with the two new columns.
 
         Raises:
-            BadRequestError: The batch lacks a column, has one of the names of the new ones, or is of another kind.
+            BadRequestError: The batch lacks a column, already has one of the new columns, or is of another type.
             AuthenticationError: The key is refused, or there is none.
             NotFoundError: There is no such model.
             OSError: The log cannot be written.
@@ -119,7 +120,7 @@ class KlusterRows:
         return batch
 
     def close(self) -> None:
-        """Close connections and log; for use without Ray, whose actors end with their process."""
+        """Close the connections and the log. Only needed without Ray, whose actors end with their process."""
         self._runner.run(self._client.aclose())
         self._runner.close()
         if self._log is not None:
@@ -150,7 +151,7 @@ class KlusterRows:
         return list(_plain(batch[wanted]))
 
     def _request(self, row: Any) -> ChatRequest | Answer:
-        """Return the request of a row, or why there is none."""
+        """Return the request of a row, or its error."""
         try:
             if self._messages is None:
                 if not isinstance(row, str) or not row.strip():
@@ -164,7 +165,7 @@ class KlusterRows:
         return self._client.build(self._model, messages, self._params, max_repairs=self._max_repairs)
 
     def _key(self, request: ChatRequest) -> str:
-        """Return what tells contents apart; an emulator's answers are not the service's."""
+        """Return a hash of a request and its server: an emulator's answers are not the service's."""
         content = [self._client.config.base_url, request.body, request.client_stops]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
 
@@ -178,7 +179,7 @@ class KlusterRows:
         return answers
 
     async def _work(self, todo: _Todo, answers: dict[str, Answer]) -> None:
-        """Ask one after the other. If that fails no worker begins another; what is on its way is still kept."""
+        """Send one request after the other. After an error no worker begins another; running ones are still saved."""
         try:
             for key, request in todo:
                 answers[key] = await self._ask(key, request)
@@ -210,9 +211,9 @@ def _valid(text: str | None) -> str | None:
 
 
 def _plain(value: Any) -> Any:
-    """Return Python's own objects for Arrow's and NumPy's.
+    """Return Arrow's and NumPy's values as Python objects.
 
-    Arrow gives all objects of a column the same fields, None where one has no such field; OpenAI's messages have not.
+    Arrow gives all objects of a column the same fields and fills missing ones with None, which is removed here.
     """
     if hasattr(value, "to_pylist"):
         value = value.to_pylist()
