@@ -8,8 +8,8 @@ register()
 litellm.completion("kluster/klusterai/Meta-Llama-3.3-70B-Instruct-Turbo", messages=[…])
 ```
 
-LiteLLM itself, which takes seconds to import, loads with the first name that is used. Unless told otherwise it then
-asks the network for its table of prices; this package brings its own, so importing it first saves that.
+LiteLLM takes seconds to import; it loads when a name of this module is first used. By default it then downloads its
+table of prices. This package has its own prices, so importing it first prevents the download.
 """
 
 from __future__ import annotations

@@ -27,10 +27,10 @@ _NEAR = 50
 
 
 def _usage(usage: Usage, spec: ModelSpec) -> dict[str, Any]:
-    """Return the fields of LiteLLM's usage; `estimated` is there where the numbers are estimates.
+    """Return the fields of LiteLLM's usage, with `estimated` if the numbers are estimates.
 
-    LiteLLM prices reasoning and text apart, and adds the two. Where the number of reasoning tokens is an estimate, one
-    near it is taken whose sum is the price of all tokens to the last digit.
+    LiteLLM prices reasoning and text separately and adds the two. If the number of reasoning tokens is an estimate, it
+    is adjusted so that the sum is exactly the price of all tokens.
     """
     total, reasoning = usage.completion_tokens, usage.reasoning_tokens
     if reasoning and usage.reasoning_estimated and (prices := spec.prices):
@@ -53,18 +53,18 @@ def _usage(usage: Usage, spec: ModelSpec) -> dict[str, Any]:
 
 
 def _hidden(headers: Mapping[str, str]) -> dict[str, Any]:
-    """Return the HTTP headers of an answer where LiteLLM keeps them, under the names that it gives them."""
+    """Return the HTTP headers of an answer as LiteLLM's hidden parameters, under LiteLLM's names."""
     shown = {f"llm_provider-{k.lower()}": v for k, v in headers.items() if k.lower() != "set-cookie"}
     return {"additional_headers": shown}
 
 
 def fill(response: ModelResponse, spec: ModelSpec, completion: Completion) -> ModelResponse:
-    """Put a completion into the response object that LiteLLM has made for it.
+    """Put a completion into LiteLLM's response object.
 
     Args:
         response: LiteLLM's object.
-        spec: Of the id that was asked for: a price belongs to it, whatever name the server calls it by.
-        completion: What the model answered.
+        spec: The spec of the requested id, which has the price, even if the server returns another name.
+        completion: The model's answer.
     """
     response.choices += [Choices(index=i) for i, _ in enumerate(completion.others, 1)]
     for choice, each in zip(response.choices, (completion, *completion.others), strict=True):
@@ -94,7 +94,7 @@ def _fill_choice(choice: Any, completion: Completion) -> None:
 
 
 def fill_vectors(response: EmbeddingResponse, spec: ModelSpec, vectors: Vectors) -> EmbeddingResponse:
-    """Put vectors into the response object that LiteLLM has made for them."""
+    """Put vectors into LiteLLM's response object."""
     response.model = spec.id
     response.data = [{"object": "embedding", "index": i, "embedding": row} for i, row in enumerate(vectors.rows)]
     response.usage = LiteUsage(**_usage(vectors.usage, spec))
@@ -109,9 +109,9 @@ class ChunkMaker:
     log a stream without usage with a cost of 0.
 
     Args:
-        spec: Of the id that was asked for.
-        merges_reasoning: Whether reasoning is a part of the text, in `<think>…</think>`: LiteLLM's
-            `merge_reasoning_content_in_choices`, which does not reach a custom provider's chunks.
+        spec: The spec of the requested id.
+        merges_reasoning: Whether the text includes the reasoning, in `<think>…</think>`. This is LiteLLM's setting
+            `merge_reasoning_content_in_choices`, which LiteLLM does not apply to a custom provider's chunks.
     """
 
     def __init__(self, spec: ModelSpec, *, merges_reasoning: bool = False) -> None:
@@ -125,7 +125,7 @@ class ChunkMaker:
         self._begun = False
 
     def make(self, delta: Delta) -> ModelResponseStream | dict[str, Any] | None:
-        """Return the chunk of a delta, None where it adds nothing that a caller sees."""
+        """Return the chunk of a delta; None if the delta adds nothing for the caller."""
         self._headers = delta.headers or self._headers
         for name in self._meta if not self._begun else ():
             self._meta[name] = (delta.meta or {}).get(name) or self._meta[name]

@@ -1,4 +1,4 @@
-"""What LiteLLM hands a provider, read into the core's terms."""
+"""Converts the arguments of LiteLLM's calls into the core's requests."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ _FAILURE = "_kluster_failure"
 class Connections:
     """Clients by key, address, strictness and environment, made at the first call that needs one.
 
-    A client that drops out of the table is not closed. Its connections belong to the address, and any other client of
-    the process may be using them: of another key, of another adapter, of a stream that is still being read.
+    A client that is removed from the table is not closed: its connections belong to the address, and other clients of
+    the process may use them.
     """
 
     def __init__(self, config: KlusterConfig | None, limits: Limits | None) -> None:
@@ -48,7 +48,7 @@ class Connections:
         self._client = functools.lru_cache(_MAX_CLIENTS)(self._make)
 
     def client(self, api_key: str | None, base_url: str | None, *, drop: bool) -> Client:
-        """Return the client for a key and an address, None for those of the configuration.
+        """Return the client for a key and an address; None means those of the configuration.
 
         Raises:
             BadRequestError: If one of them is not acceptable.
@@ -63,7 +63,7 @@ class Connections:
 
 
 def merged(config: KlusterConfig | None, **arguments: Any) -> KlusterConfig:
-    """Return a configuration with a call's arguments.
+    """Return a configuration with the arguments of a call.
 
     Raises:
         BadRequestError: If one of them is not acceptable.
@@ -77,19 +77,19 @@ def merged(config: KlusterConfig | None, **arguments: Any) -> KlusterConfig:
 
 
 class Call:
-    """One call of LiteLLM's to the provider. A context manager, which turns the core's errors into LiteLLM's.
+    """A call from LiteLLM to the provider. As a context manager it turns the core's errors into this adapter's.
 
     Args:
-        kwargs: What LiteLLM passes to its handlers.
-        connections: Where the client comes from.
+        kwargs: The arguments that LiteLLM passes to its handlers.
+        connections: The clients.
 
     Attributes:
         model: The model's id.
-        client: Sends the requests.
-        merges_reasoning: Whether the text of a stream is to hold the reasoning, too, as `<think>…</think>`.
+        client: The client that sends the requests.
+        merges_reasoning: Whether the text of a stream includes the reasoning, as `<think>…</think>`.
 
     Raises:
-        KlusterError: The key or the address is not acceptable, or the same call has failed before, after its retries.
+        KlusterError: The key or the address is not acceptable, or the same call has already failed after its retries.
     """
 
     def __init__(self, kwargs: Mapping[str, Any], connections: Connections) -> None:
@@ -126,10 +126,10 @@ class Call:
         raise error from None
 
     def _reraise_after_own_retries(self) -> None:
-        """Raise the error of this same call once more, if it has failed after as many retries as the caller asked for.
+        """If this call has already failed after `num_retries` retries, raise its error again.
 
-        LiteLLM gives `num_retries` to the provider, and when that has failed starts over, as often again, without a
-        wait. It is the same call: it has the same log.
+        LiteLLM passes `num_retries` to the provider. After the provider's error it repeats the call as often again,
+        without waiting. Such a call has the same log object.
         """
         model, error = getattr(self._log, _FAILURE, (None, None))
         if error is not None and model == self.model and not self._options.get("max_retries"):
@@ -137,14 +137,14 @@ class Call:
 
     @property
     def spec(self) -> ModelSpec:
-        """The spec of the id that was asked for, in the connection's own catalog."""
+        """The spec of the requested id, from the connection's own catalog."""
         return catalog.get(self.model, config=self.client.config)
 
     def build(self, *, stream: bool = False, several: bool = False) -> ChatRequest:
-        """Return the chat request, after LiteLLM's log has been told.
+        """Return the chat request, and report it to LiteLLM's log.
 
         Raises:
-            KlusterError: If it is refused here.
+            KlusterError: If the request is refused before it is sent.
         """
         extra = self._params.get("extra_body")
         if (metadata := self._metadata()) and isinstance(extra, Mapping | None):
@@ -167,20 +167,20 @@ class Call:
         return request
 
     def embedding(self, texts: Any) -> dict[str, Any]:
-        """Return the arguments of `Client.embed` for texts, or for one, after LiteLLM's log has been told."""
+        """Return the arguments of `Client.embed` for one or several texts, and report them to LiteLLM's log."""
         _add_missing(self.client.spec(self.model))
         self._announce({"model": self.model, "input": texts})
         texts = [texts] if isinstance(texts, str) else texts
         return {"model": self.model, "texts": texts, "dimensions": self._embedding.get("dimensions"), **self._options}
 
     def _announce(self, body: Mapping[str, Any]) -> None:
-        """Tell LiteLLM's log what is about to be sent; the key is not part of it."""
+        """Report to LiteLLM's log what will be sent, without the key."""
         if self._log is not None:
             details = {"complete_input_dict": body, "api_base": self._address}
             self._log.pre_call(input=self._messages or body.get("input"), api_key="", additional_args=details)
 
     def _metadata(self) -> dict[str, Any]:
-        """Return what of LiteLLM's metadata is for the server: the rest is for LiteLLM's own logs."""
+        """Return the part of LiteLLM's metadata that is for the server; the rest is for LiteLLM's own logs."""
         ours = self._litellm.get("metadata") or {}
         for metadata in (ours, ours.get("requester_metadata") or {}):  # the latter is that of a proxy's client
             if _METADATA in metadata:
@@ -189,10 +189,10 @@ class Call:
 
 
 def _as_chat(params: dict[str, Any]) -> dict[str, Any]:
-    """Return a copy of parameters in the form that chat has.
+    """Return a copy of the parameters in the form of the chat API.
 
-    LiteLLM passes on `text_completion`'s `logprobs`, which is a number, and the `response_schema` beside `json_object`
-    that its other providers take, where chat has `json_schema`.
+    LiteLLM passes on two other forms: the `logprobs` of `text_completion`, which is a number, and a `response_schema`
+    beside `json_object` in place of `json_schema`.
     """
     params = dict(params)
     number = params.get("logprobs")
@@ -206,7 +206,7 @@ def _as_chat(params: dict[str, Any]) -> dict[str, Any]:
 
 
 def _add_missing(spec: ModelSpec) -> None:
-    """Tell LiteLLM of a model that came to the catalog later, or that a reload of LiteLLM's table has swept away."""
+    """Add a model to LiteLLM's table that came to the catalog later, or that LiteLLM's reload has removed."""
     name = f"{PROVIDER}/{spec.id}"
     if spec.known and name not in litellm.model_cost:
         litellm.register_model({name: info(spec)})

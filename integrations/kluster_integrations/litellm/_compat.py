@@ -1,8 +1,7 @@
-"""Every private name of LiteLLM that this package uses, with what it is for, and what versions lack.
+"""Every private name of LiteLLM that this package uses, its purpose, and what LiteLLM's versions lack.
 
-`install` puts this package's part around each of them; only calls to `kluster/…` take another way by it. A name that a
-version does not have is said in a warning, and what it is for does not work there. `tests/litellm/test_compat.py`
-checks all of them on the version at hand, so that the failure of a new version names the line.
+`install` wraps each of them; only calls to `kluster/…` are changed. If a version lacks a name, there is a warning, and
+its purpose is not fulfilled. `tests/litellm/test_compat.py` checks all names with the installed version.
 """
 
 from __future__ import annotations
@@ -27,18 +26,18 @@ from kluster_integrations.litellm._models import PROVIDER
 __all__ = ["EMBEDDING_ARGUMENTS", "NAMES", "AsyncChunks", "install"]
 
 EMBEDDING_ARGUMENTS = "kluster_embedding"
-"""The name under which `embedding` finds, among its optional parameters, what LiteLLM does not hand to a handler."""
+"""The optional parameter through which `embedding` gets arguments that LiteLLM does not pass to handlers."""
 
 
 class AsyncChunks(AsyncIterator[Any]):
-    """An async stream that can be begun before anybody reads it."""
+    """An async stream whose request can be sent before anybody reads it."""
 
     def __init__(self, chunks: Any) -> None:
         self._chunks = chunks
         self._first: list[Any] = []
 
     async def begin(self) -> None:
-        """Wait for the first chunk; what goes wrong before it is raised here."""
+        """Wait for the first chunk. Errors before it are raised here."""
         self._first.append(await anext(self._chunks))
 
     async def __anext__(self) -> Any:
@@ -164,7 +163,7 @@ def _fit_response(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _fit_output(items: Sequence[Any]) -> None:
-    """Give items of reasoning the form that OpenAI's have: a `summary`, and `content` of the type `reasoning_text`."""
+    """Give reasoning items OpenAI's form: a `summary`, and `content` of the type `reasoning_text`."""
     for item in items:
         if item.type == "reasoning" and not getattr(item, "summary", None):
             parts = getattr(item, "content", None) or []
@@ -174,10 +173,10 @@ def _fit_output(items: Sequence[Any]) -> None:
 
 
 class _Events:
-    """Makes a stream of `responses` one that OpenAI's clients read: each item is announced, and keeps its id.
+    """Corrects LiteLLM's stream of `responses` for OpenAI's clients: each item is announced, and keeps its id.
 
-    A summary's part was announced by no version up to 1.110; up to 1.100 each delta of reasoning has an id of its own,
-    and a message behind reasoning is not announced, so that a client leaves its text out.
+    Up to 1.110 LiteLLM does not announce the part of a summary. Up to 1.100 each delta of reasoning has an id of its
+    own, and a message after reasoning is not announced, so that clients drop its text.
     """
 
     def __init__(self) -> None:
@@ -238,7 +237,7 @@ def _event(kind: str, beside: Any, **fields: Any) -> Any:
 
 
 def _fitted(iterator: Any) -> tuple[_Events, list[Any]]:
-    """Return what a stream's events go through, and the events that wait."""
+    """Return the state of a stream's events, and the list of events that wait."""
     state: tuple[_Events, list[Any]] | None = iterator.__dict__.get("_kluster")
     if state is None:
         state = iterator.__dict__["_kluster"] = (_Events(), [])
@@ -316,9 +315,9 @@ def _replace_names() -> None:
 
 
 def install() -> None:
-    """Make LiteLLM know the provider, and do for it what this version does not.
+    """Wrap LiteLLM's private names, and register the provider with LiteLLM.
 
-    Up to 1.100 a router does not know a custom provider without `custom_llm_setup`.
+    Up to 1.100 a router does not find a custom provider without `custom_llm_setup`.
     """
     custom_llm_setup()  # type: ignore[no-untyped-call]
     _replace_names()

@@ -1,7 +1,7 @@
-"""This package's errors as LiteLLM's users, router and proxy know them: each is LiteLLM's class, too.
+"""This package's errors for LiteLLM: each is also LiteLLM's class, for users, router and proxy.
 
-Every version of LiteLLM passes its own classes on as they are. Other errors it maps by rules that change: before 1.100
-a 401 from a custom provider became an `APIConnectionError`.
+Every version of LiteLLM passes its own classes on. It converts other errors, and the rules change: before 1.100 a 401
+from a custom provider became an `APIConnectionError`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _SHOWN_HEADERS = ("retry-after", "retry-after-ms", "x-request-id")
 
 
 class _Shown:
-    """Shows the message and the hint: LiteLLM gives a status to errors without an answer, too."""
+    """Shows the message and the hint, without a status: LiteLLM sets one even if no server has answered."""
 
     message: str
     hint: str | None
@@ -95,7 +95,7 @@ class JSONSchemaValidationError(_Shown, errors.OutputValidationError, lite.JSONS
 
 
 class BudgetExceededError(_Shown, errors.BudgetExceededError, lite.BudgetExceededError, lite.BadRequestError):
-    """A budget is spent. A bad request, too: those LiteLLM passes on, and its Router does not retry them."""
+    """A budget is spent. It is also a `BadRequestError`, which LiteLLM passes on and its Router does not retry."""
 
     current_cost: Any = property(lambda self: self.spent_usd)
     max_budget: Any = property(lambda self: self.limit_usd)
@@ -114,12 +114,12 @@ _BY_STATUS: dict[int, Any] = {422: UnprocessableEntityError, 502: BadGatewayErro
 
 
 def to_litellm(err: errors.KlusterError, model: str, base_url: str) -> errors.KlusterError:
-    """Return the error that is LiteLLM's class, too, with all that both say.
+    """Return an error as one of these classes, with the attributes of both bases.
 
     Args:
-        err: What went wrong.
+        err: The error.
         model: The model's id, without the provider.
-        base_url: Where the request went.
+        base_url: The address of the request.
     """
     kind = next((_BY_CLASS[cls] for cls in type(err).__mro__ if cls in _BY_CLASS), InternalServerError)
     if kind in (BadRequestError, InternalServerError):

@@ -1,4 +1,4 @@
-"""The catalog in LiteLLM's words: limits, capabilities and prices of each model. Imports nothing of LiteLLM."""
+"""The catalog in LiteLLM's form: limits, capabilities and prices of each model. Does not import LiteLLM."""
 
 from __future__ import annotations
 
@@ -46,5 +46,5 @@ def info(spec: ModelSpec) -> dict[str, Any]:
 
 
 def table(config: KlusterConfig) -> dict[str, dict[str, Any]]:
-    """Return the descriptions of all models of the catalog, under the account's plan, by LiteLLM's names."""
+    """Return LiteLLM's descriptions of all models of the catalog, under the account's plan, by `kluster/<id>`."""
     return {f"{PROVIDER}/{spec.id}": info(spec.for_plan(config.plan)) for spec in catalog.all_models(config)}

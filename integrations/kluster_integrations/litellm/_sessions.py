@@ -1,4 +1,4 @@
-"""What LiteLLM has for the connections of all its providers: `ssl_verify`, `client_session`, `aclient_session`."""
+"""LiteLLM's settings for the connections of all providers: `ssl_verify`, `client_session`, `aclient_session`."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ __all__ = ["Settings", "settings"]
 
 
 class Settings(NamedTuple):
-    """What holds for a call. `verify` is True for the usual, False, a path of certificates, or an `SSLContext`."""
+    """The settings of a call. `verify` is True, False, a path of certificates, or an `SSLContext`."""
 
     verify: Any
     session: Any
     async_session: Any
 
     def clients(self) -> dict[str, Any]:
-        """Return the HTTP clients for the core, none where its own connections do.
+        """Return the HTTP clients for the core; an empty dict if its own connections are right.
 
         Raises:
-            BadRequestError: If the path of the certificates is not there.
+            BadRequestError: If the path of the certificates does not exist.
         """
         sync, asynchronous = self.session, self.async_session
         if self.verify is not True:
@@ -38,7 +38,7 @@ class Settings(NamedTuple):
 
 
 class _ByLoop(httpx.AsyncClient):
-    """An async client for any event loop: httpx's own belongs to the first that has used it."""
+    """An async client for any event loop; httpx's own works only in the first loop that uses it."""
 
     def __init__(self, verify: Any) -> None:
         super().__init__(verify=verify)
@@ -53,7 +53,7 @@ class _ByLoop(httpx.AsyncClient):
 
 
 def settings() -> Settings:
-    """Return what is set now. As for LiteLLM's other providers the variable `SSL_VERIFY` wins."""
+    """Return the present settings. As for LiteLLM's other providers, the variable `SSL_VERIFY` wins."""
     verify: Any = os.environ.get("SSL_VERIFY", litellm.ssl_verify)
     if isinstance(verify, str) and verify.strip().lower() in ("true", "false", ""):
         verify = verify.strip().lower() != "false"

@@ -1,4 +1,4 @@
-"""Which versions of LiteLLM work. Imports nothing of it."""
+"""Which versions of LiteLLM work. Does not import LiteLLM."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = [
 ]
 
 SUPPORTED = ((1, 90), (2,))
-"""From this version on, and below that one."""
+"""The first supported version, and the first that is not supported any more."""
 
 RECOMMENDED = "litellm>=1.90,<2,!=1.106.*"
 
@@ -30,7 +30,7 @@ _BROKEN = {
 
 
 def installed() -> str | None:
-    """Return the version of LiteLLM that is installed, None if none is."""
+    """Return the installed version of LiteLLM; None if it is not installed."""
     try:
         return metadata.version("litellm")
     except metadata.PackageNotFoundError:
@@ -43,13 +43,13 @@ def numbers(version: str) -> tuple[int, ...]:
 
 
 def broken(version: str) -> str | None:
-    """Return why no call, or none with tools, should be made with a version; None if nothing is known."""
+    """Return why a version should not be used, at all or with tools; None if no problem is known."""
     given = numbers(version)
     return _BROKEN.get(given) or _BROKEN.get(given[:2])
 
 
 def problem(version: str) -> str | None:
-    """Return what is wrong with a version, and what to install; None if nothing is known."""
+    """Return what is wrong with a version, and what to install; None if no problem is known."""
     low, high = SUPPORTED
     what = broken(version)
     if what is None and numbers(version) < low:
@@ -60,14 +60,14 @@ def problem(version: str) -> str | None:
 
 
 def handler_from_file(version: str) -> bool:
-    """Whether the proxy takes a handler from a file beside its configuration only, and not from a package."""
+    """Whether the proxy accepts a handler only from a file beside its configuration, not from a package."""
     return numbers(version) < (1, 94)
 
 
 def missing_proxy(version: str) -> str | None:
-    """Return what to install for the proxy, where it is a package of its own that is missing; else None.
+    """Return what to install if the proxy is a package of its own that is missing; else None.
 
-    From 1.110 on `litellm[proxy]` wants `litellm-proxy`, which some indexes lack (seen with 1.110.2).
+    From 1.110 on `litellm[proxy]` needs `litellm-proxy`, which some indexes do not have (seen with 1.110.2).
     """
     if numbers(version) < (1, 110):
         return None

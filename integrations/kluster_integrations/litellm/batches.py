@@ -1,7 +1,8 @@
-"""Files and batch jobs of kluster.ai with the signatures of LiteLLM's own functions, which refuse custom providers.
+"""Files and batch jobs of kluster.ai, with the signatures of LiteLLM's functions, which refuse custom providers.
 
-LiteLLM's own, told that kluster.ai is OpenAI, make the job and then raise on its answer (LiteLLM 1.105: a status that
-OpenAI does not have, `errors: []`). `kluster_integrations.batch.BatchJob` is the way that sends no line twice.
+LiteLLM's own functions, used with kluster.ai as an OpenAI server, create the job and then fail on its answer (LiteLLM
+1.105: a status that OpenAI does not have, `errors: []`). Use `kluster_integrations.batch.BatchJob` to be sure that no
+line is sent twice.
 """
 
 from __future__ import annotations
@@ -54,22 +55,21 @@ def create_file(
 ) -> OpenAIFileObject:
     """Upload a file of batch requests, as `litellm.create_file`.
 
-    The connection of all functions here is that of `register`, else of the environment; `api_key`, `api_base`,
-    `timeout`, `max_retries` and `extra_headers` win.
+    All functions here use the connection of `register`, else that of the environment. `api_key`, `api_base`, `timeout`,
+    `max_retries` and `extra_headers` win over it.
 
     Args:
-        file: Bytes, an open file (of text: it is sent as UTF-8), a path, or a tuple that begins with a name and one of
-            these.
-        purpose: `batch`, or what else the service knows.
-        expires_after: Not known to the service: refused.
+        file: Bytes, an open file (text is sent as UTF-8), a path, or a tuple of a name and one of these.
+        purpose: `batch`, or another word that the service knows.
+        expires_after: Refused, because the service does not have it.
         custom_llm_provider: `kluster`.
         extra_headers: Sent with the request.
         extra_body: Further fields of the form.
-        kwargs: `api_key`, `api_base`, `timeout` (seconds; of an `httpx.Timeout` its `read`), `max_retries`; what else
-            LiteLLM may pass has no effect.
+        kwargs: `api_key`, `api_base`, `timeout` (seconds, or an `httpx.Timeout`, of which `read` counts) and
+            `max_retries`. Other arguments of LiteLLM have no effect.
 
     Raises:
-        KlusterError: Whatever goes wrong; it is LiteLLM's exception class, too.
+        KlusterError: Whatever goes wrong. It is also LiteLLM's exception class.
     """
     with _connected(custom_llm_provider, extra_headers, kwargs) as files, _opened(file, expires_after) as (name, data):
         return OpenAIFileObject(**files.upload(data, name, purpose=purpose, **(extra_body or {})))
@@ -97,7 +97,7 @@ def file_content(
     extra_body: dict[str, str] | None = None,
     **kwargs: Any,
 ) -> HttpxBinaryResponseContent:
-    """Return the content of a file, as `litellm.file_content`; it comes whole even with `stream=True`."""
+    """Return the content of a file, as `litellm.file_content`, but as a whole even with `stream=True`."""
     with _connected(custom_llm_provider, extra_headers, kwargs) as files:
         return _binary(files.content(file_id))
 
@@ -124,23 +124,23 @@ def create_batch(
     extra_body: dict[str, str] | None = None,
     **kwargs: Any,
 ) -> LiteLLMBatch:
-    """Create a batch job, as `litellm.create_batch`, without retries: one more might make a second job.
+    """Create a batch job, as `litellm.create_batch`. There are no retries, because one could create a second job.
 
     Args:
         completion_window: `24h`, `48h` or `72h`.
         endpoint: `/v1/chat/completions`.
-        input_file_id: Of `create_file`.
+        input_file_id: The file's id, from `create_file`.
         custom_llm_provider: `kluster`.
         metadata: Kept with the job.
         extra_headers: Sent with the request.
         extra_body: Further fields of the body.
-        kwargs: As `create_file`.
+        kwargs: As in `create_file`.
 
     Returns:
-        The job; the service's own status is in `_hidden_params["kluster_status"]`.
+        The job. The service's own status is in `_hidden_params["kluster_status"]`.
 
     Raises:
-        KlusterError: As `create_file`. After an `APIConnectionError` or a 5xx the job may exist: see `list_batches`.
+        KlusterError: As in `create_file`. After an `APIConnectionError` or a 5xx the job may exist; see `list_batches`.
     """
     body = _batch_body(completion_window, endpoint, input_file_id, metadata, extra_body)
     with _connected(custom_llm_provider, extra_headers, kwargs) as files:
@@ -225,7 +225,7 @@ def list_batches(
     extra_body: dict[str, str] | None = None,
     **kwargs: Any,
 ) -> SyncCursorPage[LiteLLMBatch]:
-    """Return a page of the account's batch jobs, as `litellm.list_batches`; iteration fetches the next pages."""
+    """Return a page of the account's batch jobs, as `litellm.list_batches`. Iterating it fetches the next pages."""
     options = {"limit": limit, "custom_llm_provider": custom_llm_provider, "extra_headers": extra_headers, **kwargs}
     with _connected(custom_llm_provider, extra_headers, kwargs) as files:
         found = files.batches(after, limit)
@@ -284,7 +284,7 @@ class _AsyncPage(AsyncCursorPage[LiteLLMBatch]):
 
 @contextmanager
 def _connected(provider: str, headers: dict[str, str] | None, kwargs: dict[str, Any]) -> Iterator[Files]:
-    """Yield the connection of a call; errors inside become LiteLLM's."""
+    """Yield the connection of a call, and turn errors inside into this adapter's classes."""
     address = str(kwargs.get("api_base") or "")
     try:
         if provider != PROVIDER:
@@ -310,7 +310,7 @@ def _connected(provider: str, headers: dict[str, str] | None, kwargs: dict[str, 
 
 @contextmanager
 def _opened(file: Any, expires_after: Any) -> Iterator[tuple[str, BinaryIO]]:
-    """Give the name and the content of a file in any of the forms that LiteLLM takes."""
+    """Yield the name and the content of a file, in any form that LiteLLM accepts."""
     if expires_after is not None:
         raise BadRequestError(f"expires_after={expires_after!r} cannot be had here.", hint="leave it out.")
     is_named = isinstance(file, tuple) and len(file) >= 2 and isinstance(file[0], str | None)

@@ -1,4 +1,4 @@
-"""The `config.yaml` of LiteLLM's proxy, made from the catalog. Imports nothing of LiteLLM."""
+"""The `config.yaml` of LiteLLM's proxy, made from the catalog. Does not import LiteLLM."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from kluster_integrations.litellm import routing
 __all__ = ["HANDLER_FILE", "HANDLER_SOURCE", "config_yaml"]
 
 HANDLER_FILE = "kluster_handler.py"
-"""The file beside `config.yaml` that LiteLLM before 1.94 wants, which takes handlers from files only."""
+"""The file beside `config.yaml` for LiteLLM before 1.94, which loads handlers only from files."""
 HANDLER_SOURCE = """\
 # For LiteLLM's proxy, written by `kluster export litellm`.
 from kluster_integrations.litellm.proxy import handler
@@ -79,13 +79,12 @@ def config_yaml(
     """Return a commented `config.yaml` for `litellm --config`.
 
     Args:
-        models: Ids; default: all chat and embedding models in service.
+        models: Ids; default: all current chat and embedding models.
         plan: The account's plan, whose limits the proxy keeps. Default: `KLUSTER_PLAN`, else none.
-        redis_url: The Redis that several instances share. If it holds a user, a password or another secret, it is not
-            written: the address is then taken from `KLUSTER_REDIS_URL` alone.
-        max_wait: Seconds that a request waits for the limits before it is answered with 429; default: as long as it
-            takes.
-        handler_file: Whether the handler is taken from `HANDLER_FILE` beside the file, for LiteLLM before 1.94, and not
+        redis_url: The Redis that several instances share. An address with a user, a password or another secret is not
+            written; set `KLUSTER_REDIS_URL` for the proxy then.
+        max_wait: The most seconds that a request waits for the limits; after that the answer is 429. Default: no limit.
+        handler_file: Whether to load the handler from `HANDLER_FILE` beside the file (for LiteLLM before 1.94) and not
             from this package.
 
     Raises:
@@ -116,14 +115,14 @@ def config_yaml(
 
 
 def _holds_secret(redis_url: str) -> bool:
-    """Return whether an address must not be in a file: redis-py also takes the password from the query."""
+    """Return whether an address contains a secret; redis-py also reads a password from the query."""
     url = urlsplit(redis_url)
     queries = [name for name, _ in parse_qsl(url.query, keep_blank_values=True)]
     return "@" in url.netloc or any(re.search("user|pass|secret|token|key|cred", n, re.IGNORECASE) for n in queries)
 
 
 def _target() -> str:
-    """Return where the proxy passes requests on: the variable that has the address here, else kluster.ai's own."""
+    """Return the address that the proxy passes requests on to: the variable that is set here, else kluster.ai's."""
     variable = env_source("base_url")
     return f"os.environ/{variable}" if variable else KlusterConfig().base_url
 
@@ -147,7 +146,7 @@ def _environment(plan: Plan | None, redis_url: str | None, max_wait: float | Non
 
 
 def _models(deployments: Iterable[Mapping[str, Any]]) -> Iterator[str]:
-    """Yield the lines of the deployments; those of a group stand together."""
+    """Yield the lines of the deployments, group by group."""
     group = None
     for deployment in deployments:
         name = deployment["model_name"]
@@ -191,7 +190,7 @@ def _router(
 
 
 def _scalar(value: object) -> str:
-    """Return a value in YAML: JSON is YAML, but for the exponents of numbers, which YAML wants with a point."""
+    """Return a value as YAML. JSON is YAML, except that a number with an exponent needs a decimal point."""
     if isinstance(value, float):
         text = repr(value)
         mantissa, e, exponent = text.partition("e")

@@ -31,13 +31,13 @@ class KlusterLLM(CustomLLM):
     """LiteLLM's handler for kluster.ai. `register` makes and installs one.
 
     Args:
-        config: The connection; the arguments of a call (`api_key`, `api_base`, `timeout`, …) win. Default: from the
-            environment, at each call.
-        limits: The account's limits, kept over all calls with the same key. Default: those of the plan.
+        config: The connection; the arguments of a call (`api_key`, `api_base`, `timeout`, …) win over it. Default: from
+            the environment, at each call.
+        limits: The account's limits for all calls with the same key. Default: those of the plan.
 
     Raises:
         BadRequestError: If `limits` is not a `Limits`.
-        KlusterError: At calls; each is LiteLLM's exception class, too.
+        KlusterError: From a call. Each class is also LiteLLM's exception class.
     """
 
     def __init__(self, config: KlusterConfig | None = None, *, limits: Limits | None = None) -> None:
@@ -59,13 +59,13 @@ class KlusterLLM(CustomLLM):
             return fill(kwargs["model_response"], call.spec, completion)
 
     def streaming(self, *_: Any, **kwargs: Any) -> Iterator[Any]:
-        """Answer `litellm.completion(stream=True)`. What goes wrong before the first chunk is raised here."""
+        """Answer `litellm.completion(stream=True)`. Errors before the first chunk are raised at once."""
         chunks = self._chunks(kwargs)
         next(chunks)
         return chunks
 
     def _chunks(self, kwargs: Mapping[str, Any]) -> Iterator[Any]:
-        """Yield None once the first chunk is there, and then the chunks."""
+        """Yield None when the first chunk has come, then the chunks."""
         with (
             Call(kwargs, self._connections) as call,
             closing(call.client.stream(call.build(stream=True))) as deltas,  # type: ignore[type-var]
@@ -79,8 +79,8 @@ class KlusterLLM(CustomLLM):
     def astreaming(self, *_: Any, **kwargs: Any) -> AsyncIterator[Any]:  # type: ignore[override]
         """Answer `litellm.acompletion(stream=True)`.
 
-        What this side refuses is raised here. LiteLLM wants the stream before anything is awaited; `_compat` then
-        begins it, so that what the server refuses is raised at the call, too.
+        Errors before the request are raised here. LiteLLM needs the stream before anything is awaited. `_compat` then
+        waits for the first chunk, so that errors of the server are also raised by the call.
         """
         with Call(kwargs, self._connections) as call:
             return _compat.AsyncChunks(self._achunks(call, call.build(stream=True)))
@@ -110,7 +110,7 @@ class KlusterLLM(CustomLLM):
         """Refuse `litellm.image_generation` and `image_edit`: kluster.ai makes no images.
 
         Raises:
-            BadRequestError: Always. LiteLLM's own says that something is not implemented yet, as a server's failure.
+            BadRequestError: Always. LiteLLM's own method raises a server error, "not implemented yet".
         """
         error = errors.BadRequestError("kluster.ai makes no images.", hint="use another provider for them.")
         raise to_litellm(error, kwargs["model"], kwargs.get("api_base") or "")
@@ -129,11 +129,11 @@ _lock = free_in_forks(threading.Lock())
 def register(config: KlusterConfig | None = None, *, limits: Limits | None = None) -> KlusterLLM:
     """Make `kluster/<model id>` known to LiteLLM, with its models, prices and limits.
 
-    Calling it again replaces the configuration, and takes over what has come to the catalog since.
+    Calling it again replaces the configuration and adds new models of the catalog.
 
     Args:
-        config: The connection; the arguments of a call win. Default: from the environment, at each call.
-        limits: The account's limits. Default: those of the plan, where one is known.
+        config: The connection; the arguments of a call win over it. Default: from the environment, at each call.
+        limits: The account's limits. Default: those of the plan, if one is known.
 
     Returns:
         The handler that is now installed.

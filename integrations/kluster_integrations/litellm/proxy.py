@@ -1,8 +1,8 @@
 """What LiteLLM's proxy loads: `custom_handler: kluster_integrations.litellm.proxy.handler` in its `config.yaml`.
 
-The key, the address and the plan come from the environment (`KLUSTER_API_KEY`, `KLUSTER_BASE_URL`, `KLUSTER_PLAN`), or
-from the deployments of the `config.yaml` that `kluster export litellm` writes. `KLUSTER_REDIS_URL` shares the plan's
-limits between instances, and `KLUSTER_MAX_WAIT` is how many seconds a request waits for them.
+The key, the address and the plan come from the environment (`KLUSTER_API_KEY`, `KLUSTER_BASE_URL`, `KLUSTER_PLAN`) or
+from the deployments of the `config.yaml` that `kluster export litellm` writes. With `KLUSTER_REDIS_URL` several
+instances share the plan's limits. `KLUSTER_MAX_WAIT` is the most seconds that a request waits for them.
 """
 
 from __future__ import annotations

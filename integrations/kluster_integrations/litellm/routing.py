@@ -28,8 +28,7 @@ GROUPS: Mapping[str, Callable[[Sequence[ModelSpec]], list[ModelSpec]]] = {
     "reasoning": lambda specs: [spec for spec in specs if spec.reasoning],
     "cheap": lambda specs: sorted((spec for spec in specs if spec.prices), key=_price)[:_CHEAP],
 }
-"""Which of the chat models are in each group: those with native tools, with images, with reasoning, and the three with
-the lowest known price."""
+"""The chat models of each group: those with native tools, vision or reasoning, and the three cheapest."""
 
 
 def model_list(
@@ -42,15 +41,15 @@ def model_list(
 ) -> list[dict[str, Any]]:
     """Return deployments for `litellm.Router(model_list=…)`.
 
-    Each model is a group of its own under its id, and a member of the groups of `GROUPS` that it fits. The plan's
-    limits hold for a key over all deployments; `rpm` and `max_parallel_requests` repeat them for LiteLLM's strategies.
+    Each model is a group under its own id, and also belongs to the groups of `GROUPS` that it fits. A key's limits
+    apply to all its deployments together; `rpm` and `max_parallel_requests` repeat them for LiteLLM's strategies.
 
     Args:
-        models: Ids; default: all chat and embedding models in service.
+        models: Ids; default: all current chat and embedding models.
         plan: The account's plan. Default: `KLUSTER_PLAN`, else unknown.
-        api_keys: One deployment of each model per key; default: one, with the key of the configuration.
-        base_url: Default: that of the configuration.
-        groups: Whether to make the groups of `GROUPS`.
+        api_keys: API keys; each model gets one deployment per key. Default: the key of the configuration.
+        base_url: The address of the API. Default: that of the configuration.
+        groups: Whether to add the groups of `GROUPS`.
 
     Raises:
         ValueError: If no plan has that name.
@@ -66,7 +65,7 @@ def model_list(
 
 
 def _named(specs: Sequence[ModelSpec], *, groups: bool) -> list[tuple[str, list[ModelSpec]]]:
-    """Return the name and the members of each group: every model alone, then those of `GROUPS` that have members."""
+    """Return the name and the members of each group: each model alone, then the groups of `GROUPS` with members."""
     chat = [spec for spec in specs if spec.purpose == "chat"]
     named = [(name, pick(chat)) for name, pick in GROUPS.items()] if groups else []
     return [*((spec.id, [spec]) for spec in specs), *((name, members) for name, members in named if members)]
@@ -98,8 +97,8 @@ def fallbacks(
 ) -> tuple[list[dict[str, list[str]]], list[dict[str, list[str]]]]:
     """Return `fallbacks` and `context_window_fallbacks` for the groups of `model_list`.
 
-    A model falls back to models that can do all that it can, the nearest in price first; where its window is too short,
-    to those with a longer one, the next longer first.
+    A model falls back to models that have all its capabilities, the nearest in price first. If its context window is
+    too short, it falls back to models with a longer one, the shortest of them first.
     """
     specs = [spec for spec in select(models, known_plan(plan)) if spec.purpose == "chat"]
     general: list[dict[str, list[str]]] = []
@@ -143,8 +142,8 @@ def router(
 ) -> Router:
     """Return a `litellm.Router` over kluster.ai's models, and register the provider with the plan's limits.
 
-    With one key there is no cooldown: the groups have no other key, so one error would stop all requests. With several
-    keys, a key that fails is not used for 30 seconds.
+    With one key there is no cooldown, because one error would stop all requests. With several keys, a key that fails is
+    not used for 30 seconds.
 
     Args:
         models: As in `model_list`.
@@ -152,9 +151,10 @@ def router(
         api_keys: As in `model_list`.
         base_url: As in `model_list`.
         redis_url: The Redis through which several processes share limits and cooldowns.
-        max_wait: Seconds that a request waits for the limits before it ends with `RateLimitError`; default: no bound.
+        max_wait: The most seconds that a request waits for the limits; after that it fails with `RateLimitError`.
+            Default: no limit.
         groups: As in `model_list`.
-        settings: `Router`'s own arguments; they win.
+        settings: Arguments of `litellm.Router`; they win over those that are set here.
     """
     from litellm.router import Router
 
@@ -181,7 +181,7 @@ def router(
 def retries(max_wait: float | None) -> dict[str, Any]:
     """Return the Router's settings for retries.
 
-    The Router waits as long as a refusal says, which may be a minute. With a bound for waiting it does not retry.
+    The Router waits as long as a refusal says, which may be a minute. So with `max_wait` it does not retry.
     """
     settings: dict[str, Any] = {"num_retries": 2}
     if max_wait is not None:
@@ -190,7 +190,7 @@ def retries(max_wait: float | None) -> dict[str, Any]:
 
 
 def cooldowns(keys: int) -> dict[str, Any]:
-    """Return the Router's settings for resting deployments, by the number of keys."""
+    """Return the Router's settings for cooldowns, by the number of keys."""
     if keys <= 1:
         return {"disable_cooldowns": True}
     # Without `allowed_fails`: the Router's own rule rests a key that is not accepted after its first error. The
