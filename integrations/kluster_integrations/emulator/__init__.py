@@ -1,9 +1,8 @@
 """A local look-alike of the kluster.ai HTTP API, for tests, demos and development without a key.
 
-`with Emulator() as server:` serves `server.base_url` from a thread of this process. Everything it knows of the service
-comes from the service's documentation; its answers are those that a test states, or come from any OpenAI-compatible
-server; what neither says a small generic engine answers.
-Importing this package is cheap: the server's dependencies load with the first name that is used.
+`with Emulator() as server:` serves `server.base_url` from a thread of this process. It follows the service's
+documentation. A test states its answers, or another OpenAI-compatible server writes them; without either, a small
+generic engine answers. Importing this package is cheap: the server's dependencies load when a name of it is first used.
 """
 
 from __future__ import annotations
@@ -47,7 +46,7 @@ _HOMES = {
     "instance": "instances",
 }
 THREAD = "kluster-emulator"
-"""The thread that an `Emulator` runs in."""
+"""The name of the thread that an `Emulator` runs in."""
 
 
 def __getattr__(name: str) -> object:

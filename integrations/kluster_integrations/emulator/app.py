@@ -1,4 +1,4 @@
-"""The Starlette application. An endpoint group is one module with a list `ROUTES`, and its line in `_GROUPS`."""
+"""The Starlette application. Each group of endpoints is a module with a list `ROUTES`, named in `_GROUPS`."""
 
 from __future__ import annotations
 
@@ -29,8 +29,12 @@ _GROUPS = (models.ROUTES, chat.ROUTES, embeddings.ROUTES, verify.ROUTES, files.R
 def create_app(settings: Settings | None = None, **options: Unpack[Options]) -> Starlette:
     """Return the emulator as an ASGI application, for a server of your own. It works in one event loop.
 
+    Args:
+        settings: The settings; default: those of `Settings`.
+        options: Single settings, such as `plan="trial"`, which win over `settings`.
+
     Raises:
-        ValueError: If a setting, or an option in its place, is not allowed.
+        ValueError: If a setting is not allowed.
     """
     return build_app(Service(replace(settings or Settings(), **options)))
 

@@ -1,4 +1,4 @@
-"""`/v1/batches`: jobs of a file's chat requests, answered by what answers a direct request."""
+"""`/v1/batches`: jobs with the chat requests of a file, answered like direct requests."""
 
 from __future__ import annotations
 

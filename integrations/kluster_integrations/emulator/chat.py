@@ -1,4 +1,4 @@
-"""`POST /v1/chat/completions`: rules, writing, shape; whole or streamed."""
+"""`POST /v1/chat/completions`, whole or streamed: check the request, write the answer, give it the server's shape."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def _field(service: Service) -> str:
 
 
 async def _deltas(service: Service, request: ChatRequest, stream: Stream, record: RecordedRequest | None) -> Stream:
-    """Yield the deltas of a stream, reasoning moved into the text where the settings say so; count what it took."""
+    """Yield the deltas of a stream, with reasoning in the text if the settings say so, and count the tokens."""
     style = service.settings.reasoning
     inline = style in {"think", "open"}
     opening = "" if style == "open" and request.spec.opens_in_thought else "<think>"
@@ -140,7 +140,7 @@ async def _deltas(service: Service, request: ChatRequest, stream: Stream, record
 
 
 class _EventStream(Response):
-    """A streamed answer. One body message is one event, which the faults count on."""
+    """A streamed answer. One body message is one event, because faults count the messages."""
 
     def __init__(
         self, service: Service, request: ChatRequest, first: Delta, rest: Stream, headers: Mapping[str, str]
@@ -210,7 +210,7 @@ class _EventStream(Response):
 
 
 def _logprob(token: str, top: int) -> Fields:
-    """Return made-up log probabilities: the same for the same token, and falling over the alternatives."""
+    """Return invented log probabilities: always the same for a token, and lower for each alternative."""
     digest = hashlib.blake2b(token.encode("utf-8", "replace"), digest_size=8).digest()
     value = -digest[0] / 1024
     named = [(f"{token}{rank or ''}", value - rank) for rank in range(max(top, 1))]

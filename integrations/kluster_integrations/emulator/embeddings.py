@@ -1,8 +1,7 @@
 """`POST /v1/embeddings`: deterministic vectors in which similar texts are near.
 
-A vector is a hashed bag of words and of their character trigrams, of unit length; short words weigh less, whatever the
-language. It knows nothing of meaning, but a question finds the text that shares its words, which is what a retrieval
-demo needs.
+A vector is a hashed bag of words and of their character trigrams, of unit length. Short words weigh less. It knows
+nothing about meaning, but a question finds the text that shares its words, and that is enough for a retrieval demo.
 """
 
 from __future__ import annotations

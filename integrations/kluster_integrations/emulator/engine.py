@@ -1,4 +1,4 @@
-"""The interface of an engine: it gets a checked request and gives deltas; the last has the finish reason."""
+"""The interface of an engine: it gets a checked request and yields deltas; the last has the finish reason."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ class ChatRequest:
 
     Args:
         spec: The model, with the windows of the plan.
-        messages: Checked messages; unknown keys are gone.
+        messages: The checked messages, without unknown keys.
         body: The request's JSON as it came.
         stream: Whether the answer is streamed.
-        tools: The tools as they were sent, [] without.
+        tools: The tools as they were sent; [] without tools.
         tool_choice: `auto`, `none`, `required`, or the name of the one tool to call.
         stop: Up to four strings that end the answer.
-        max_tokens: Tokens that the answer may have, from the request or what the window leaves.
-        top_logprobs: Alternatives for each token; None if no log probabilities are asked for.
-        prompt_tokens: Tokens of the prompt, as the emulator counts.
+        max_tokens: The most tokens of the answer: the request's limit, or the rest of the window.
+        top_logprobs: The number of alternatives per token; None if the request asks for no log probabilities.
+        prompt_tokens: The prompt's tokens, as the emulator counts them.
     """
 
     spec: ModelSpec
@@ -61,7 +61,7 @@ def text_of(message: Message) -> str:
 
 @dataclass(frozen=True, slots=True)
 class CallDelta:
-    """A part of a tool call: the first of an index has id and name, the others more of the arguments."""
+    """A part of a tool call. The first part of an index has id and name; the others continue the arguments."""
 
     index: int
     id: str | None = None
@@ -71,9 +71,9 @@ class CallDelta:
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """Why an answer ended (the stop string that was met, if one was), and what it took, reasoning and calls included.
+    """Why an answer ended (with the stop string, if it was one), and its tokens, including reasoning and calls.
 
-    `in_thought` is whether it ended before its reasoning did; `usage` is what a reply states of the usage.
+    `in_thought` says whether it ended inside the reasoning. `usage` has the numbers that a reply states.
     """
 
     reason: str
@@ -96,4 +96,4 @@ class Delta:
 
 Stream = AsyncGenerator[Delta, None]
 Engine = Callable[[ChatRequest], object]
-"""A user's engine: gets a request, and returns a reply (see `Emulator`), None for the generic one."""
+"""A user's engine: a function that gets a request and returns a reply (see `Settings`), or None for the generic one."""

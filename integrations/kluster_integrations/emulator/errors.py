@@ -1,4 +1,4 @@
-"""The errors that the emulator answers with: OpenAI's body, and the vendor's variant of it."""
+"""The emulator's error answers: OpenAI's error body, and kluster.ai's variant of it."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class ApiError(Exception):
 
     Args:
         status: The HTTP status.
-        message: The sentence that the client sees.
-        param: The offending field (`messages[0].name`), where there is one.
+        message: The message for the client.
+        param: The wrong field, such as `messages[0].name`; None if there is none.
         code: OpenAI's `error.code`; default: by status.
         headers: Further headers, such as `Retry-After`.
     """

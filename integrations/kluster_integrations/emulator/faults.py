@@ -35,26 +35,26 @@ class Fault:
 
     Args:
         kind: What happens:
-            `status` answers `status` instead of the real answer;
-            `cut` sends `chunks` chunks (of an answer that is not streamed: half its bytes) and breaks the connection;
+            `status` sends an error answer with this `status`;
+            `cut` breaks the connection after `chunks` chunks (without streaming: after half of the bytes);
             `end` ends cleanly after `chunks` chunks, without finish reason and `[DONE]` (not streamed: half a body);
             `error_event` sends an error object after `chunks` chunks, inside the 200;
             `slow` waits `delay` seconds before each chunk;
             `hang` accepts the request and answers only after `delay` seconds, with 0 never;
-            `text_calls` writes the answer's tool calls as text, as a server does that cannot read its model's `form`.
-        times: How many requests are hit; None is every one from then on.
-        after: How many matching requests pass unharmed first.
-        path: The path that is hit; None is every path.
+            `text_calls` writes the answer's tool calls as text in the `form` of a model, as some servers do.
+        times: How many requests get the fault; None is all.
+        after: How many matching requests pass before the first one gets it.
+        path: Only requests for this path get it; None is every path.
         status: The status of `status` and the code of `error_event`, 400 to 599.
-        retry_after: Seconds for the `Retry-After` header of `status`; None sends none.
-        body: The body of `status`: None is OpenAI's error body, `"vendor"` the vendor's own 500 body, `"html"` a
-            proxy's page, `"empty"` none; any other string or a dict is sent as it is.
+        retry_after: Seconds for the `Retry-After` header of `status`; None sends no header.
+        body: The body of `status`: None is OpenAI's error body, `"vendor"` kluster.ai's own 500 body, `"html"` a
+            proxy's page, `"empty"` no body. Any other string or a dict is sent as it is.
         headers: Further headers of `status`.
         chunks: See `kind`; the first chunk is the one with the role.
-        delay: Seconds, see `kind`.
-        model: Only requests for this model are hit; None is every model.
-        form: How calls are written: `hermes` (`<tool_call>`), `python_tag` (Llama's `<|python_tag|>`), `json` (Llama's
-            bare object), `mistral` (`[TOOL_CALLS]`).
+        delay: Seconds; see `kind`.
+        model: Only requests for this model get it; None is every model.
+        form: The form of `text_calls`: `hermes` (`<tool_call>`), `python_tag` (Llama's `<|python_tag|>`), `json`
+            (Llama's bare object), or `mistral` (`[TOOL_CALLS]`).
 
     Raises:
         ValueError: If a value is not allowed.
@@ -124,7 +124,7 @@ def is_seconds(value: object) -> bool:
 
 
 class FaultSchedule:
-    """The faults of one emulator, and how often each has seen a request. Safe to use from any thread."""
+    """The faults of one emulator, with the number of requests that each has seen. Thread-safe."""
 
     def __init__(self, faults: Iterable[Fault] = ()) -> None:
         self._lock = threading.Lock()
@@ -165,7 +165,7 @@ class Broken(Exception):  # noqa: N818 - not an error: the planned end of an ans
 
 
 class FaultySend:
-    """An ASGI `send` that spoils the answer as a fault says. One body message is one chunk of a stream."""
+    """An ASGI `send` that applies a fault to the answer. One body message is one chunk of a stream."""
 
     def __init__(self, fault: Fault, send: Send, pause: Pause) -> None:
         self._fault = fault
@@ -175,7 +175,7 @@ class FaultySend:
         self._sent = 0
 
     async def __call__(self, message: Message) -> None:
-        """Pass a message on, or spoil it."""
+        """Send a message, or what the fault makes of it."""
         if message["type"] == "http.response.start":
             self._start = message
             if _is_stream(message):

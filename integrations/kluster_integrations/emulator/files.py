@@ -1,4 +1,4 @@
-"""`/v1/files` and `/v1/uploads`. No list and no delete of files: the docs know neither."""
+"""`/v1/files` and `/v1/uploads`. Files cannot be listed or deleted, since the docs describe neither."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Steps before every route: record the request, apply faults, check the key, apply limits."""
+"""What happens before every route: record the request, apply faults, check the key, apply limits."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _SHORTEST_KEY = 8  # a shorter one is a placeholder, such as "any"
 
 
 def _check_host(name: str, allowed: Iterable[str]) -> None:
-    """Refuse a host name of the public DNS: a site that lets its own name lead to this machine could use the emulator.
+    """Refuse host names of the public DNS: with DNS rebinding a web page could use the emulator.
 
     Raises:
         ApiError: 403.
@@ -44,7 +44,7 @@ async def _body(request: Request) -> bytes:
     """Return a request's body.
 
     Raises:
-        ApiError: 413, if it is longer than any that the service takes; the rest is not read.
+        ApiError: 413, if the body is longer than the service allows; the rest is not read.
     """
     pieces, size = [], 0
     async for piece in request.stream():
@@ -144,7 +144,7 @@ class Gate:
 
 
 class _Replay:
-    """A `receive` that gives the body, already read, once more, and then waits for the client to go."""
+    """An ASGI `receive` that returns the body again, and then waits until the client hangs up."""
 
     def __init__(self, body: bytes, connection: ClientConnection) -> None:
         self._body: bytes | None = body

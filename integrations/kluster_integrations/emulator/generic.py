@@ -1,8 +1,8 @@
-"""The generic engine: what is answered where no answer is stated.
+"""The generic engine: the answers to requests without a stated reply.
 
-An offered tool is called, with arguments that fit its schema, and once: behind a tool's result the result is echoed. A
-schema is answered by an instance of it. Else the last message is echoed. Tools and schemas count where OpenAI's API has
-them, and in the tags that this package's own prompts put them in (`<tools>`, `<schema>`); nothing else is read.
+An offered tool is called once, with arguments that fit its schema. After the tool's result, the result is echoed. The
+answer to a schema is an instance of it. Otherwise the last message is echoed. Tools and schemas are found in OpenAI's
+fields, and in the tags of this package's own prompts (`<tools>`, `<schema>`).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Function = Mapping[str, object]
 
 
 def generic_reply(request: ChatRequest) -> Reply:
-    """Return the reply to a request; the time it takes grows with the request's size, and no faster."""
+    """Return the reply to a request, in time linear in the size of the request."""
     if request.spec.purpose == "verification":
         return Reply(VERDICT)
     reasoning = f'No reply is stated to "{_echo(request)[:_LONGEST_THOUGHT]}".' if request.spec.reasoning else ""
@@ -52,7 +52,7 @@ def prompted_tools(request: ChatRequest) -> list[Function]:
 
 
 def _to_call(request: ChatRequest) -> Function | None:
-    """Return the tool to call: the one that must be, else the first that was not called since the last question."""
+    """Return the tool to call: the forced one, else the first that was not called since the last question."""
     if request.tool_choice == "none":
         return None
     native = [function for function in map(_function, request.tools) if function]
@@ -80,7 +80,7 @@ def _called(message: Mapping[str, object]) -> list[str]:
 
 
 def _schema(request: ChatRequest) -> object:
-    """Return the schema that the answer must fit, None without one; the last one counts."""
+    """Return the schema for the answer (the last one in the request); None if there is none."""
     wanted = request.body.get("response_format")  # only a lenient emulator lets it in
     if isinstance(wanted, dict) and wanted.get("type") == "json_object":
         return {"type": "object"}
@@ -107,7 +107,7 @@ def _parsed(text: str) -> object:
 
 
 def _echo(request: ChatRequest) -> str:
-    """Return the last message; of a prompted tool's results only what is between the tags."""
+    """Return the last message; for prompted tool results, the text between the tags."""
     content = request.messages[-1].get("content")
     if isinstance(content, list):
         parts = [part["text"] if part["type"] == "text" else _image(part["image_url"]["url"]) for part in content]

@@ -1,4 +1,4 @@
-"""An instance of a JSON schema: the arguments of a generic call, and the generic answer to a schema."""
+"""Instances of JSON schemas, for the generic engine: arguments of tool calls, and answers to a schema."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ _FORMATS = {
 def instance(schema: object) -> object:
     """Return a small value that fits a JSON schema, always the same for the same schema.
 
-    A field is its `const`, its `default`, its first example or member; else a text is the field's name, a number 1, a
-    flag true, and a list has one item; each as far as the schema's bounds let it. Optional fields are left out. No text
-    or list is longer than 10,000, and what no value can fit gets some value all the same.
+    A value is the schema's `const`, `default`, first example or first enum member. Otherwise a text is the field's
+    name, a number is 1, a flag is true and a list has one item, if the schema's bounds allow it. Optional fields are
+    left out. No text or list is longer than 10,000. A schema that nothing can fit gets some value.
 
     Args:
         schema: A JSON schema; `$ref` is followed within it.
@@ -52,7 +52,7 @@ class _Filler:
         self._values = 0
 
     def fill(self, schema: object, name: str, depth: int) -> object:
-        """Return a value for a schema; `name` is that of the field that it is for."""
+        """Return a value for a schema; `name` is the field's name."""
         self._values += 1
         if depth > _DEEPEST or self._values > _MOST_VALUES:  # a schema that requires itself has no instance
             return None
@@ -99,7 +99,7 @@ class _Filler:
         return cast("Schema", node) if isinstance(node, Mapping) else {}
 
     def _option(self, options: list[Schema], name: str, depth: int) -> object:
-        """Return a value of the first alternative; null where a scalar may be, and where nesting must end."""
+        """Return a value of the first object or list, else null or the first alternative; null at the maximum depth."""
         kinds = [_kind(self._resolved(option)) for option in options]
         nested = [option for option, kind in zip(options, kinds, strict=True) if kind in {"object", "array"}]
         if "null" in kinds and (not nested or depth >= _DEPTH):
@@ -202,7 +202,7 @@ def _number(schema: Schema, kind: str) -> float:
 
 
 def _finite(value: object, shift: float = 0.0) -> float | None:
-    """Return a number of a schema, moved by a shift; None for what cannot be reckoned with."""
+    """Return a number of a schema plus `shift`; None if it is not a finite number."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e300:
         return None
     return value + shift
@@ -220,9 +220,10 @@ _CANDIDATES = "a0A-_ .:/@"
 
 
 def example(pattern: str) -> str | None:
-    """Return a text that matches, None if the pattern is past what is understood here.
+    """Return a text that matches a pattern; None if the pattern is too difficult.
 
-    Literals, classes, groups, alternatives (the first is taken), anchors and quantifiers (the least is taken) are.
+    Supported are literals, classes, groups, anchors, alternatives (the first is used) and quantifiers (the minimum is
+    used).
     """
     try:
         text, _ = _alternatives(pattern, 0)

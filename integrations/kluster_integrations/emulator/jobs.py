@@ -1,4 +1,4 @@
-"""Files, uploads and batch jobs of one emulator, and what a test can make happen to them."""
+"""Files, uploads and batch jobs of one emulator, and how a test can change what happens to them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Answer = Callable[[Fields], Awaitable[Fields]]
 
 
 def new_id() -> str:
-    """Return an id as they were seen live: 24 hex digits."""
+    """Return an id as the live service makes them: 24 hex digits."""
     return secrets.token_hex(12)
 
 
@@ -39,18 +39,20 @@ class BatchBehavior:
 
     Args:
         line_time: Seconds per line.
-        pre_schedule: Seconds that a job has the status `pre_schedule`, which was seen live and is not documented.
-        list_lag: Seconds until a new job is in the list.
-        file_lag: Seconds for which `GET /v1/files/{id}` answers 404 after the upload, as seen live.
-        largest_post: Bytes of a file; `POST /v1/files` answers 413 to more. `POST /v1/uploads` is the other way.
-        text_timestamps: Whether `*_at` are decimal strings, as seen live, and not numbers.
-        errors: The form of `errors`: `null`, `list`, `object` (OpenAI's); `auto` is null unless the job failed.
-        missing: Numbers of lines, from 0, that are in neither the output nor the error file.
-        texts: Numbers of lines, and the text with which each is answered in place of the engine's answer.
-        failing: Numbers of lines, and the HTTP status with which each ends in the error file.
-        expires_after: How many lines are answered before the job expires; None is all, so that it does not.
-        fails: Why the service refuses the whole job; None if it does not.
-        create: What becomes of `POST /v1/batches`: `500` or `hang` (no answer), `before` or `after` the job is made.
+        pre_schedule: Seconds in the status `pre_schedule`, which was seen live but is not documented.
+        list_lag: Seconds until a new job appears in the list.
+        file_lag: Seconds after an upload during which `GET /v1/files/{id}` answers 404, as seen live.
+        largest_post: The most bytes of a file that `POST /v1/files` accepts; larger ones get 413 and need
+            `/v1/uploads`.
+        text_timestamps: Whether `*_at` are text with a decimal number, as seen live, and not numbers.
+        errors: The form of `errors`: `null`, `list`, or `object` (OpenAI's); `auto` is null unless the job fails.
+        missing: Numbers of lines, from 0, that are in neither the output file nor the error file.
+        texts: Texts by number of the line, which replace the engine's answers.
+        failing: HTTP statuses by number of the line, with which these lines end in the error file.
+        expires_after: How many lines are answered before the job expires; None never expires.
+        fails: The reason why the service refuses the whole job; None if it does not.
+        create: `ok`, or how `POST /v1/batches` fails: with a `500`, or by a `hang` (no answer), `before` or `after` the
+            job is created.
     """
 
     line_time: float = 0.0
@@ -70,7 +72,7 @@ class BatchBehavior:
 
 @dataclass(frozen=True, slots=True)
 class StoredFile:
-    """A file, whole."""
+    """A complete file."""
 
     name: str
     purpose: str
@@ -92,7 +94,7 @@ class StoredFile:
 
 @dataclass(slots=True, eq=False)
 class Upload:
-    """A file that comes in parts."""
+    """A file that is uploaded in parts."""
 
     name: str
     purpose: str
@@ -148,7 +150,7 @@ class Job:
         return [line["custom_id"] for line in self.lines]
 
     def turn(self, status: str) -> None:
-        """Take the next status, and note when."""
+        """Set the next status and its time."""
         self.status = status
         self.times[f"{status}_at"] = int(time.time())
         if status == "cancelling":
@@ -202,10 +204,10 @@ class Batches:
         limits: The plan's limits.
 
     Attributes:
-        behavior: What happens to jobs and files, unless `script` says otherwise of a job.
+        behavior: What happens to jobs and files that `script` does not mention.
         jobs: The jobs by id, in the order of their creation.
-        files: The files by id, results too.
-        uploads: The uploads in parts by id.
+        files: The files by id, including results.
+        uploads: The uploads in parts, by id.
     """
 
     def __init__(self, limits: PlanLimits) -> None:
@@ -215,7 +217,7 @@ class Batches:
         self.clear()
 
     def clear(self) -> None:
-        """Forget everything, and behave as at the start."""
+        """Remove all jobs and files, and use the default behavior again."""
         self.behavior = BatchBehavior()
         self._scripted.clear()
         self.jobs: dict[str, Job] = {}
@@ -223,7 +225,7 @@ class Batches:
         self.uploads: dict[str, Upload] = {}
 
     def script(self, *behaviors: BatchBehavior) -> None:
-        """Say what happens to the next jobs, one each; then `behavior` holds again."""
+        """Set what happens to the next jobs, one behavior per job. After those, `behavior` holds again."""
         self._scripted.extend(behaviors)
 
     def next_behavior(self) -> BatchBehavior:
@@ -248,10 +250,10 @@ class Batches:
         return self._start(Job(file.id, window, metadata, behavior, lines, problems), answer)
 
     def queue(self, body: Fields, options: Mapping[str, Any], answer: Answer) -> Fields:
-        """Make a job of one chat request, as an asynchronous request does, and return the notice that it is queued.
+        """Make a job of one asynchronous chat request, and return the notice that it is queued.
 
-        The notice's wording and the form of its id are the docs'. That the id begins with that of a job is what the
-        docs say; it was never seen live.
+        The notice's text and the form of its id come from the docs. The docs also say that the id begins with a job's
+        id, but that was never seen live.
         """
         window = options.get("completion_window", "24h")
         if window not in WINDOWS:

@@ -1,4 +1,4 @@
-"""What the messages of a chat request may hold."""
+"""The rules for the messages of a chat request."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def _unsupported(name: str) -> ApiError:
 
 
 def check_messages(value: object, spec: ModelSpec, *, strict: bool) -> list[Message]:
-    """Return the messages, with only the keys that count.
+    """Return the messages without unknown keys.
 
     Raises:
-        ApiError: 400, naming the offending place (`messages[0].name`).
+        ApiError: 400, with the name of the wrong field, such as `messages[0].name`.
     """
     if not isinstance(value, list) or not value:
         raise _bad("messages", "must be a non-empty array")
@@ -47,7 +47,7 @@ def check_messages(value: object, spec: ModelSpec, *, strict: bool) -> list[Mess
 
 
 def _check_roles(messages: list[Message], spec: ModelSpec) -> None:
-    """Refuse what the chat templates of Gemma and the Mistrals refuse: they raise_exception, and vLLM answers 400."""
+    """Refuse what the chat templates of Gemma and the Mistrals refuse with `raise_exception`; vLLM answers 400."""
     behind = messages[1:] if messages[0]["role"] == "system" else messages
     for number, message in enumerate(behind):
         wanted = ("user", "assistant")[number % 2]

@@ -1,6 +1,6 @@
-"""The page at `/`, which shows the requests as they come, and what it asks for: `/log` and `/log/NUMBER`.
+"""The page at `/`, which shows the requests as they come, and its data: `/log` and `/log/NUMBER`.
 
-It holds no key: headers are not shown, nor a body that holds the client's key.
+It shows no key: no headers, and no body that contains the client's key.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _HEADERS = {
 
 
 def is_page(method: str, path: str) -> bool:
-    """Return whether a request is for the page: it needs no key, and is not recorded."""
+    """Return whether a request is for the page. Such requests need no key and are not recorded."""
     return method == "GET" and _PATHS.fullmatch(path) is not None
 
 

@@ -1,4 +1,4 @@
-"""What is kept of each request, for tests, for the log and for the page."""
+"""The record of each request, for tests, for the log and for the page."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from kluster_integrations.catalog import ModelSpec
 __all__ = ["LOGGER", "LONGEST_ANSWER", "MAX_BYTES", "MAX_RECORDED", "RecordedRequest", "Records"]
 
 LOGGER = "kluster_integrations.emulator"
-"""The logger that gets a record per answered request, at level INFO, with the request as its `request`."""
+"""The logger for answered requests: one record each, at level INFO, with the `RecordedRequest` as `request`."""
 MAX_RECORDED = 10_000  # requests; a server that runs for days keeps the newest
 MAX_BYTES = 64 * 1024 * 1024  # of bodies and answers
 _ROW = [
@@ -35,23 +35,26 @@ LONGEST_ANSWER = 200_000  # bytes
 
 @dataclass(slots=True)
 class RecordedRequest:
-    """One request as it arrived, and what it got.
+    """One request as it arrived, and its answer.
 
     Args:
-        method: `GET`, `POST`, …; with `path`, which begins with `/v1`, and `query`, of repeated parameters the last.
-        headers: By lower-case name; the key is kept only as `Bearer ***`.
-        body: The parsed JSON, the raw bytes of a body that is not JSON, or None without a body.
-        size: Bytes of the body, and of what is kept of the answer.
-        number: Which request of this emulator it is, from 1 on.
+        method: `GET`, `POST`, ….
+        path: The path, which begins with `/v1`.
+        query: The query parameters; of a repeated one, the last value.
+        headers: The headers by lower-case name. The key is masked, as `Bearer ***`.
+        body: The parsed JSON, the bytes of a body that is not JSON, or None without a body.
+        size: Bytes of the body, and of the recorded part of the answer.
+        number: The request's number in this emulator, from 1.
         time: When it came, in seconds since 1970.
-        status: The answer's status, None until there is one.
+        status: The answer's status; None before there is one.
         reason: Why it was refused, which fault it met, or that the client hung up; "" if nothing went wrong.
-        prompt_tokens: Tokens of the prompt, and `completion_tokens` of the answer, None where nothing was counted.
-        cost: US$ at the catalog's price, None where it is unknown.
-        seconds: How long it took until the last byte, None until then.
-        answer: What was sent, at most its first 200,000 bytes.
-        holds_key: Whether the client has put its key into the body, which the page then does not show.
-        version: Grows with each change of any request.
+        prompt_tokens: Tokens of the prompt; None if they were not counted.
+        completion_tokens: Tokens of the answer; None if they were not counted.
+        cost: US$ at the catalog's price; None if it is unknown.
+        seconds: The time until the last byte; None before that.
+        answer: The bytes that were sent, at most the first 200,000.
+        holds_key: Whether the body contains the client's key; the page then does not show it.
+        version: A number that grows with each change of any request.
     """
 
     method: str
@@ -74,21 +77,21 @@ class RecordedRequest:
 
     @property
     def model(self) -> str | None:
-        """The model that the body names, None without one."""
+        """The model in the body; None if there is none."""
         model = self.body.get("model") if isinstance(self.body, dict) else None
         return model if isinstance(model, str) else None
 
     def count(self, spec: ModelSpec, prompt_tokens: int, completion_tokens: int) -> None:
-        """Note the tokens, and what they cost."""
+        """Record the tokens and their cost."""
         self.prompt_tokens, self.completion_tokens = prompt_tokens, completion_tokens
         self.cost = spec.cost(prompt_tokens, completion_tokens)
 
     def row(self) -> dict[str, object]:
-        """Return what the page and the log for machines show of it; no headers, and so no key."""
+        """Return the fields for the page and the JSON log: no headers, and so no key."""
         return {name: getattr(self, name) for name in _ROW}
 
     def line(self) -> str:
-        """Return the line of the log for people."""
+        """Return the line of the readable log."""
         parts = [time.strftime("%H:%M:%S", time.localtime(self.time)), f"{self.method} {self.path}"]
         parts += [str(self.status or "no answer"), *([self.model] if self.model else [])]
         if self.prompt_tokens is not None:
@@ -113,7 +116,7 @@ class Records:
         return iter(list(self._rows))  # a copy in one step: the server's thread may add
 
     def add(self, record: RecordedRequest) -> None:
-        """Add a request, and drop the oldest where there are too many."""
+        """Add a request, and drop the oldest if there are too many."""
         self._count += 1
         record.number = self._count
         self._rows.append(record)
@@ -122,13 +125,13 @@ class Records:
             self._size -= self._rows.popleft().size
 
     def changed(self, record: RecordedRequest, more: int = 0) -> None:
-        """Note that a request has changed, and has so many bytes more."""
+        """Record that a request has changed and has `more` bytes more."""
         self._version += 1
         record.version = self._version
         self._size += more
 
     def finish(self, record: RecordedRequest, seconds: float) -> None:
-        """Note the end of an answer, and log it."""
+        """Record the end of an answer, and log it."""
         record.seconds = seconds
         record.size += len(record.answer)
         self.changed(record, len(record.answer))
@@ -137,6 +140,6 @@ class Records:
             logger.info("%s", record.line(), extra={"request": record})
 
     def clear(self) -> None:
-        """Forget all."""
+        """Remove all requests."""
         self._rows.clear()
         self._size = 0

@@ -1,4 +1,4 @@
-"""Stated answers: what a reply may hold, and which request gets which reply."""
+"""Stated replies: what a reply contains, and which request gets it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _ALIASES = {"content": "text", "reasoning_content": "reasoning"}
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A tool call; `arguments` is what is sent, most often JSON."""
+    """A tool call; `arguments` is the text that is sent, usually JSON."""
 
     name: str
     arguments: str = "{}"
@@ -38,16 +38,16 @@ class Reply:
     """An answer that a test sets.
 
     Args:
-        text: What the model says; with an error status, the error's message.
-        reasoning: What it thinks before.
-        tool_calls: Calls, each `{"name": …, "arguments": {…}}` (`id` is optional), or as OpenAI's messages have them.
-            Arguments that are a string are sent as they are, which need not be JSON. A tool may be called that was not
-            offered. Where tools can only be offered in the prompt, calls are written as `<tool_call>` text.
-        json: A value, which is written as the text; with an error status, the whole body.
-        finish_reason: Default: `tool_calls` with calls, else `stop`. A stop string and the most tokens end a reply as
-            they end any answer, whatever is stated.
-        usage: Counts in place of the emulator's: `prompt_tokens`, `completion_tokens`, and whatever else; a stream then
-            ends with usage, too.
+        text: The text of the answer; with an error status, the error's message.
+        reasoning: The model's reasoning before the answer.
+        tool_calls: Tool calls, each `{"name": …, "arguments": {…}}` (`id` is optional) or in the form of OpenAI's
+            messages. Arguments that are a string are sent as they are, even if they are not JSON. The tool need not be
+            offered. If the model has only prompted tools, calls are written as `<tool_call>` text.
+        json: A value that is sent as JSON text; with an error status, the whole body.
+        finish_reason: Default: `tool_calls` with calls, else `stop`. A stop string or the limit of tokens still ends
+            the reply.
+        usage: Numbers that replace the emulator's, such as `prompt_tokens` and `completion_tokens`. A stream then ends
+            with usage.
         status: 200, or the status of an error, 400 to 599.
         headers: Further headers of the answer.
 
@@ -88,10 +88,10 @@ class Reply:
 
     @classmethod
     def of(cls, value: object) -> Reply:
-        """Return what is given as a reply: a `Reply`, a text, or a dict of a reply's fields (or a message's).
+        """Return a value as a `Reply`. It may be a `Reply`, a text, or a dict of a reply's or a message's fields.
 
         Raises:
-            ValueError: If it cannot be a reply.
+            ValueError: If it is anything else.
         """
         if isinstance(value, Reply):
             return value
@@ -162,9 +162,9 @@ class _Stated:
     reply: Reply
     when: When | None
     left: int | None
-    """How often it is still given; None is always."""
+    """How often the reply is still given; None is always."""
     steps_aside: bool
-    """Whether it makes place for the next reply to the same requests."""
+    """Whether the next reply for the same requests replaces this one."""
     was_given: bool = False
 
     def suits(self, request: ChatRequest) -> bool:
@@ -175,7 +175,7 @@ class _Stated:
 
 @dataclass(slots=True)
 class Replies:
-    """The stated replies of one emulator. Safe to use from any thread."""
+    """The stated replies of one emulator. Thread-safe."""
 
     _stated: list[_Stated] = field(default_factory=list)
     # A predicate may state a further reply.
@@ -198,7 +198,7 @@ class Replies:
             self._stated.append(_Stated(reply, when, left, steps_aside=times is ... and when is not None))
 
     def state(self, arguments: Mapping[str, object]) -> None:
-        """Add the reply that a dict of the arguments of `Emulator.reply` states.
+        """Add a reply from a dict of arguments of `Emulator.reply`.
 
         Raises:
             ValueError: If an argument is not allowed.
@@ -208,12 +208,12 @@ class Replies:
         self.add(Reply.of(fields), when=when, times=times)
 
     def clear(self) -> None:
-        """Forget every reply."""
+        """Remove every reply."""
         with self._lock:
             self._stated.clear()
 
     def take(self, request: ChatRequest) -> Reply | None:
-        """Return the reply to a request, None where none is stated: routed replies first, each kind in its order."""
+        """Return the reply to a request, or None. Replies with `when` come first, each kind in its order."""
         with self._lock:
             routed = [row for row in self._stated if row.when is not None and row.suits(request)]
             found = next(iter(routed), None) or next((row for row in self._stated if row.when is None), None)
@@ -228,7 +228,7 @@ class Replies:
 
 
 def load(path: str | Path) -> list[dict[str, object]]:
-    """Return the replies of a YAML file: a list, each a dict of the arguments of `Emulator.reply`.
+    """Return the replies of a YAML file: a list of dicts with arguments of `Emulator.reply`.
 
     Raises:
         OSError: If the file cannot be read.

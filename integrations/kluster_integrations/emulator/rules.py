@@ -1,7 +1,7 @@
-"""What a chat request may hold: the service's documented fields and ranges, and the model's abilities and windows.
+"""The rules for a chat request: the service's documented fields and ranges, and the model's capabilities and windows.
 
-What the service does with an unsupported field is not documented. The emulator answers 400 (strict), so that a client
-that sends one is found out, or ignores it (lenient).
+The docs do not say what the service does with an unsupported field. The emulator answers 400 (strict), so that you
+notice it, or ignores the field (lenient).
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def check_chat(body: Body, settings: Settings) -> ChatRequest:
     """Return a chat request that keeps the rules.
 
     Raises:
-        ApiError: 400, naming the offending field; 404 for an unknown model.
+        ApiError: 400, with the name of the wrong field; 404 for an unknown model.
     """
     spec = find_model(body, settings)
     if spec.purpose == "embeddings":
@@ -127,7 +127,7 @@ def check_chat(body: Body, settings: Settings) -> ChatRequest:
 
 
 def _check_answer(messages: list[Message], *, strict: bool) -> None:
-    """Refuse a conversation without an answer to verify, which the docs' example has at the end."""
+    """Refuse a conversation that does not end with an answer to verify, as in the docs' example."""
     last = messages[-1]
     if strict and (last["role"] != "assistant" or not last.get("content")):
         raise bad_request("The last message must be the assistant's, with the answer to verify", "messages")

@@ -1,4 +1,4 @@
-"""`Emulator`: the application, its recorded requests, and what it is told to answer."""
+"""`Emulator`: the application, its recorded requests, stated replies and faults."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Emulator(ThreadServer):
         settings: The settings; default: those of `Settings`.
         host: The address to listen on.
         port: The port, 0 for any free one.
-        options: Settings that differ from these, such as `plan="trial"`; `Settings` documents each of them.
+        options: Single settings, such as `plan="trial"`, which win over `settings`. `Settings` documents each of them.
 
     Raises:
         ValueError: If an argument is not allowed.
@@ -50,7 +50,7 @@ class Emulator(ThreadServer):
 
     @property
     def requests(self) -> list[RecordedRequest]:
-        """The requests so far, the newest 10,000, in the order of their arrival; a copy."""
+        """The requests so far (the newest 10,000), in the order of their arrival; a copy of the list."""
         return list(self._service.records)
 
     @property
@@ -59,7 +59,7 @@ class Emulator(ThreadServer):
         return self._service.batches
 
     def clear(self) -> None:
-        """Forget the recorded requests, all faults, stated replies, files and batch jobs."""
+        """Remove the recorded requests, all faults, stated replies, files and batch jobs."""
         self._service.records.clear()
         self._service.batches.clear()
         self._service.faults.clear()
@@ -79,12 +79,12 @@ class Emulator(ThreadServer):
         when: When | None = None,
         times: int | EllipsisType | None = ...,
     ) -> None:
-        """State what the model answers; `Reply` documents what an answer holds.
+        """State what the model answers. `Reply` documents the other arguments.
 
-        With `when` it answers the requests that this names: those for a model (its id), those whose last message
-        contains a text, or those for which a function of the `ChatRequest` is true. Without, it waits in a queue for
-        whatever requests come. `times` is how often it answers, None is always. Default: once without `when`; with it
-        always, until another reply is stated for the same requests.
+        With `when` the reply is for certain requests: those for a model (its id), those whose last message contains a
+        text, or those for which a function of the `ChatRequest` returns True. Without `when` it waits in a queue for
+        any request. `times` is how often it answers; None is always. Default: once without `when`; with `when` always,
+        until another reply is stated for the same requests.
 
         Raises:
             ValueError: If a value is not allowed, or nothing is stated.
@@ -96,7 +96,7 @@ class Emulator(ThreadServer):
         """Schedule a fault; its `after` counts from now on.
 
         Raises:
-            ValueError: If it is no `Fault`.
+            ValueError: If it is not a `Fault`.
         """
         self._service.faults.add(fault)
 

@@ -53,7 +53,7 @@ class ClientConnection:
             raise ClientGone
 
     async def pause(self, seconds: float | None) -> None:
-        """Wait (None: for ever), but no longer than the client does.
+        """Wait some seconds (None: for ever), but not after the client has hung up.
 
         Raises:
             ClientGone: If the client hangs up or the emulator stops meanwhile.
@@ -71,11 +71,11 @@ _MINUTE = 60.0
 
 
 class Limiter:
-    """Counts requests by key and answers 429 past a limit. Lives in one event loop.
+    """Counts requests by key, and answers 429 above a limit. For one event loop.
 
     Args:
         limits: The plan's limits; None is no limits.
-        clock: Returns seconds, never going back.
+        clock: A monotonic clock, in seconds.
     """
 
     def __init__(self, limits: PlanLimits | None, clock: Callable[[], float] = time.monotonic) -> None:
@@ -148,7 +148,7 @@ class Service:
 
 
 def service_of(request: Request) -> Service:
-    """Return the service that a request is for."""
+    """Return the state of the emulator that got a request."""
     service: Service = request.app.state.service
     return service
 
@@ -160,7 +160,7 @@ def connection_of(request: Request) -> ClientConnection:
 
 
 def record_of(scope: Scope) -> RecordedRequest:
-    """Return what is noted of a request."""
+    """Return the record of a request."""
     record: RecordedRequest = scope["kluster.record"]
     return record
 
@@ -169,7 +169,7 @@ DONE = b"data: [DONE]\n\n"
 
 
 def dump(value: object) -> bytes:
-    """Return compact JSON; half a surrogate pair, which no UTF-8 can hold, becomes a question mark."""
+    """Return compact JSON. Half a surrogate pair, which UTF-8 cannot encode, becomes a question mark."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     return text.encode("utf-8", "replace")
 

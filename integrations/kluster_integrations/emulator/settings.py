@@ -43,26 +43,26 @@ class Settings:
     """The settings of one emulator.
 
     Args:
-        engine: Who answers what no reply is stated for: a function that takes a `ChatRequest` and returns a string, a
+        engine: What answers requests without a stated reply. A function gets a `ChatRequest` and returns a string, a
             `Reply`, a dict of a reply's fields, an iterator of these (each string is one chunk), or None for the
             generic answer; it may be async. `upstream` is another server, `scripted` the generic engine.
-        replies: Replies that are stated from the start, each a dict of the arguments of `Emulator.reply`.
-        upstream: Base URL of an OpenAI-compatible server; given, the engine is `upstream`.
-        upstream_model: The model to ask there; default: the first one that it lists.
-        strict: Whether whatever the docs do not call supported is answered with 400; otherwise unknown fields are
-            ignored, unknown message keys are dropped and `max_tokens` counts.
+        replies: Replies from the start, each a dict of arguments of `Emulator.reply`.
+        upstream: The base URL of an OpenAI-compatible server, which then is the engine.
+        upstream_model: The upstream's model; default: the first one that it lists.
+        strict: Whether fields that the docs do not call supported get a 400. Otherwise unknown fields and message keys
+            are ignored, and `max_tokens` works.
         plan: The plan whose limits and windows apply; None is no limits and the windows of Core.
-        api_keys: The keys that are let in; None lets any key in.
+        api_keys: The accepted keys; None accepts any key.
         shape: The server whose answers are imitated, `vllm` or `sglang`.
-        reasoning: Where a reasoning model's thoughts go: the field `reasoning_content`, the field `reasoning`, inline
-            in `<think>` tags (`think`), or inline with the closing tag only where the model's template opens it
-            (`open`).
-        usage_in_stream: Whether a stream ends with a chunk that holds usage.
+        reasoning: Where a model's reasoning goes: the field `reasoning_content`, the field `reasoning`, the text in
+            `<think>` tags (`think`), or the text with only the closing tag, for models whose template has the opening
+            one (`open`).
+        usage_in_stream: Whether a stream ends with a chunk that has usage.
         delay: Seconds between the chunks of a stream.
-        faults: Faults scheduled from the start.
-        models: Specs of further models to serve, or to serve in place of the catalog's.
-        hosts: Names in the public DNS by which clients reach the emulator. Others are answered with 403, for they may
-            be a web page's (DNS rebinding); addresses, `localhost` and names without a dot need not be named.
+        faults: Faults that are scheduled from the start.
+        models: Specs of further models, or of models that replace the catalog's.
+        hosts: Public DNS names by which clients reach the emulator. Others get a 403, because they may belong to a web
+            page (DNS rebinding). Addresses, `localhost` and names without a dot are always accepted.
 
     Raises:
         ValueError: If a value is not allowed; the message names the field, the value and what is allowed.
@@ -111,7 +111,7 @@ class Settings:
         return next((spec for spec in self.specs() if spec.id == model), None)
 
     def specs(self) -> list[ModelSpec]:
-        """Return every model that is served, with the windows of the plan."""
+        """Return the specs of all served models, with the windows of the plan."""
         by_id = {spec.id: spec for spec in (*catalog.all_models(), *self.models)}
         return [spec.for_plan(self.plan) for spec in by_id.values()]
 
@@ -148,7 +148,7 @@ class Settings:
 
 
 def without_credentials(url: str) -> str:
-    """Return a URL as it may be shown: without user and password, and without a query, which may hold a key."""
+    """Return a URL without user, password and query, which may contain secrets."""
     scheme, mark, rest = url.partition("://")
     host, slash, path = rest.partition("?")[0].partition("/")
     return f"{scheme}{mark}{host.rpartition('@')[2]}{slash}{path}"

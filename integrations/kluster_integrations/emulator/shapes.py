@@ -1,4 +1,4 @@
-"""The two shapes of answers that the service is known to give: vLLM's and SGLang's.
+"""The two known shapes of the service's answers: vLLM's and SGLang's.
 
 The differences are those of the reference: `stop_reason` or `matched_stop`, `tool_calls` [] or null, `prompt_logprobs`,
 null details of usage, null message fields, and ids (`chatcmpl-<hex>` or bare hex).
@@ -39,11 +39,11 @@ class Vllm:
         return f"chatcmpl-{uuid.uuid4().hex}"
 
     def message(self, content: str | None, calls: list[Fields], extra: Fields) -> Fields:
-        """Return a message, whose `tool_calls` is [] without calls; `extra` holds the reasoning field."""
+        """Return a message; without calls its `tool_calls` is []. `extra` has the reasoning field."""
         return {"role": "assistant", **extra, "content": content, "tool_calls": calls}
 
     def usage(self, finish: Finish) -> Fields:
-        """Return the three counts, and what a reply states of them."""
+        """Return the three counts; those that a reply states win."""
         prompt, written = finish.prompt_tokens, finish.completion_tokens
         counts = {"prompt_tokens": prompt, "total_tokens": prompt + written, "completion_tokens": written}
         return {**counts, **finish.usage}
@@ -62,7 +62,7 @@ class Vllm:
         return self._chunk(id_, model, created, [{"index": 0, **choice, "finish_reason": None}])
 
     def finish_chunk(self, id_: str, model: str, created: int, finish: Finish) -> Fields:
-        """Return the chunk with the finish reason, which has an empty delta."""
+        """Return the chunk with the finish reason and an empty delta."""
         ending: Fields = {"finish_reason": finish.reason, "stop_reason": finish.stop}
         choice: Fields = {"index": 0, "delta": {"content": ""}, "logprobs": None, **ending}
         return self._chunk(id_, model, created, [choice])
@@ -90,18 +90,18 @@ class Sglang(Vllm):
         return uuid.uuid4().hex
 
     def message(self, content: str | None, calls: list[Fields], extra: Fields) -> Fields:
-        """Return a message full of nulls, whose `tool_calls` is null without calls."""
+        """Return a message with nulls for absent fields, also for `tool_calls` without calls."""
         nulls: Fields = {"refusal": None, "role": "assistant", "audio": None, "function_call": None}
         return {"content": content, **nulls, "tool_calls": calls or None, **extra}
 
     def usage(self, finish: Finish) -> Fields:
-        """Return the three counts, details that are null, and what a reply states of them."""
+        """Return the three counts, with null details; those that a reply states win."""
         prompt, written = finish.prompt_tokens, finish.completion_tokens
         counts = {"completion_tokens": written, "prompt_tokens": prompt, "total_tokens": prompt + written}
         return {**counts, "completion_tokens_details": None, "prompt_tokens_details": None, **finish.usage}
 
     def completion(self, id_: str, model: str, choice: Fields, finish: Finish) -> Fields:
-        """Return a whole answer, with `matched_stop`, and nulls for what it does not have."""
+        """Return a whole answer, with `matched_stop`, and nulls for absent fields."""
         row: Fields = {"finish_reason": finish.reason, "index": 0, **choice, "matched_stop": self._matched(finish)}
         return {
             "id": id_,
@@ -115,19 +115,19 @@ class Sglang(Vllm):
         }
 
     def chunk(self, id_: str, model: str, created: int, choice: Fields) -> Fields:
-        """Return a chunk without a finish reason, whose `matched_stop` and usage are null."""
+        """Return a chunk without a finish reason; its `matched_stop` and usage are null."""
         row: Fields = {"index": 0, **choice, "finish_reason": None, "matched_stop": None}
         return {**self._chunk(id_, model, created, [row]), "usage": None}
 
     def finish_chunk(self, id_: str, model: str, created: int, finish: Finish) -> Fields:
-        """Return the chunk with the finish reason, whose delta is null all over."""
+        """Return the chunk with the finish reason; all fields of its delta are null."""
         delta: Fields = {"role": None, "content": None, "tool_calls": None}
         ending: Fields = {"finish_reason": finish.reason, "matched_stop": self._matched(finish)}
         row: Fields = {"index": 0, "delta": delta, "logprobs": None, **ending}
         return {**self._chunk(id_, model, created, [row]), "usage": None}
 
     def embedding_usage(self, prompt_tokens: int) -> Fields:
-        """Return prompt tokens alone, which is all the docs promise."""
+        """Return only the prompt tokens, because the docs promise no more."""
         return {"prompt_tokens": prompt_tokens}
 
     def _matched(self, finish: Finish) -> str | int | None:

@@ -1,6 +1,6 @@
 """The emulator's own tokenizer: words and punctuation marks, each with the space before it.
 
-No model counts like this; it is simple, the same for every model, and its tokens put together are the text.
+No model counts like this, but it is simple and the same for every model. The tokens joined are the text.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _TOKEN = re.compile(rf"\s*[{_CJK}]|\s*[^\W{_CJK}]{{1,16}}|\s*[^\w\s]|\s+|.", re.
 
 
 def split(text: str) -> list[str]:
-    """Return the tokens of a text; joined they are the text again."""
+    """Return the tokens of a text. Joined, they are the text."""
     return _TOKEN.findall(text)
 
 

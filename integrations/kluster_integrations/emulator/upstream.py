@@ -1,4 +1,4 @@
-"""The upstream engine: a real OpenAI-compatible server writes the text; rules and shapes stay kluster.ai's."""
+"""The upstream engine: a real OpenAI-compatible server writes the text, with kluster.ai's rules and answer shapes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class UpstreamEngine:
 
     Args:
         url: The server's base URL (`http://host:port/v1`).
-        model: The model to ask; None is the first one that the server lists.
+        model: The server's model; None is the first one that it lists.
     """
 
     def __init__(self, url: str, model: str | None = None) -> None:
@@ -109,7 +109,7 @@ def _body(request: ChatRequest, model: str) -> dict[str, object]:
 
 
 class _Stream:
-    """Reads the upstream's chunks; where it sends no usage, the emulator's own count is used."""
+    """Reads the upstream's chunks. If it sends no usage, the emulator counts."""
 
     def __init__(self, request: ChatRequest, failed: Callable[[str], ApiError]) -> None:
         self._request = request

@@ -1,8 +1,8 @@
 """`POST /v1/verify/reliability`: is an answer supported by its context, or else by general knowledge?
 
-Fields and answer are those of the docs' guide "Reliability via the Verify API" (2025-07-31). It says nothing of errors,
-of empty texts and of unknown fields: they are refused here as everywhere. The verdict is a stated one; the emulator
-itself judges nothing, and has no objection.
+Fields and answer follow the docs' guide "Reliability via the Verify API" (2025-07-31). It does not mention errors,
+empty texts and unknown fields; they are refused, as elsewhere. A test states the verdict. Without one, every answer is
+reliable.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ async def _verify(request: Request) -> Response:
 
 
 async def _verdict(service: Service, request: ChatRequest) -> rules.Body:
-    """Return what is stated: as JSON, or as the text that the model answers on chat completions."""
+    """Return the stated verdict: as JSON, or as the text that the model answers on chat completions."""
     said = await stated(service.replies, service.engine, request)
     if isinstance(said, Reply) and isinstance(said.json, dict):
         return {"is_hallucination": False, "explanation": "", **said.json}

@@ -1,4 +1,4 @@
-"""How an answer is written: who says it, tool calls as text where they must be, stop strings and the most tokens."""
+"""How an answer is written: by a reply or an engine, with tool calls as text if necessary, up to the answer's end."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ _CLOSED, _SILENT = Delta(), Delta()
 async def begin(
     replies: Replies, engine: Engine | UpstreamEngine | None, request: ChatRequest, form: Form | None = None
 ) -> tuple[Mapping[str, str], Stream]:
-    """Return the headers and the deltas of the answer: a stated one, else the engine's, else the generic one.
+    """Return the headers and the deltas of the answer: the stated reply, else the engine's, else the generic one.
 
-    A fault may want tool calls as text, in a `form`.
+    With `form`, from a fault, tool calls are written as text.
 
     Raises:
-        ApiError: If the reply is an error, or none can be had.
+        ApiError: If the reply is an error, or the engine fails.
     """
     said = await stated(replies, engine, request)
     # A model behind another server would go on with a conversation that it is to judge.
@@ -50,10 +50,10 @@ async def begin(
 async def stated(
     replies: Replies, engine: Engine | UpstreamEngine | None, request: ChatRequest
 ) -> Reply | AsyncIterator[object] | None:
-    """Return what is stated for a request, by a reply or by a user's function; None where nothing is.
+    """Return the reply to a request, from a stated reply or the user's engine; None if there is none.
 
     Raises:
-        ApiError: The error that is stated; 500, if the function raises, or gives what cannot be a reply.
+        ApiError: The stated error; 500 if the engine raises an error or returns something else than a reply.
     """
     try:
         said: object = replies.take(request)
@@ -117,7 +117,7 @@ async def _written(request: ChatRequest, said: AsyncIterator[object], form: Form
 
 
 class _Writer:
-    """One answer as it is written: counts tokens, looks for stop strings, writes calls as text in a form, if any."""
+    """Writes one answer: counts tokens, looks for stop strings, and writes calls as text if there is a `form`."""
 
     def __init__(self, request: ChatRequest, form: Form | None) -> None:
         self.ended: tuple[str, str | None] | None = None  # why it has ended early, and the stop string that did it
@@ -145,7 +145,7 @@ class _Writer:
                 yield Delta(call=CallDelta(index, arguments=token))
 
     def take(self, delta: Delta) -> Iterator[Delta]:
-        """Yield what is certain to be sent."""
+        """Yield the deltas that can be sent now."""
         text = delta.reasoning or delta.content
         size, left = 1 if delta.call else tokens.count(text), self._request.max_tokens - self._used
         if size > left:
@@ -165,11 +165,11 @@ class _Writer:
             yield from self._hold(delta, text)
 
     def rest(self) -> Iterator[Delta]:
-        """Yield what is held."""
+        """Yield the held deltas."""
         yield from self._send(sum(len(text) for _, text in self._held))
 
     def finish(self, reply: Reply) -> Finish:
-        """Return the finish, with what the reply states of it."""
+        """Return the finish; what the reply states wins."""
         reason, stop = self.ended or (reply.finish_reason or ("tool_calls" if self._calls else "stop"), None)
         usage: dict[str, Any] = dict(reply.usage or {})
         prompt = usage.get("prompt_tokens", self._request.prompt_tokens)
@@ -182,7 +182,7 @@ class _Writer:
         return self.ended is not None and self.ended[0] == "stop"
 
     def _hold(self, delta: Delta, text: str) -> Iterator[Delta]:
-        """Hold a delta, and yield what is in front of a stop string, or of what may become one."""
+        """Hold a delta, and yield the text before a stop string or before the possible beginning of one."""
         if self._stopped:
             return
         self._held.append((delta, text))
@@ -196,7 +196,7 @@ class _Writer:
         yield from self._send(len(raw) - max((_begun(raw, stop) for stop in stops), default=0))
 
     def _send(self, size: int, *, torn: bool = False) -> Iterator[Delta]:
-        """Yield so many characters of what is held, the last delta whole or torn."""
+        """Yield `size` characters of the held text; with `torn` the last delta may be split."""
         while self._held and size > 0 and (torn or len(self._held[0][1]) <= size):
             delta, text = self._held.pop(0)
             if delta is _CLOSED:
@@ -215,7 +215,7 @@ def _begun(text: str, stop: str) -> int:
 
 
 def _as_text(calls: Sequence[Call], form: Form) -> str:
-    """Return tool calls as models write them into their text where no server takes them out."""
+    """Return tool calls as the text that models write, for servers that do not read it."""
     blocks = [f'{{"name": {json.dumps(call.name)}, "arguments": {call.arguments}}}' for call in calls]
     if form == "hermes":
         return "\n".join(f"<tool_call>\n{block}\n</tool_call>" for block in blocks)
