@@ -1,4 +1,4 @@
-"""What a program's author and its operator must know, and is not an error."""
+"""Warnings, for a program's author and for its operator."""
 
 from __future__ import annotations
 
@@ -15,11 +15,10 @@ _last_logged: dict[str, float] = {}
 
 
 def warn(message: str, category: type[Warning] = UserWarning, *, stacklevel: int = 1) -> None:
-    """Warn, and log the same at level WARNING, at most once a minute.
+    """Warn, and log the same message at level WARNING, at most once a minute.
 
-    LiteLLM's proxy replaces `warnings.showwarning` by a function that shows nothing (1.90 to 1.110), and nobody reads
-    the warnings of a service. A program that shows warnings and has no logging set up gets no log line: it would only
-    repeat the warning.
+    The log is for services: LiteLLM's proxy replaces `warnings.showwarning` by a function that shows nothing (1.90 to
+    1.110). If a program shows warnings and has not set up logging, nothing is logged, because it would appear twice.
 
     Args:
         message: What happened, and what to do.

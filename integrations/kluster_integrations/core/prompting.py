@@ -1,8 +1,8 @@
-"""Tools and JSON answers for models and servers that have neither: asked for in the prompt, read from the text.
+"""Prompted tools and prompted JSON: asked for in the prompt, and read from the text of the answer.
 
-The wording of tools is Hermes', which many open-weight models were trained on: a `<tools>` block in the system message,
+The form is that of Hermes, which many open-weight models were trained on: a `<tools>` block in the system message,
 calls as `<tool_call>{"name": …, "arguments": …}</tool_call>`, results as `<tool_response>…</tool_response>`. A model
-with native tools may write a call as text, too, in the form of its training, where its server does not read it.
+with native tools may also write a call as text, in the form of its training, if its server does not recognize it.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class PromptedCall(NamedTuple):
 
 
 def _with_system(messages: Sequence[Message], text: str) -> list[Message]:
-    """Add to the system message, or begin with one: templates take only one, and only at the beginning."""
+    """Add text to the system message. Templates accept only one, at the beginning, so one is added if necessary."""
     if messages and messages[0]["role"] == "system":
         first = {**messages[0], "content": f"{messages[0]['content']}\n\n{text}".lstrip()}
         return [first, *messages[1:]]
@@ -90,10 +90,10 @@ def render(
     """Return the messages with tools, earlier calls and their results as text.
 
     Args:
-        messages: Wire-shaped messages; without calls, results and `tools` they come back as they are.
+        messages: OpenAI's message objects. Without calls, results and `tools` they are returned unchanged.
         tools: OpenAI's tool objects.
-        choice: `auto`, `none`, `required`, a named function as OpenAI has it, or None for `auto`.
-        parallel: Whether several calls in one answer are welcome.
+        choice: `auto`, `none`, `required`, OpenAI's object for a named function, or None for `auto`.
+        parallel: Whether an answer may have several calls.
     """
     rendered: list[Message] = []
     for message in messages:
@@ -124,7 +124,7 @@ def _calls_as_text(message: Message) -> str:
 
 
 def _append_result(rendered: list[Message], message: Message) -> None:
-    """Put a result into a user message; parallel ones share it, since templates want roles to alternate."""
+    """Put a result into a user message. Parallel results share one, because templates require alternating roles."""
     text = f"{RESULT_OPEN}\n{_escaped(message['content'])}\n</tool_response>"
     last = rendered[-1] if rendered else None
     if last is not None and last["role"] == "user" and str(last["content"]).endswith("</tool_response>"):
@@ -139,24 +139,24 @@ _TAG_OR_ESCAPED = re.compile(rf"{_TAG.pattern}|&(?=(?:amp;)*lt;)", re.IGNORECASE
 
 
 def _escaped(text: str) -> str:
-    """Return a result in which no tag closes it or opens a call: `<tool_call>` as `&lt;tool_call>`.
+    """Return a result with escaped tags, so that it cannot end itself or begin a call: `&lt;tool_call>`.
 
-    An `&lt;` that it had before becomes `&amp;lt;`, so that the two can be told apart.
+    An existing `&lt;` becomes `&amp;lt;`, so that the two remain different.
     """
     return _TAG_OR_ESCAPED.sub(lambda found: "&lt;" if found[0] == "<" else "&amp;", text)
 
 
 def ask_for_json(messages: Sequence[Message], schema: Mapping[str, Any]) -> list[Message]:
-    """Return the messages with the wish for JSON in the system message; an empty schema is any object."""
+    """Return the messages with a request for JSON in the system message; an empty schema is any object."""
     text = _JSON_SCHEMA.format(schema=compact(schema)) if schema else _JSON_OBJECT
     return _with_system(messages, text)
 
 
 def alternate(messages: Sequence[Message]) -> list[Message]:
-    """Return the messages as a strict chat template takes them (`ModelSpec.strict_roles`), with all of their text.
+    """Return the messages in the order that a strict chat template accepts (`ModelSpec.strict_roles`).
 
-    One system message at the beginning, then user and assistant in turn, the user first. Neighbors of one role become
-    one message; a system message further down stays in its place, as the user's.
+    It accepts one system message at the beginning, then user and assistant in turn, the user first. Neighbors with the
+    same role become one message. A later system message becomes a user message. No text is lost.
     """
     merged: list[Message] = []
     for message in messages:
@@ -183,7 +183,7 @@ def _joined(first: Any, second: Any) -> Any:
 def wire_arguments(arguments: object) -> str:
     """Return the arguments of an earlier call as the text of a JSON object.
 
-    Servers decode it for the chat template, and answer 400 where they cannot.
+    Servers decode it for the chat template, and answer 400 if they cannot.
     """
     text = arguments if isinstance(arguments, str) else json.dumps(arguments or {}, ensure_ascii=False)
     text = text.strip() or "{}"
@@ -223,9 +223,10 @@ _MAX_CLOSES = 8  # closing tags that are tried one by one; each costs a pass ove
 
 
 class Lines:
-    """Tracks the text so far, to tell whether the next tag stands alone or is quoted.
+    """Tracks the text so far, to decide whether the next tag stands alone or is quoted.
 
-    On its own stands what begins a line, or follows a whole sentence (`Let me look. <tool_call>`), in no code block.
+    A tag stands alone at the beginning of a line or after a whole sentence (`Let me look. <tool_call>`), but not in a
+    code block.
     """
 
     __slots__ = ("_fence", "_last", "_line", "_new")
@@ -237,7 +238,7 @@ class Lines:
         self._fence = ""  # the mark that opened the code block that is not closed
 
     def add(self, text: str) -> None:
-        """Append text; it is parsed only when a property is read."""
+        """Append text. It is parsed when a property is read."""
         self._new.append(text)
 
     @property
@@ -267,16 +268,16 @@ class Lines:
 
 
 def doubtful_from(text: str, names: frozenset[str], *, prompted: bool, lines: Lines | None = None) -> int:
-    """Return where text begins that is not for anybody to see, but a call that could not be read, or a made-up result.
+    """Return where text begins that must not be shown: an unreadable call, or a tool result that the model invented.
 
-    The length, where there is no such text. A model may speak of `<tool_call>` in a sentence or show it in a code
-    block: only what stands on its own counts.
+    Without such text, return the length. Only a tag that stands alone counts (see `Lines`), because a model may mention
+    `<tool_call>` in a sentence or a code block.
 
     Args:
-        text: What is left of an answer when its calls are taken out.
+        text: The answer without its calls.
         names: The tools that the model may call.
         prompted: Whether `<tool_call>` was asked for.
-        lines: What stands before the text; takes what is not doubtful.
+        lines: The text before this one. The text that may be shown is added to it.
     """
     lines = lines or Lines()
     if names and (bare := _BARE_CALL.match(text.lstrip()[:500])) and bare[1] in names and lines.is_new:
@@ -292,18 +293,18 @@ def doubtful_from(text: str, names: frozenset[str], *, prompted: bool, lines: Li
 
 
 class ToolCallSplitter:
-    """Takes tool calls out of a text that comes in pieces. What is not a call stays text, and so does one in a quote.
+    """Takes tool calls out of a text that comes in pieces. Everything else, also a quoted call, stays text.
 
-    A `<tool_call>` counts where it stands on its own (see `Lines`) and ends its line.
+    A `<tool_call>` is a call if it stands alone (see `Lines`) and ends its line.
 
     Args:
-        names: The tools that may be called. Only their calls are taken out of the forms that are not `<tool_call>`.
-        prompted: Whether `<tool_call>` was asked for. Then a call of a tool that does not exist is a call, too: whoever
-            runs the tools tells the model so.
+        names: The tools that may be called. In the forms other than `<tool_call>`, only their calls are taken out.
+        prompted: Whether `<tool_call>` was asked for. Then a call of an unknown tool is also a call: the code that runs
+            tools refuses it.
 
     Attributes:
-        found: Whether there was a call. White space behind a call goes with it.
-        lines: The text that came out; who lets text pass by while it is `idle` adds it there.
+        found: Whether there was a call. White space after a call is removed.
+        lines: The text that came out. A caller that skips `feed` while the splitter is `idle` must add its text here.
     """
 
     __slots__ = (
@@ -346,7 +347,7 @@ class ToolCallSplitter:
         return self._begun and not self._held and self._tail is None and not self._behind_call
 
     def feed(self, text: str) -> tuple[str, list[PromptedCall]]:
-        """Return text that is certain, and the calls that this piece completes."""
+        """Return the text that is certainly not a call, and the calls that this piece completes."""
         if self._tail is not None:
             self._tail.append(text)
             return "", []
@@ -361,7 +362,7 @@ class ToolCallSplitter:
         return self._split(text, is_last=False)
 
     def close(self) -> tuple[str, list[PromptedCall]]:
-        """Return what was held: calls whose end the model (or a stop) left out, or text."""
+        """Return what was held: calls without their end (the model or a stop sequence left it out), or text."""
         text, self._held = "".join(self._held), []
         shown, calls = self._split(text, is_last=True)
         if self._tail is not None:
@@ -373,7 +374,7 @@ class ToolCallSplitter:
         return shown, calls
 
     def _cannot_end(self, text: str) -> bool:
-        """Whether a piece decides nothing of the block that is held: blocks are joined seldom, for they may be long."""
+        """Whether a piece cannot end the held block. Blocks may be long, so they are seldom joined."""
         if not self._held[0].startswith(CALL_OPEN):
             return False
         self._size += len(text)
@@ -417,7 +418,7 @@ class ToolCallSplitter:
         return "".join(out), calls
 
     def _may_be_bare(self, text: str) -> bool:
-        """Hold an answer that begins as a bare call does, until it is known."""
+        """Hold an answer that begins like a bare call, until it is clear what it is."""
         head = text.lstrip()[:_MOST_UNCERTAIN]
         if head[:1] not in ("{", "["):
             return False
@@ -432,10 +433,10 @@ class ToolCallSplitter:
         return False
 
     def _block(self, text: str, at: int, last_close: int, calls: list[PromptedCall], *, is_last: bool) -> int:
-        """Take the calls of the block at a place.
+        """Take the calls of the block at index `at`.
 
         Returns:
-            Its length; below zero if it is text, and 0 if more must come to know.
+            The length of the block; below 0 if it is text, and 0 if that is not clear yet.
         """
         body = at + len(CALL_OPEN)
         first = text.find(_CLOSE, body) if last_close >= body else -1
@@ -483,7 +484,7 @@ class ToolCallSplitter:
         return at - len(text)
 
     def _read_json(self, text: str, at: int) -> tuple[list[PromptedCall], int]:
-        """Return the calls of a block that is JSON by the letter, and its end."""
+        """Return the calls of a block that is valid JSON, and its end."""
         values: list[Any] = []
         while (at := skip_between(text, at)) < len(text) and text[at] in "{[":
             try:
@@ -504,7 +505,7 @@ class ToolCallSplitter:
         return text
 
     def _read(self, block: str) -> list[PromptedCall]:
-        """Return the calls that stand in a `<tool_call>` block, also in a fence or with words around it."""
+        """Return the calls in a `<tool_call>` block, also in a fence or with words around it."""
         values = read_values(block, 0)
         if values is None and CALL_OPEN not in block:
             values = [find_json(block)]
@@ -516,7 +517,7 @@ class ToolCallSplitter:
         return found if len(found) == len(calls) else []
 
     def _read_tail(self, text: str) -> list[PromptedCall]:
-        """Return the calls that a text is from its mark on; none unless all of it is calls of known tools."""
+        """Return the calls in the text after a mark; none unless all of it is calls of known tools."""
         text = _without_end_tokens(text)
         items: list[Any] = []
         for part in text.split(_MISTRAL)[1:] if text.startswith(_MISTRAL) else [text.removeprefix(_PYTHON_TAG)]:
@@ -538,13 +539,13 @@ def _any_of(marks: tuple[str, ...]) -> re.Pattern[str]:
 
 
 def _begun(text: str, marks: tuple[str, ...]) -> int:
-    """Return how many characters at the end of a text may be the beginning of a mark; marks begin as nothing else."""
+    """Return how many characters at the end of a text may be the beginning of a mark."""
     at = max(text.rfind("<", -_LONGEST_MARK), text.rfind("[", -_LONGEST_MARK))
     return len(text) - at if at >= 0 and any(mark.startswith(text[at:]) for mark in marks) else 0
 
 
 def _is_in_string(text: str) -> bool:
-    """Return whether a text ends in a string of JSON that began and is not complete: what follows is part of it."""
+    """Return whether a text ends inside a JSON string."""
     try:
         at = skip_between(text, 0)
         while text[at : at + 1] in ("{", "["):
@@ -555,7 +556,7 @@ def _is_in_string(text: str) -> bool:
 
 
 def _ends_line(text: str, at: int, *, is_last: bool) -> bool | None:
-    """Return whether nothing but calls follows on a line, None where more must come to know."""
+    """Return whether only calls follow on a line; None if that is not clear yet."""
     at = _BLANK.match(text, at).end()  # type: ignore[union-attr]
     rest = text[at : at + _LONGEST_MARK]
     if not rest:
@@ -572,13 +573,13 @@ def _without_end_tokens(text: str) -> str:
 
 
 def find_calls(text: str, names: frozenset[str] = frozenset()) -> list[PromptedCall]:
-    """Return the calls in a whole text: of any tool as `<tool_call>`, of these tools in any form."""
+    """Return the calls in a text: of any tool in the form `<tool_call>`, and of these tools in any form."""
     splitter = ToolCallSplitter(names)
     return [*splitter.feed(text)[1], *splitter.close()[1]]
 
 
 def _call_from(value: object) -> PromptedCall | None:
-    """Return the call that a decoded value is: with `arguments` or `parameters`, maybe in a `function` object."""
+    """Return the call of a decoded value with `arguments` or `parameters`, also in a `function` object; or None."""
     if isinstance(value, dict) and isinstance(value.get("function"), dict):
         value = value["function"]
     if not isinstance(value, dict) or not value.get("name") or not isinstance(value["name"], str):

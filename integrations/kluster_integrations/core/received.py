@@ -1,4 +1,4 @@
-"""Answers as they come over the wire: decoded, counted, and no longer than their deadline allows."""
+"""The bodies of answers: decoded, limited in size, and read before their deadline."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _PIECE = 2**16  # bytes of a file in memory
 
 
 class Form(httpx.SyncByteStream):
-    """A form with a file (multipart/form-data, RFC 7578), which is read as it goes out, at each try from its beginning.
+    """A form with a file (multipart/form-data, RFC 7578). Each try reads the file from the start, while it is sent.
 
     Args:
         fields: The other fields.
@@ -66,17 +66,16 @@ class Form(httpx.SyncByteStream):
 
 
 class Request(Protocol):
-    """What is sent.
+    """An HTTP request.
 
     Attributes:
-        method: HTTP's.
-        url: Where to.
+        method: The HTTP method.
+        url: The address.
         content: The body.
-        timeouts: Seconds to connect, between bytes read and written, and for a place in a pool, of a try that begins.
-        deadline: Until when the answer must be complete, on the monotonic clock; it may move while one waits. None is
-            never.
-        max_bytes: How long the answer may be, decoded; None is no bound. It may change once the answer has begun.
-        streamed: Whether the body of the answer may take longer than its head.
+        timeouts: Seconds to connect, between bytes read, between bytes written, and for a place in a pool, for one try.
+        deadline: When the answer must be complete, on the monotonic clock; None is never. It may change meanwhile.
+        max_bytes: The most bytes of the decoded answer; None is no limit. It may change once the answer has begun.
+        streamed: Whether the body of the answer may take longer than its headers.
     """
 
     method: str
@@ -115,7 +114,7 @@ async def in_time(request: Request, work: Callable[[], Awaitable[Any]]) -> Any:
 
 
 async def cancelled_once(work: Awaitable[Any]) -> Any:
-    """Wait for something in a task of its own, which is cancelled once, however often the caller is."""
+    """Await `work` in a task of its own, which is cancelled only once, however often the caller is cancelled."""
     task = asyncio.ensure_future(work)
     try:
         return await asyncio.shield(task)
@@ -128,8 +127,8 @@ class _Body:
     """Decodes the body of an answer, and counts it.
 
     Args:
-        headers: The answer's; without `content-encoding` nothing is decoded.
-        request: Says how long it may be.
+        headers: The answer's headers; without `content-encoding` nothing is decoded.
+        request: Gives the limit of bytes.
     """
 
     def __init__(self, headers: Mapping[str, str], request: Request) -> None:
@@ -145,7 +144,7 @@ class _Body:
         return sys.maxsize if most is None else most - self._taken
 
     def take(self, piece: bytes) -> bytes:
-        """Return a piece decoded, which may be empty.
+        """Return a decoded piece, which may be empty.
 
         Raises:
             InternalServerError: The answer is too long, or its compression cannot be read.
@@ -182,7 +181,7 @@ class _Body:
 
 
 class Received:
-    """A sync answer of the shared pool, whose body is still to come."""
+    """A sync answer from the shared pool, with an unread body."""
 
     is_decoded = False
 
@@ -213,9 +212,9 @@ class Received:
         self._response.close()
 
     def drain(self) -> None:
-        """Read the end of a body behind `[DONE]`, so that the connection can serve again; do not wait for it.
+        """Read the end of a body after `[DONE]` without waiting, so that the connection can be used again.
 
-        Without this each stream costs a connection, as it does with the openai SDK.
+        Without this each stream costs a connection, as with the openai SDK.
         """
         self._request.deadline = time.monotonic() + _GRACE
         with contextlib.suppress(Exception):  # the answer is complete, whatever happens to the connection
@@ -223,10 +222,10 @@ class Received:
 
 
 class Foreign(Received):
-    """One of an httpx client of the caller's, which decodes by itself.
+    """A sync answer from the caller's own httpx client, which decodes by itself.
 
-    httpcore fixes the timeout of a read when the body begins, so a timer ends what takes too long, with the connection.
-    Over HTTP/2 others read from the same connection: there the deadline is looked at between pieces alone.
+    httpcore cannot change the timeout of a read once the body has begun, so a timer closes the connection at the
+    deadline. With HTTP/2 other requests use the same connection. There the deadline is checked only between pieces.
     """
 
     is_decoded = True
@@ -256,7 +255,7 @@ class Foreign(Received):
         super().close()
 
     def drain(self) -> None:
-        """Read the end of the body, where that saves a connection."""
+        """Read the end of the body if that saves a connection."""
         if self._socket is not None:  # over HTTP/2 nothing is gained
             self._end_at(time.monotonic() + _GRACE)
             super().drain()
@@ -279,7 +278,7 @@ class Foreign(Received):
 
 
 class AsyncReceived:
-    """An async answer whose body is still to come."""
+    """An async answer with an unread body."""
 
     is_http1 = True
     is_timed = False  # whether the deadline is aiohttp's to keep
@@ -319,7 +318,7 @@ class AsyncReceived:
         self._response.close()
 
     async def drain(self) -> None:
-        """As the sync one."""
+        """As `Received.drain`."""
         if self.is_http1:
             with contextlib.suppress(Exception):
                 async with asyncio.timeout(_GRACE):
@@ -327,7 +326,7 @@ class AsyncReceived:
 
 
 def _text(value: str) -> str:
-    """Return a header without the surrogates that aiohttp leaves where it is not UTF-8: nobody can print those."""
+    """Return a header without the surrogates that aiohttp uses for bytes that are not UTF-8; they cannot be printed."""
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -336,10 +335,10 @@ def _text(value: str) -> str:
 
 
 class AsyncForeign(AsyncReceived):
-    """One of an httpx client of the caller's, which decodes by itself.
+    """An async answer from the caller's own httpx client, which decodes by itself.
 
-    Each wait is a task of its own, which is cancelled once, however often the caller is: anyio's scopes cancel at every
-    `await`, also while httpcore cleans up, and then its pool loses the connection for ever (httpcore 1.0.9).
+    Each wait is a task of its own, which is cancelled only once. anyio's scopes cancel at every `await`, also while
+    httpcore cleans up, and its pool then loses the connection for ever (httpcore 1.0.9).
     """
 
     def __init__(self, response: Any, request: Request) -> None:

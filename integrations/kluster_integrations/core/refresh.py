@@ -24,7 +24,7 @@ def refresh(config: KlusterConfig | None = None, *, cache: Path | str | None = N
     Prices, and everything else that the endpoint does not have, do not change. The endpoint needs no key.
 
     Args:
-        config: Where to ask; default: from the environment.
+        config: The connection; default: from the environment.
         cache: A file to write the response to, for `load`.
 
     Returns:

@@ -66,19 +66,19 @@ def build(
     """Build a chat request from OpenAI-shaped messages and parameters.
 
     Args:
-        model: The id, sent as it is.
+        model: The model's id.
         messages: OpenAI's message objects; attributes that kluster.ai does not take are left out.
         params: OpenAI's parameters by name; None values are left out.
-        config: Gives the plan and what `unsupported` parameters do.
+        config: Gives the plan, the catalog and `unsupported`.
         stream: Whether to stream.
         tool_calling: How `tools` are handled: `native` sends them, `prompted` describes them in the prompt, `auto`
             prefers native where the model has it.
         extra_body: Sent as it is, for fields that OpenAI's API does not know (a dedicated deployment's `top_k`, say);
             and `response_format`, in place of the prompt. OpenAI's other fields in it are treated like `params`.
-        several: Whether the caller takes more answers than one (`n`), where they are native.
+        several: Whether the caller takes more than one answer (`n`). Only for servers that have `n`.
 
     Raises:
-        UnsupportedParameterError: A parameter cannot be had here, and `config.unsupported` is `error`.
+        UnsupportedParameterError: kluster.ai does not take a parameter, and `config.unsupported` is `error`.
         ContextWindowExceededError: The messages cannot fit the model's window.
         BadRequestError: Any other input that the server would refuse.
     """
@@ -174,7 +174,7 @@ def _known_values(
 
 
 def asks_nothing(name: str, value: object) -> bool:
-    """Whether a parameter of OpenAI's API can be left out, and nothing changes."""
+    """Whether leaving out a parameter of OpenAI's API changes nothing."""
     return value is None or any(value == h and type(value) is type(h) for h in _HARMLESS.get(name, ()))
 
 
@@ -324,7 +324,7 @@ def _tool(tool: object, where: str) -> dict[str, Any]:
 
 
 def _tool_choice(choice: object, tools: Sequence[Mapping[str, Any]]) -> str | dict[str, Any] | None:
-    """Return OpenAI's form: `auto`, `none`, `required`, or one named function; None where it was not given."""
+    """Return OpenAI's form: `auto`, `none`, `required`, or one named function; None if it is not set."""
     names = [t["function"]["name"] for t in tools]
     if not tools and choice not in (None, "auto", "none"):
         raise BadRequestError(
@@ -346,7 +346,7 @@ def _tool_choice(choice: object, tools: Sequence[Mapping[str, Any]]) -> str | di
 
 
 def _add_schema(request: ChatRequest, response_format: object, *, is_sent: bool) -> None:
-    """Ask for JSON: in the prompt, for the service has no `response_format`, or by the field where it is native.
+    """Ask for JSON in the prompt, because the service has no `response_format`, or by that field if it is native.
 
     With tools, JSON is always prompted: a server's grammar for JSON would make tool calls impossible.
     """
@@ -382,7 +382,7 @@ def _add_schema(request: ChatRequest, response_format: object, *, is_sent: bool)
 
 
 def _check_window(request: ChatRequest) -> None:
-    """Refuse messages that cannot fit: only for a known window, and only by a lower bound of the tokens."""
+    """Refuse messages whose lower bound of tokens is above the model's window, if the window is known."""
     spec = request.spec
     if not spec.known:
         return

@@ -1,4 +1,4 @@
-"""Whole answers. They go through the same state machine as streams, so that both come out the same."""
+"""Whole answers. The state machine of streams reads them, too, so that the results are the same."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ __all__ = ["read"]
 
 
 def read(data: object, request: ChatRequest, headers: Mapping[str, str] | None = None) -> Completion:
-    """Read a decoded, whole answer; of several (`n`) the first, with `others`.
+    """Return the completion of a whole answer; with `n`, the first one, with the rest in `others`.
 
     Args:
         data: The decoded JSON of the answer.
-        request: What was asked.
+        request: The request.
         headers: The HTTP headers of the answer.
 
     Raises:
-        KlusterError: An error inside a 200, or an answer without choices, or with another number of them than `n`.
+        KlusterError: The answer is an error inside a 200, has no choices, or has another number of them than `n`.
     """
     choices = data.get("choices") if isinstance(data, dict) else None
     if request.n == 1 or not isinstance(data, dict) or not isinstance(choices, list) or not choices:
@@ -41,13 +41,13 @@ def read(data: object, request: ChatRequest, headers: Mapping[str, str] | None =
 
 
 def _in_order(choices: list[object]) -> list[object]:
-    """Return choices by their index; as they come where one has none."""
+    """Return the choices in the order of their index; unchanged if one has no index."""
     at = [choice.get("index") if isinstance(choice, dict) else None for choice in choices]
     return [choices[at.index(i)] for i in range(len(at))] if set(at) == set(range(len(at))) else choices
 
 
 def _together(each: list[Usage], said: Usage | None) -> Usage:
-    """Return the usage of several answers to one prompt: what the server says, else the sum of estimates."""
+    """Return the usage of several answers to one prompt: the server's, else the sum of the estimates."""
     completion = sum(usage.completion_tokens for usage in each)
     reasoning = sum(usage.reasoning_tokens or 0 for usage in each)
     if said is None:

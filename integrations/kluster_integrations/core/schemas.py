@@ -1,8 +1,8 @@
-"""JSON schemas: is one usable, and does a value follow it.
+"""JSON schemas: whether a schema is usable, and whether a value follows it.
 
-A schema may come from a stranger (a proxy's client) and a value from a model, so no pair of the two takes more than
-linear time. Patterns run on pydantic's engine, which is linear but has neither look-around nor backreferences: a schema
-with those is refused. jsonschema's own `re` takes minutes for `^(a+)+$` and 32 characters.
+A schema may come from a stranger (a proxy's client) and a value from a model, so no check may take more than linear
+time. Patterns run on pydantic's regex engine, which is linear but has neither look-around nor backreferences. A schema
+with those is refused. Python's `re`, which jsonschema uses, takes minutes for `^(a+)+$` and 32 characters.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _ASCII = {r"\w": "[0-9A-Za-z_]", r"\d": "[0-9]"}  # which the engine takes withi
 
 
 class _Schema(NamedTuple):
-    """A schema that was checked: what validates it, itself, and how many references it has; or what is wrong."""
+    """A checked schema: its validator, itself and its number of references, or what is wrong with it."""
 
     validator: Any = None
     schema: Any = None
@@ -40,7 +40,7 @@ class _Schema(NamedTuple):
 
 
 def schema_error(value: Any, schema: Mapping[str, Any]) -> str | None:
-    """Return what is wrong with a value under a JSON schema (an empty one: any object), None if nothing is.
+    """Return how a value breaks a JSON schema, or None. An empty schema allows any object.
 
     References to other documents are not followed: nothing is fetched.
 
@@ -69,7 +69,7 @@ def schema_error(value: Any, schema: Mapping[str, Any]) -> str | None:
 
 
 def check_schema(schema: Mapping[str, Any]) -> _Schema:
-    """Refuse what is not a JSON schema. References in it are followed only when there is a value.
+    """Raise an error if a value is not a usable JSON schema. References are only followed with a value.
 
     Raises:
         BadRequestError: If the schema cannot be used.
@@ -113,9 +113,10 @@ def _checked(text: str) -> _Schema:
 
 @functools.lru_cache(maxsize=32)  # one may have 10 MB
 def _pattern(pattern: str) -> Callable[[Any], bool]:
-    r"""Return what tells whether a text holds a match.
+    r"""Return a function that searches a text for a match of the pattern.
 
-    `\w` and `\d` know all of Unicode, unless that is too large; ECMA-262, which JSON Schema refers to, has ASCII alone.
+    `\w` and `\d` match all of Unicode, unless the pattern is then too large. In ECMA-262, which JSON Schema refers to,
+    they match only ASCII.
 
     Raises:
         ValueError: If it is not a valid pattern, or needs more than linear time.
@@ -142,13 +143,13 @@ class _TooManyStepsError(Exception):
 
 
 class _Steps:
-    """Stands where jsonschema has a checker of formats, which goes along with a validator: counts references."""
+    """Counts references. It takes the place of jsonschema's format checker, which goes along with a validator."""
 
     def __init__(self, left: Iterator[int]) -> None:
         self._left = left
 
     def check(self, *_: object) -> None:
-        """Take any format, as without a checker."""
+        """Accept any format, as without a checker."""
 
     def step(self) -> None:
         if next(self._left, None) is None:
@@ -157,7 +158,7 @@ class _Steps:
 
 @functools.cache
 def _ours(known: Any) -> Any:
-    """Return one of jsonschema's validators with what takes more than linear time replaced."""
+    """Return one of jsonschema's validators, with replacements for what takes more than linear time."""
 
     def counted(follow: Any) -> Any:
         def run(validator: Any, *rest: Any) -> Any:
@@ -214,7 +215,7 @@ def _check_unique(_validator: Any, is_unique: bool, value: Any, _schema: Any) ->
 
 
 def _whole_numbers(value: Any) -> Any:
-    """Return a value with 1 for 1.0, which are the same in JSON."""
+    """Return a value with 1 in place of 1.0; both are the same in JSON."""
     if isinstance(value, float) and value.is_integer():
         return int(value)
     if isinstance(value, list):
@@ -227,7 +228,7 @@ def _wrong(message: str) -> Exception:
 
 
 def _without_dialects(schema: Any) -> Any:
-    """Return a schema without `$schema`, by which jsonschema would take its own validators inside of ours."""
+    """Return a schema without `$schema`, which would make jsonschema use its own validators inside ours."""
     if isinstance(schema, list):
         return [_without_dialects(part) for part in schema]
     if not isinstance(schema, dict):
@@ -240,7 +241,7 @@ _DEEP = 50  # a schema that ends needs more than Python's thousand frames only f
 
 
 def _measure(value: Any) -> tuple[int, int]:
-    """Return how many values there are in a value, itself included, and how deeply they are nested."""
+    """Return the number of values in a value, including itself, and the depth of their nesting."""
     count, depth, level = 0, 0, [value]
     while level:
         count, depth = count + len(level), depth + 1

@@ -1,9 +1,9 @@
 """Settings for every request inside a `with` block, in all its tasks and threads: budgets, `deferred`.
 
-A context variable names what a request belongs to. Tasks, `asyncio.to_thread` and executors that copy the context
-(LangChain's) inherit it. `threading.Thread` and `ThreadPoolExecutor` begin with an empty context: a request of such a
-thread belongs to what was opened before the thread began, and is open still. A thread that was there before, such as
-one that serves another user, belongs to nothing, unless it enters by itself.
+A context variable holds what a request belongs to. Tasks, `asyncio.to_thread` and executors that copy the context
+(LangChain's) inherit it. `threading.Thread` and `ThreadPoolExecutor` begin with an empty context: requests of such a
+thread belong to everything that was opened before the thread began and is still open. A thread that is older, such as
+one that serves another user, belongs to nothing unless it enters a block itself.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ class _Opening(NamedTuple):
 
 
 class Scope(Generic[T]):
-    """What is open, of one kind. Things are told apart by `==`; each may be entered more than once.
+    """The open items of one kind, compared with `==`. Each may be entered more than once.
 
     Args:
-        name: The context variable's.
-        over_forks: Whether what is open stays open in a forked process.
+        name: The name of the context variable.
+        over_forks: Whether open items stay open in a forked process.
 
     Attributes:
-        lock: Held while something is opened or closed; a new one after a fork, whoever held it.
+        lock: Held while an item is opened or closed. A forked process gets a new one.
     """
 
     def __init__(self, name: str, *, over_forks: bool = True) -> None:
@@ -45,14 +45,14 @@ class Scope(Generic[T]):
             os.register_at_fork(after_in_child=self._start_anew)
 
     def enter(self, item: T) -> None:
-        """Open something, for this context and for the threads that begin from now on."""
+        """Open an item, for this context and for the threads that begin from now on."""
         with self.lock:
             before = self._open.get(item) or _Opening(0, WeakSet(threading.enumerate()))
             self._open = {**self._open, item: before._replace(times=before.times + 1)}
         self._inherited.set((*self._inherited.get(), item))
 
     def leave(self, item: T) -> None:
-        """Close it, if it was entered once."""
+        """Close an item, or undo one of several entries."""
         with self.lock:
             now = {**self._open}
             opening = now.pop(item, None)
@@ -66,7 +66,7 @@ class Scope(Generic[T]):
             self._inherited.set(tuple(inherited))
 
     def current(self) -> tuple[T, ...]:
-        """Return what a request that begins now belongs to, the innermost last."""
+        """Return the items that a request of this context belongs to, the innermost last."""
         if not self._open:
             return ()
         inherited = tuple(dict.fromkeys(item for item in self._inherited.get() if item in self._open))
@@ -78,7 +78,7 @@ class Scope(Generic[T]):
         return tuple(item for item, opening in self._open.items() if thread not in opening.older_threads)
 
     def _start_anew(self) -> None:
-        """After a fork: only this thread goes on, so only what is its own is open, and no other holds the lock."""
+        """After a fork only this thread exists: keep its own open items, and make a new lock."""
         self.lock = threading.Lock()
         mine = self.current() if self._over_forks else ()
         self._open = {item: self._open[item] for item in mine}

@@ -1,6 +1,6 @@
-"""Text that comes in pieces, told apart: thoughts from the answer, and the answer from what a stop sequence cuts off.
+"""Split a text that comes in pieces: into reasoning and answer, and at stop sequences.
 
-Nothing is held back longer than it takes to know what it is.
+Text is held back only until it is clear what it is.
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ Segment = tuple[bool, str]
 
 
 class ThoughtSplitter:
-    """Tells thoughts from the answer in text that may hold `<think>…</think>`.
+    """Separates reasoning from the answer in text with `<think>…</think>`.
 
-    Text that begins inside the thought (`opens_in_thought`) is reasoning up to `</think>`; where that never comes, the
-    text was the answer, and `close` gives it back as content. Elsewhere text is content until `<think>` says otherwise;
-    a `<think>` in the middle of an answer that nothing closes was only text too, and comes back. White space between a
-    tag and the text is the template's, not the model's, and goes. Held back are only characters that may still be part
-    of a tag, and white space at the edges of a thought.
+    With `opens_in_thought`, text is reasoning until `</think>`. If that tag never comes, the text was the answer, and
+    `close` returns it as content. Otherwise text is content until `<think>`. A `<think>` in the middle of an answer
+    that is never closed was only text, and `close` returns it, too. White space next to a tag comes from the template
+    and is removed. Only characters that may be part of a tag, and white space at the edges of the reasoning, are held
+    back.
 
     Args:
-        opens_in_thought: The model's template already holds the opening tag.
-        thinks: Whether the model may think. Where it does not, `<think>` is a tag at the beginning of an answer only,
-            and a `</think>` that closes nothing is text.
-        stops: Stop sequences of the answer. Text after a stop is held back while it may still be reasoning: a later
+        opens_in_thought: Whether the model's chat template already contains the opening tag.
+        thinks: Whether the model may reason. If not, `<think>` is a tag only at the beginning of an answer, and a
+            `</think>` that closes nothing is text.
+        stops: Stop sequences of the answer. Text after a stop is held back while it may be reasoning. A later
             `</think>` releases it; without one it is dropped.
 
     Attributes:
-        reopened: After `close`, the text from a `<think>` in the middle of an answer that nothing has closed: part of
-            the answer, but nothing in it is a tool call.
+        reopened: After `close`: the text from an unclosed `<think>` in the middle of an answer. It belongs to the
+            answer, but nothing in it is a tool call.
     """
 
     __slots__ = (
@@ -65,24 +65,24 @@ class ThoughtSplitter:
 
     @property
     def idle(self) -> bool:
-        """Whether text without `<` passes unchanged: the answer is under way and nothing is held."""
+        """Whether text without `<` passes unchanged: the answer has begun and nothing is held."""
         return not (self._fresh or self._thinking or self._held)
 
     def take_reasoning(self, text: str) -> list[Segment]:
-        """Take text that the server itself calls reasoning; content after it is not inside a thought."""
+        """Take text that the server marks as reasoning. Content after it is not inside the reasoning."""
         before: list[Segment] = []
         if not self._thinking or self._unclosed is not None:
             before = self._enter(thinking=True)
         return [*before, *self._out(text)]
 
     def take_content(self, text: str) -> list[Segment]:
-        """Take text of `content`, from a server that separates reasoning itself: no tag in it means anything."""
+        """Take `content` from a server that separates reasoning itself. Tags in it are ignored."""
         before = self._enter(thinking=False) if self._thinking else []
         text, self._held = self._held + text, ""
         return [*before, *self._out(text)]
 
     def feed(self, text: str) -> list[Segment]:
-        """Return the segments that are certain, given this text too."""
+        """Take text, and return the segments that are certain now."""
         text = self._held + text
         self._held = ""
         segments: list[Segment] = []
@@ -98,11 +98,11 @@ class ThoughtSplitter:
         return segments
 
     def close(self, *, is_cut: bool = False) -> list[Segment]:
-        """Return what was held, and as content what turned out not to be a thought.
+        """Return the held text; reasoning that was never closed becomes content.
 
         Args:
-            is_cut: Whether the answer was cut: at a limit of tokens, or at a stop sequence. A thought that is open then
-                stays a thought.
+            is_cut: Whether the answer was cut off, by a limit of tokens or a stop sequence. Open reasoning then stays
+                reasoning.
         """
         segments = self._out(self._held)
         self._held = ""
@@ -133,7 +133,7 @@ class ThoughtSplitter:
         return []
 
     def _enter(self, *, thinking: bool) -> list[Segment]:
-        """Begin a thought or what follows one; return what is certain to be a thought now."""
+        """Begin or end the reasoning, and return the reasoning that is certain now."""
         certain = self._release()
         self._after_thought = self._after_thought or not thinking
         self._thinking, self._fresh, self._space, self._unclosed = thinking, True, [], None
@@ -145,7 +145,7 @@ class ThoughtSplitter:
         return [(True, text)] if text else []
 
     def _before_stop(self, text: str) -> str:
-        """Return what of a text that may be a thought stands before any stop sequence, and keep the rest."""
+        """Return the part of possible reasoning that is before any stop sequence, and keep the rest."""
         assert self._guard is not None
         if self._guard.hit is not None:
             self._behind_stop.append(text)
@@ -178,7 +178,7 @@ class ThoughtSplitter:
 
 
 def _next_tag(text: str, at: int) -> tuple[int, str]:
-    """Return where the next tag begins and the tag; with "" for the tag, where one may be beginning."""
+    """Return the index of the next tag, and the tag; "" for the tag if only its beginning may be there."""
     at = text.find("<", at)
     while at >= 0:
         for tag in (_OPEN, _CLOSE):
@@ -191,7 +191,7 @@ def _next_tag(text: str, at: int) -> tuple[int, str]:
 
 
 class StopMatcher:
-    """Cuts an answer at stop sequences that the server was not told of (it takes four)."""
+    """Cuts an answer at stop sequences that were not sent to the server, which takes only four."""
 
     __slots__ = ("_begun", "_first", "_held", "_stops", "hit")
 
@@ -203,11 +203,11 @@ class StopMatcher:
         self.hit: str | None = None
 
     def feed(self, text: str) -> str:
-        """Return what is certain to stand before any stop sequence."""
+        """Return the text that is certainly before any stop sequence."""
         return self.split(text)[0]
 
     def split(self, text: str) -> tuple[str, str]:
-        """Return what is certain to stand before any stop sequence, and the sequence with what follows it."""
+        """Return the text that is certainly before any stop sequence, and the sequence with the text after it."""
         if not self._held and self._first.isdisjoint(text):
             return text, ""
         new, text = text, self._held + text
@@ -221,13 +221,13 @@ class StopMatcher:
         return text[: len(text) - keep], ""
 
     def close(self) -> str:
-        """Return what was held back and turned out to be text."""
+        """Return the held text, since no stop sequence has come."""
         held, self._held = self._held, ""
         return held
 
 
 class _Beginning:
-    """How much of a stop sequence the text so far ends with (by Knuth, Morris and Pratt: a step per character)."""
+    """How much of a stop sequence the text ends with (Knuth-Morris-Pratt, one step per character)."""
 
     __slots__ = ("_size", "_stop", "_table")
 
@@ -241,7 +241,7 @@ class _Beginning:
         self._size = 0
 
     def size_behind(self, text: str) -> int:
-        """Return the size behind this text, too, which does not complete the sequence."""
+        """Return the size after this text, which must not complete the sequence."""
         if not self._size and self._stop[0] not in text:
             return 0
         most = len(self._stop) - 1

@@ -1,4 +1,4 @@
-"""Server-sent events out of bytes, and the JSON in them."""
+"""Read server-sent events from bytes, and the JSON in them."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ __all__ = ["EventSplitter", "loads"]
 
 
 def loads(data: bytes | str, *, halves: bool = False) -> Any:
-    """Decode JSON: jiter is several times as fast as json, which takes what jiter does not (lone surrogates).
+    """Decode JSON with jiter, which is several times as fast as json, or with json for lone surrogates.
 
-    Those become U+FFFD, for nobody can print or send them; with `halves` they stay, for the other half may follow.
+    A lone surrogate becomes U+FFFD, because it can be neither printed nor sent. With `halves` it stays, because the
+    other half may follow.
     """
     raw = data if isinstance(data, bytes) else data.encode("utf-8", "surrogatepass")
     try:
@@ -33,9 +34,8 @@ def loads(data: bytes | str, *, halves: bool = False) -> Any:
 class EventSplitter:
     """Cuts a byte stream into the `data` of its server-sent events.
 
-    WHATWG's rules, as far as a chat stream can use them: LF, CRLF or CR end a line, a blank line ends an event, several
-    `data` lines join with LF, lines with other fields and comments are passed over. `failed` is set once an event is
-    named `error`.
+    It follows WHATWG's rules: LF, CRLF or CR end a line, a blank line ends an event, several `data` lines are joined
+    with LF, other fields and comments are ignored. `failed` is True after an event with the name `error`.
     """
 
     __slots__ = ("_after_cr", "_rest", "failed")
@@ -73,11 +73,11 @@ class EventSplitter:
                 yield payload
 
     def rest(self) -> bytes:
-        """Return what no event has been made of."""
+        """Return the bytes that do not belong to any event yet."""
         return b"".join(self._rest)
 
     def close(self) -> Iterator[bytes]:
-        """Yield what a last event without its blank line holds."""
+        """Yield the data of a last event without a blank line."""
         rest, self._rest = self.rest(), []
         if payload := self._join(rest):
             yield payload

@@ -1,10 +1,10 @@
-"""Server-sent events -> deltas: one state machine that the sync and the async loop both feed.
+"""Server-sent events -> deltas: one state machine for sync and async streams and for whole answers.
 
     bytes -> EventSplitter -> JSON -> ChatStream -> Delta
 
-What real servers do, and what comes out the same here (reference/kluster-api.md, Streaming): reasoning in
-`reasoning_content`, `reasoning` or inline `<think>`; tool-call fragments without `index`; usage on any chunk, also with
-`choices: []`; comments, CRLF, characters split over reads, no `[DONE]`. A stream that stops early raises.
+Servers differ, but the result is the same (reference/kluster-api.md, Streaming): reasoning in `reasoning_content`,
+`reasoning` or inline `<think>`; tool-call fragments without `index`; usage in any chunk, also with `choices: []`;
+comments, CRLF, characters split over reads, no `[DONE]`. A stream that stops early raises an error.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ __all__ = ["ChatStream", "EventSplitter", "loads", "read_usage"]
 
 
 class ToolCallAssembler:
-    """Gives the fragments of tool calls the index and id that some servers leave out, or get wrong.
+    """Corrects the index and id of tool-call fragments, which some servers omit or get wrong.
 
-    A fragment with an id of its own begins a call, also under an index that is taken; one without an id continues the
-    call of its index, or the latest where it has none (langchain issue 35782, ollama issue 7881).
+    A fragment with a new id begins a call, even if its index is already used. A fragment without an id continues the
+    call with its index, or without an index the latest call (langchain issue 35782, ollama issue 7881).
     """
 
     __slots__ = ("_at", "_ids", "_named", "parts")
@@ -52,7 +52,7 @@ class ToolCallAssembler:
         self.parts: list[str] = []  # names and arguments, to estimate their tokens
 
     def feed(self, fragments: object, *, whole: bool = False) -> list[ToolCallDelta]:
-        """Return the fragments of one event, in order; with `whole` each fragment is a complete call."""
+        """Return the corrected fragments of one event, in order; with `whole` each fragment is a complete call."""
         if not fragments:
             return []
         if isinstance(fragments, dict):  # one call, not in a list
@@ -98,7 +98,7 @@ class ToolCallAssembler:
         return ToolCallDelta(at, None, None, arguments)
 
     def _continued(self, id_: str | None, name: str | None, key: str | None) -> int:
-        """Return which call a fragment continues, -1 if it begins one."""
+        """Return the index of the call that a fragment continues; -1 if it begins a call."""
         if key is not None:
             at = self._at.get(key, -1)
             return -1 if at >= 0 and id_ and id_ != self._ids[at] else at
@@ -117,13 +117,13 @@ def _text_or_none(value: object) -> str | None:
 
 
 class ChatStream:
-    """The state of one answer, streamed or whole: takes bytes, gives deltas.
+    """The state of one answer, streamed or whole: takes bytes, returns deltas.
 
     Args:
-        request: What was asked; decides how thoughts begin, which stops and which tools are handled here.
+        request: The request, which decides about reasoning, stop sequences and prompted tools.
 
     Attributes:
-        done: Nothing more is to be read.
+        done: Whether nothing more needs to be read.
         headers: The HTTP headers of the answer, once it has begun.
     """
 
@@ -160,10 +160,10 @@ class ChatStream:
         return self._finish is not None
 
     def feed(self, data: bytes | None) -> list[Delta]:
-        """Return the deltas of the events that these bytes complete; None is the end of the body.
+        """Return the deltas of the events that these bytes complete; None means the end of the body.
 
         Raises:
-            KlusterError: An error event, or one that cannot be read.
+            KlusterError: An event is an error, or cannot be read.
         """
         if data is None:
             return self._end()
@@ -179,7 +179,7 @@ class ChatStream:
         return deltas
 
     def _end(self) -> list[Delta]:
-        """Return the delta of an event that lacks its blank line; one that lacks more has been cut off."""
+        """Return the delta of a last event without a blank line; one that lacks more was cut off."""
         self.done = True
         rest = self._events.rest()
         with contextlib.suppress(ValueError):
@@ -189,29 +189,29 @@ class ChatStream:
         return []
 
     def broken(self, error: APIConnectionError) -> None:
-        """Accept a connection that broke behind the finish reason, for then the answer is complete.
+        """Accept a connection that broke after the finish reason, because the answer is complete.
 
         Raises:
-            APIConnectionError: Elsewhere; a `TruncatedStreamError` unless it was a timeout.
+            APIConnectionError: The connection broke before; a `TruncatedStreamError` unless it was a timeout.
         """
         if self._finish is None:
             raise error if isinstance(error, APITimeoutError) else self._truncated(error.message)
 
     def close(self) -> list[Delta]:
-        """Return the last delta, which has the usage, once nothing more is to be read.
+        """Return the last delta, with the usage, after everything is read.
 
         Raises:
-            TruncatedStreamError: If no finish reason has come: the answer is not complete.
+            TruncatedStreamError: If there was no finish reason: the answer is not complete.
         """
         if self._finish is None:
             raise self._truncated("The stream ended before the answer was complete.")
         return [Delta(usage=self.usage())]
 
     def whole(self, data: object) -> list[Delta]:
-        """Return the deltas of a whole answer: the decoded JSON of one.
+        """Return the deltas of a whole answer, from its decoded JSON.
 
         Raises:
-            KlusterError: An error inside a 200, or an answer without choices.
+            KlusterError: It is an error inside a 200, or has no choices.
         """
         return [*self._take_whole(data), *self.close()]
 
@@ -229,10 +229,10 @@ class ChatStream:
         return error
 
     def take(self, chunk: Any) -> Delta | None:
-        """Return what one decoded chunk adds; also a whole answer, which has `message` where chunks have `delta`.
+        """Return the delta of one decoded chunk, or of a whole answer, which has `message` in place of `delta`.
 
         Raises:
-            KlusterError: An error in place of a chunk, or a chunk of a form that cannot be read.
+            KlusterError: It is an error, or cannot be read.
         """
         try:
             return self._take(chunk)
@@ -347,7 +347,7 @@ class ChatStream:
     def _before_stop(
         stops: StopMatcher, segments: list[Segment], reopened: str, *, is_last: bool
     ) -> tuple[list[Segment], str]:
-        """Return what stands before a stop sequence. What follows one is not for anybody to see, thoughts included."""
+        """Return what comes before a stop sequence. Everything after it is dropped, also reasoning."""
         kept: list[Segment] = []
         for is_thought, text in segments:
             kept.append((is_thought, text if is_thought else stops.feed(text)))
@@ -401,9 +401,9 @@ class ChatStream:
             raise InternalServerError(f"An event of the stream is not JSON ({err}): {text!r}.") from None
 
     def _joined(self, chunk: Any) -> Any:
-        r"""Put the half of a surrogate pair that ends a text of one chunk before the text that it continues in another.
+        r"""Join surrogate pairs that are split over two chunks.
 
-        Some servers cut an escaped `\ud83d\ude00` in two. What stays a half is replaced by the caller.
+        Some servers cut an escaped `\ud83d\ude00` in two. The caller replaces halves that remain.
         """
         choices = chunk.get("choices") if isinstance(chunk, dict) else None
         choice = choices[0] if isinstance(choices, list) and choices else None
@@ -427,7 +427,7 @@ class ChatStream:
         return chunk
 
     def usage(self) -> Usage:
-        """Return the server's usage, or an estimate; the reasoning's share is estimated where the server is silent."""
+        """Return the server's usage or an estimate; reasoning tokens are estimated if the server omits them."""
         request = self._request
         reasoning = "".join(self._reasoning)
         rest = tokens.estimate("".join([*self._content, *self._calls.parts]))
@@ -453,10 +453,10 @@ _META: Mapping[str, Any] = {"id": (str, int), "model": str, "created": (int, flo
 
 
 def _texts(content: object) -> tuple[str, str]:
-    """Return text and thoughts of `content`, which a few servers send as a list of parts.
+    """Return text and reasoning of `content`, which a few servers send as a list of parts.
 
     Raises:
-        ValueError: If it is anything else: it would be lost.
+        ValueError: If it is anything else, which would be lost.
     """
     if isinstance(content, str) or content is None:
         return content or "", ""
@@ -474,15 +474,15 @@ def _texts(content: object) -> tuple[str, str]:
 
 
 def _other_shape(choice: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the part of a choice that has neither `delta` nor `message`: that of OpenAI's older completions."""
+    """Return the text of a choice without `delta` and `message`, as in OpenAI's older completions API."""
     return {"content": choice["text"]} if "text" in choice else {}
 
 
 def _check_logprobs(logprobs: Any) -> Mapping[str, Any] | None:
-    """Return logprobs if they have OpenAI's structure, which frameworks rely on: lists of tokens, or null.
+    """Return logprobs if they have OpenAI's structure, which frameworks need: lists of tokens, or null.
 
     Raises:
-        ValueError: If they have another.
+        ValueError: If they have another structure.
     """
     for tokens_of in (logprobs or {}).values():
         if not isinstance(tokens_of, list | None):
@@ -496,10 +496,10 @@ def _check_logprobs(logprobs: Any) -> Mapping[str, Any] | None:
 
 
 def read_usage(raw: object) -> Usage | None:
-    """Read the `usage` of an answer; None where numbers are missing. `*_details` may be null or absent.
+    """Read the `usage` of an answer; None if numbers are missing. `*_details` may be null or absent.
 
-    Numbers that no request has (10**400, which no price can be multiplied with) are missing, too.
-    Of prompt, completion and total any two give the third. An embedding's usage may have the prompt's tokens alone.
+    Absurd numbers (10**400) count as missing. Two of prompt, completion and total give the third. The usage of
+    embeddings may have only prompt tokens.
     """
 
     def number(source: object, key: str) -> int | None:

@@ -1,6 +1,6 @@
 """Numbers of tokens without a tokenizer: an estimate and a lower bound.
 
-kluster.ai serves models with five different vocabularies, and each of them would have to be downloaded.
+kluster.ai's models have five different vocabularies, and each would have to be downloaded.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 __all__ = ["IMAGE_TOKENS", "at_least", "estimate", "estimate_prompt", "estimate_request", "text_of"]
 
 IMAGE_TOKENS = 256
-"""About what an image costs: Gemma 3 reads each as 256 tokens (its technical report, 2025-03)."""
+"""The estimated tokens of an image: Gemma 3 reads each as 256 tokens (its technical report, 2025-03)."""
 
 _ASSUMED_COMPLETION = 500  # tokens, where a request sets no limit; stated in CostEstimate
 _LONGEST = 48  # characters; vocabularies have few longer words
@@ -21,7 +21,7 @@ _LETTER = re.compile(r"[\w\u2e80-\U0010ffff]")
 
 
 def estimate(text: str) -> int:
-    """Return about how many tokens a text has: a quarter of its UTF-8 bytes, the usual rule for English."""
+    """Return about how many tokens a text has: a quarter of its UTF-8 bytes, a common rule for English."""
     return -(-len(text.encode("utf-8", "surrogatepass")) // 4)
 
 
@@ -49,7 +49,7 @@ def estimate_prompt(
     tools: Sequence[Mapping[str, Any]] = (),
     count: Callable[[str], int] = estimate,
 ) -> int:
-    """Return about how many tokens a prompt has: `count` of its texts, four more per message, and those of images."""
+    """Return about how many tokens a prompt has: `count` of its texts, plus four per message, plus those of images."""
     total = count(json.dumps(tools, ensure_ascii=False, default=str)) if tools else 0
     for message in messages:
         total += count(text_of(message)) + 4
@@ -59,11 +59,12 @@ def estimate_prompt(
 
 
 def estimate_request(body: Mapping[str, Any], most: int) -> tuple[int, int]:
-    """Return about how many tokens a request's prompt has, and how many its answer has (with `n`, all) at most.
+    """Return about how many tokens a request's prompt has, and how many its answer (with `n`, all answers) may have.
 
     Args:
         body: The body of a chat request.
-        most: The most that the model writes; where the request sets no limit, 500 are assumed if that is less.
+        most: The model's limit of output tokens. If the request sets no limit, 500 are assumed, or `most` if it is
+            less.
     """
     prompt = estimate_prompt(body["messages"], body.get("tools", ()))
     limit = body.get("max_completion_tokens") or body.get("max_tokens")  # the latter is native to some servers

@@ -1,6 +1,6 @@
-"""The HTTP side of the client: what is sent, what an answer means, and the retries, in this one place.
+"""The HTTP side of the client: what is sent, what an answer means, and all retries.
 
-`_Call` does everything but the I/O; `Transport` does the I/O over `connections`, each door in a few lines.
+`_Call` does everything except I/O. `Transport` does the I/O over `connections`, in a few lines per method.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ _url = functools.lru_cache(64)(httpx.URL)
 _HARMLESS = frozenset({"accept", "accept-encoding", "accept-language", "content-type", "host", "user-agent"})
 _log = logging.getLogger("kluster_integrations")
 _Headers = dict[str, tuple[str, str]]
-"""Names and values by the names in lower case: so each goes out once, however it is spelled."""
+"""Names and values by lower-case name, so that each header is sent once, however it is spelled."""
 
 
 class Answer(NamedTuple):
@@ -68,19 +68,19 @@ class _Call:
     """One request over all its tries, without any I/O.
 
     Args:
-        sender: Whose connection and key.
-        path: Below the base URL.
+        sender: The transport, which has the connection and the key.
+        path: The path below the base URL.
         body: The JSON body; without it and `content` the request is a GET.
         content: A form, in place of a JSON body.
-        streamed: Whether the answer is a stream: unless it is one JSON document or a page; with `raw` of any kind.
-        timeout: As the other options, that of `post`.
-        total_timeout: Default: the configuration's.
-        headers: They win over all others.
-        max_retries: Default: the configuration's.
-        deadline: Of `time.monotonic()`: no try waits for the server beyond it, and no further one begins.
+        streamed: Whether the answer is an event stream; `raw` allows any body.
+        timeout: Seconds between bytes, or httpx's `Timeout`. Default: the configuration's.
+        total_timeout: Seconds for all tries. Default: the configuration's.
+        headers: Headers that win over all others.
+        max_retries: Further tries. Default: the configuration's.
+        deadline: A moment of `time.monotonic()` after which no try begins or waits; None is never.
 
     Attributes:
-        deadline: Until when the answer must be complete, on the monotonic clock; None is never.
+        deadline: When the answer must be complete, on the monotonic clock; None is never.
     """
 
     def __init__(
@@ -137,7 +137,7 @@ class _Call:
 
     @property
     def timeouts(self) -> tuple[float | None, ...]:
-        """The seconds to connect, between bytes read and written, and for a place in a pool, of a try that begins."""
+        """The seconds to connect, between bytes read, between bytes written, and for a place in a pool, for one try."""
         wanted = (getattr(self._timeout, kind, self._timeout) for kind in ("connect", "read", "write", "pool"))
         if self._until == math.inf:
             return tuple(wanted)
@@ -145,18 +145,18 @@ class _Call:
         return tuple(left if seconds is None else min(seconds, left) for seconds in wanted)
 
     def begin(self) -> None:
-        """Begin a try: what waited for the account's limits until now does not count."""
+        """Begin a try. The time that it waited for the account's limits does not count."""
         self._set_deadline(math.inf if self._left is None else time.monotonic() + self._left)
 
     def stream_begins(self) -> None:
-        """Let a stream take as long as it takes, unless the caller says how long, and a file have any length."""
+        """Remove the deadline of a stream, unless the caller has set one, and the size limit of a file."""
         if self._total is None:
             self._set_deadline(math.inf)
         if self.streamed == "raw":  # not before: the body of an error has the bounds of any other answer
             self.max_bytes = None
 
     def hurry(self) -> None:
-        """End soon: the answer is complete."""
+        """Shorten the deadline, because the answer is complete."""
         soon = time.monotonic() + _LAST_SECONDS
         self._set_deadline(soon if self.deadline is None else min(self.deadline, soon))
 
@@ -165,7 +165,7 @@ class _Call:
         self.deadline = None if at == math.inf else at
 
     def timed_out(self, err: KlusterError) -> KlusterError:
-        """Return the error that says so, if it was the deadline that ended a try."""
+        """Return a timeout error if the deadline has ended a try, else the error itself."""
         if self.deadline is None or time.monotonic() < self.deadline or not isinstance(err, APIConnectionError):
             return err
         if self._seconds is None or time.monotonic() >= self._until:
@@ -175,12 +175,12 @@ class _Call:
         return APITimeoutError(f"The answer was not complete within {self._seconds:g} s ({what}).", hint=hint)
 
     def headers(self, **defaults: str) -> dict[str, str]:
-        """Return the headers of the next try; of the defaults those that it has no others for."""
+        """Return the headers of the next try; all others win over the defaults."""
         named = {name.replace("_", "-"): value for name, value in defaults.items()}
         return {n: value for n, value in named.items() if n not in self._headers} | dict(self._headers.values())
 
     def is_stream(self, response: Any) -> bool:
-        """Whether to read a response as a stream: it may also be an error, one JSON document or a gateway's page."""
+        """Whether a response is a stream, and not an error, one JSON document or a gateway's page."""
         _log.debug("%s %s: HTTP %s", self.method, self.url, response.status_code)
         kind = response.headers.get("content-type", "").lower()
         ok = 200 <= response.status_code < 300
@@ -213,7 +213,7 @@ class _Call:
         return Answer(data, response.headers)
 
     def wait(self, err: KlusterError) -> float | None:
-        """Return the seconds until the next try, None if there is no next try. What the server says counts first."""
+        """Return the seconds until the next try; None if there is none. `Retry-After` wins."""
         status = err.status_code or 0
         may_pass = isinstance(err, APIConnectionError) or status in (409, 429) or status >= 500
         may_pass = {"true": True, "false": False}.get(err.headers.get("x-should-retry", ""), may_pass)
@@ -251,7 +251,7 @@ def _with_headers(headers: _Headers, more: Mapping[str, Any]) -> _Headers:
 
 
 def _credentials(headers: Mapping[str, Any]) -> frozenset[str]:
-    """Return what headers of the caller's hold that a server must not echo: all that may be a credential."""
+    """Return all values in the caller's headers that may be credentials; they are masked in errors."""
     found: set[str] = set()
     if not isinstance(headers, Mapping):
         raise BadRequestError(
@@ -266,7 +266,7 @@ def _credentials(headers: Mapping[str, Any]) -> frozenset[str]:
 
 
 def _refuse_credentials(headers: _Headers, base_url: str) -> None:
-    """Refuse headers that hold a secret, which plain http would show to whoever is on the way."""
+    """Refuse headers with a secret if they would be sent over plain http to another machine."""
     if secret := next((name for name in headers if _CREDENTIAL.search(name)), None):
         raise BadRequestError(
             f"The header {headers[secret][0]!r} (its value is not shown) would go to {base_url} unencrypted.",
@@ -275,10 +275,10 @@ def _refuse_credentials(headers: _Headers, base_url: str) -> None:
 
 
 class Transport:
-    """Sends requests for one configuration. Making one costs nothing; connections come with the first request.
+    """Sends requests for one configuration. A new transport is cheap: it connects at the first request.
 
     Args:
-        config: Where to, and with which key.
+        config: The address, the key and the other settings.
         http_client: An `httpx.Client` or `httpx2.Client` of the caller's own, in place of the shared pool.
         http_async_client: The same for async calls.
         adapt: An adapter's error class for each of `errors`.
@@ -312,7 +312,7 @@ class Transport:
         return _with_headers(_with_headers({}, ours), self.config.default_headers)
 
     def get(self, path: str, *, query: Mapping[str, object] | None = None, **options: Any) -> Answer:
-        """Get a path below the base URL; the key goes along if there is one. `options` are as those of `post`.
+        """Get a path below the base URL. The key is sent if there is one. `options` are those of `post`.
 
         Raises:
             KlusterError: Whatever goes wrong.
@@ -333,10 +333,10 @@ class Transport:
         """Send a JSON body and return the decoded answer.
 
         Args:
-            path: Below the base URL, such as `/chat/completions`.
+            path: The path below the base URL, such as `/chat/completions`.
             body: The JSON body.
             options: `timeout` (seconds between bytes, or httpx's `Timeout`), `total_timeout` (seconds), `headers`
-                (which win over all others), `max_retries`, `deadline` (of `time.monotonic()`).
+                (which win over all others), `max_retries`, `deadline` (a moment of `time.monotonic()`).
 
         Raises:
             KlusterError: Whatever goes wrong.
@@ -357,12 +357,12 @@ class Transport:
         """Send a file as multipart/form-data.
 
         Args:
-            path: Below the base URL.
+            path: The path below the base URL.
             form: The other fields.
-            field: The file's field.
-            name: The file's name, as the server sees it.
-            file: Read as it goes out, at each try from its beginning.
-            options: As those of `post`.
+            field: The name of the file's field.
+            name: The file's name for the server.
+            file: The file. It is read while it is sent, from the start in each try.
+            options: Those of `post`.
 
         Raises:
             KlusterError: Whatever goes wrong.
@@ -380,10 +380,10 @@ class Transport:
             return found
 
     def download(self, path: str, to: BinaryIO, **options: Any) -> None:
-        """Write the body of an answer to a file as it comes. `options` are as those of `post`.
+        """Write the body of an answer to a file as it comes. `options` are those of `post`.
 
         Raises:
-            KlusterError: Whatever goes wrong, also in the middle; then the file has a part of it.
+            KlusterError: Whatever goes wrong. The file may then have a part of the body.
         """
         with (
             self.errors,
@@ -401,10 +401,10 @@ class Transport:
                     to.write(piece)
 
     async def apieces(self, path: str, **options: Any) -> AsyncGenerator[bytes]:
-        """Yield the body of an answer as it comes. `options` are as those of `post`.
+        """Yield the body of an answer as it comes. `options` are those of `post`.
 
         Raises:
-            KlusterError: Whatever goes wrong, also in the middle.
+            KlusterError: Whatever goes wrong, also after some pieces.
         """
         with self.errors:
             found = await self._asend(_Call(self, path, streamed="raw", **options))
@@ -416,10 +416,10 @@ class Transport:
                 await found.close()
 
     def stream(self, body: Mapping[str, Any], reader: ChatStream, **options: Any) -> Iterator[Delta]:
-        """Send a chat request with `stream` set, and yield what `reader` makes of the answer as it comes.
+        """Send a chat request with `stream` set, and yield the reader's deltas as they come.
 
         Raises:
-            KlusterError: Whatever goes wrong, also in the middle.
+            KlusterError: Whatever goes wrong, also after some deltas.
         """
         with self._errors(options):
             call = _Call(self, CHAT_PATH, body, streamed=True, **options)
@@ -471,13 +471,13 @@ class Transport:
                 await found.close()
 
     def _errors(self, options: Mapping[str, Any]) -> mapped:
-        """Return `errors`, which know what is secret in the headers of a call, too."""
+        """Return `errors`, which also mask the secrets in a call's headers."""
         if not (headers := options.get("headers")):
             return self.errors
         return mapped(secret=self.secrets | _credentials(headers), adapt=self._adapt)
 
     def _broken(self, err: Exception, reader: ChatStream, call: _Call) -> None:
-        """Let the reader say what a stream that breaks is: an error, unless the answer was complete."""
+        """Let the reader decide about a broken stream: it is an error unless the answer was complete."""
         try:
             with self._io:
                 raise err
@@ -538,10 +538,10 @@ class Transport:
 
 
 def path_of(*parts: str) -> str:
-    """Return a path below the base URL. An id in it stays one segment, whatever characters it has.
+    """Return a path below the base URL. Each part is one segment, with escaped special characters.
 
     Raises:
-        BadRequestError: A part is not a text, or no server would take it for an id.
+        BadRequestError: A part is not a text, or cannot be an id.
     """
     for part in parts:
         if not isinstance(part, str) or part.strip() in ("", ".", ".."):

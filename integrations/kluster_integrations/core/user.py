@@ -1,4 +1,4 @@
-"""What a user keeps on this machine beside the environment: a folder, its settings, and a key in the keyring."""
+"""The user's folder on this machine, its settings, and the key in the platform's keyring."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _problems: dict[str, str] = {}
 
 
 def user_folder() -> Path:
-    """Return the folder of the command line's settings, log and history; it may not exist yet.
+    """Return the folder of the command line's settings, log and history. It may not exist yet.
 
     `$XDG_DATA_HOME/kluster` or `~/.local/share/kluster`; on macOS below `~/Library/Application Support`, on Windows
     below `%LOCALAPPDATA%`.
@@ -46,12 +46,12 @@ def user_folder() -> Path:
 
 
 def settings_file() -> Path:
-    """Return where the settings are; the file may not exist yet."""
+    """Return the settings file. It may not exist yet."""
     return user_folder() / "settings.json"
 
 
 def read_settings() -> dict[str, Any]:
-    """Return the settings, `{}` where there are none.
+    """Return the settings; `{}` if there are none.
 
     Raises:
         KlusterError: If the file cannot be read, or does not hold one JSON object.
@@ -73,7 +73,7 @@ def read_settings() -> dict[str, Any]:
 
 
 def change_settings(**changes: Any) -> None:
-    """Change some settings and keep the others; None removes one.
+    """Change some settings and keep the others. None removes a setting.
 
     Raises:
         KlusterError: If the file cannot be read or written.
@@ -92,9 +92,9 @@ def change_settings(**changes: Any) -> None:
 
 
 def stored_key() -> str | None:
-    """Return the key that `kluster keys set` has put in the platform's keyring; None if the user has set none.
+    """Return the key that `kluster keys set` has stored in the platform's keyring, or None.
 
-    The keyring is not touched unless the settings say that there is a key: it may ask the user for a password.
+    The keyring is read only if the settings say that there is a key, because it may ask the user for a password.
     """
     key = _stored_key(user_folder())
     # Taken before the warning: who shows a warning may ask for the key, to mask it.

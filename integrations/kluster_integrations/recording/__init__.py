@@ -5,10 +5,9 @@ with cassette("cassettes/answer.yaml"):
     ChatKluster(model="google/gemma-3-27b-it").invoke("Hello!")
 ```
 
-The first run records, later ones replay. What is recorded is the traffic of openai 2.x (httpx) and 3.x (httpx2): sync,
-async, streamed, and over aiohttp. So it serves LangChain, LiteLLM and CrewAI alike, and what one SDK has recorded, the
-other replays. Keys, and all headers that say who asks, are left out. In pytest the fixture `kluster_cassette` does the
-same for each test.
+The first run records, later ones replay. It records the traffic of openai 2.x (httpx), 3.x (httpx2) and aiohttp: sync,
+async and streamed. So it works for LangChain, LiteLLM and CrewAI, and each SDK replays the recordings of the others.
+Keys and all headers about the sender are left out. In pytest, the fixture `kluster_cassette` does this for each test.
 
 Needs vcrpy: `pip install "kluster-integrations[recording]"`. Importing this package is cheap.
 """

@@ -1,4 +1,4 @@
-"""`cassette`: vcrpy with kluster.ai's rules of what is recorded, what matches, and what a mismatch says."""
+"""`cassette`: vcrpy with rules for kluster.ai: what is recorded, which requests match, and clear errors."""
 
 from __future__ import annotations
 
@@ -45,25 +45,25 @@ def cassette(
 ) -> Iterator[Any]:
     """Record the calls of kluster.ai's API inside the block into a file, or replay them from it.
 
-    Requests match by method, path (with query) and body; each recording is played once, equal ones in their order.
-    Calls of other addresses than the API's endpoints are neither recorded nor changed. While recording, an answer is
-    read to its end before your code gets it; an answer that breaks off is not recorded. Calls of other threads are
-    recorded, too: so use one cassette at a time in a process.
+    Requests match by method, path (with query) and body. Each recording is played once, equal ones in their order.
+    Requests to other addresses are neither recorded nor changed. While recording, your code gets an answer when it is
+    complete; an incomplete answer is not recorded. Requests of other threads are recorded, too, so use one cassette at
+    a time in a process.
 
     Args:
-        path: A YAML file; folders are made.
-        mode: vcrpy's record modes. `once`: record if there is no file, else replay. `none`: replay, and never send
-            anything. `new_episodes`: replay what is there, record the rest. `all`: send everything, and replace what
-            is recorded of it. `rewrite`: the same, and forget what is not sent anymore.
-        secrets: Texts to mask as `***` wherever they turn up, besides keys: those of the environment and of the
-            requests' own headers (of 8 characters or more).
-        about: Further lines for the file's head.
+        path: A YAML file; missing folders are made.
+        mode: One of vcrpy's record modes. `once`: record if there is no file, else replay. `none`: replay, and never
+            send anything. `new_episodes`: replay existing recordings, and record other requests. `all`: send
+            everything, and replace the recordings. `rewrite`: as `all`, and remove recordings that are not sent again.
+        secrets: Further texts to mask as `***`. Keys in the environment and in the requests' headers are always masked,
+            if they have 8 characters or more.
+        about: Further lines for the head of the file.
 
     Yields:
         vcrpy's cassette: `requests`, `responses`, `play_count`.
 
     Raises:
-        CassetteError: When replaying: a request has no recording, or a recording is left over.
+        CassetteError: While replaying, a request has no recording, or a recording is not used.
         ValueError: If the mode is not one of these.
     """
     with playing(path, mode, secrets=secrets, about=about) as player:
@@ -80,7 +80,7 @@ def playing(
     failure: Failure = CassetteError,
     hint: str = 'Hint: record this file anew, with a key: cassette(…, mode="rewrite").',
 ) -> Iterator[_Cassette]:
-    """As `cassette`; `failure` makes the exception from a message, which ends with `hint`."""
+    """As `cassette`; `failure` makes the exception from a message that ends with `hint`."""
     if mode not in get_args(Mode):
         raise ValueError(f"mode={mode!r} is not allowed; it must be one of {', '.join(get_args(Mode))}.")
     known = _filters.Secrets(secrets)
@@ -107,12 +107,12 @@ def playing(
 
 
 def _counts(request: Any) -> bool:
-    """True for requests of the caller; False for those that an emulator in this process sends to its upstream."""
+    """Return whether a request is the caller's, and not one of an emulator in this process to its upstream."""
     return threading.current_thread().name != THREAD and _filters.is_of_the_api(request)
 
 
 class _Cassette(Cassette):  # type: ignore[misc]
-    """A cassette that says at once, and by name, what it lacks."""
+    """A cassette that raises an error at once for a request that it lacks, and names it."""
 
     def __init__(self, *, failure: Failure, hint: str, **options: Any) -> None:
         super().__init__(**options)
@@ -126,7 +126,7 @@ class _Cassette(Cassette):  # type: ignore[misc]
         """Whether there is a recording left.
 
         Raises:
-            CassetteError: If there is no recording left, and the mode does not allow to record one.
+            CassetteError: If there is no recording left, and the mode does not record.
         """
         if super().can_play_response_for(request):
             return True
@@ -135,27 +135,28 @@ class _Cassette(Cassette):  # type: ignore[misc]
         return False
 
     def play_response(self, request: Any) -> Any:
-        """Return the recording; two threads that send the same get one each."""
+        """Return the recording. Two threads with equal requests get one each."""
         with self._turn:
             if not self.can_play_response_for(request):
                 raise self._miss(request)
             return super().play_response(request)
 
     def give_up(self) -> None:
-        """Leave the file as it is, and what was not sent unsaid."""
+        """Do not save, and do not report unused recordings."""
         self.dirty = False
         self._given_up = True
 
     def check_nothing_missed(self) -> None:
-        """Fail for a request without a recording, though what was raised then got lost.
+        """Raise the error of a request without a recording again, in case the caller has lost it.
 
-        `asyncio.gather(…, return_exceptions=True)` makes it a result, and LangChain's `ainvoke` stumbles over that.
+        `asyncio.gather(…, return_exceptions=True)` turns the error into a result, and LangChain's `ainvoke` then fails
+        with another one.
         """
         if self._missed is not None and not self._given_up:
             raise self._missed from None
 
     def check_all_played(self) -> None:
-        """Fail if a recording was not asked for, where nothing was to be recorded."""
+        """Raise an error for unused recordings, if the mode only replays."""
         if self._given_up:
             return
         left = [request for index, request in enumerate(self.requests) if not self.play_counts[index]]
@@ -190,7 +191,7 @@ class _Keeper:
         self._hint = hint
 
     def load_cassette(self, path: str, serializer: object) -> tuple[list[Any], list[Any]]:
-        """Return requests and responses. vcrpy takes a FileNotFoundError of its own for "nothing yet"."""
+        """Return requests and responses. vcrpy's own FileNotFoundError means "nothing yet"."""
         from vcr.persisters.filesystem import CassetteNotFoundError  # type: ignore[import-untyped]
 
         file = Path(path)
@@ -207,7 +208,7 @@ class _Keeper:
         return requests, [row["response"] for row in rows]
 
     def save_cassette(self, path: str, cassette_dict: Mapping[str, Any], serializer: object) -> None:
-        """Write the file as a whole or not at all, so that two runs at once leave one of theirs."""
+        """Write the file in one step. If two runs write at once, the file of one of them remains complete."""
         requests, responses = cassette_dict["requests"], cassette_dict["responses"]
         rows = [
             {"request": _as_row(request), "response": response}

@@ -1,4 +1,4 @@
-"""What of a request and an answer is recorded, and when two requests are the same."""
+"""What is recorded of a request and an answer, and when two requests are equal."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 class Secrets:
-    """The keys that are known here; wherever one turns up, in a prompt or as a server's echo, it is masked.
+    """All known keys. They are masked everywhere, also in a prompt or in a server's echo.
 
     Args:
         more: Texts to mask besides the keys of the environment and of the requests.
@@ -41,7 +41,7 @@ class Secrets:
         self._known = {*more, *env_values("api_key").values()} - {""}
 
     def learn(self, headers: Mapping[str, Any]) -> None:
-        """Take the keys out of a request's headers."""
+        """Add the keys in a request's headers."""
         for name, value in headers.items():
             if _SECRET_HEADER.search(name):
                 text = value[0] if isinstance(value, list) else value
@@ -49,24 +49,24 @@ class Secrets:
                 self._known |= {text, text.partition(" ")[2].strip() or text}
 
     def found(self, text: str) -> list[tuple[int, int]]:
-        """Return where they begin and end in a text."""
+        """Return where keys begin and end in a text."""
         known = [re.escape(secret) for secret in self._known if masked(secret, secret) != secret]
         return [match.span() for match in re.finditer("|".join(known), text)] if known else []
 
     def mask(self, value: Any) -> Any:
-        """Return the value, a text, bytes or a header's list, without them."""
+        """Return a value (a text, bytes, or a header's list) with masked keys."""
         for secret in sorted(self._known, key=len, reverse=True):
             value = masked(value, secret)
         return value
 
 
 def is_of_the_api(request: Any) -> bool:
-    """Whether a request is for an endpoint of kluster.ai's API, at whatever base URL; others are left alone."""
+    """Whether a request is for an endpoint of kluster.ai's API, at any base URL."""
     return _API.search(request.path) is not None
 
 
 def tidy_request(request: Any, secrets: Secrets) -> Any:
-    """Return vcrpy's request as it is recorded and compared; doing it twice changes nothing."""
+    """Return vcrpy's request as it is recorded and compared. Doing it twice changes nothing."""
     secrets.learn(request.headers)
     tidy = copy.copy(request)
     headers = {name.lower(): value for name, value in request.headers.items()}
@@ -105,7 +105,7 @@ def tidy_response(response: Mapping[str, Any], secrets: Secrets) -> dict[str, An
 
 
 def _masked_across_events(body: bytes, secrets: Secrets) -> bytes:
-    """Mask what a stream spells out token by token. Only the events in which something is masked change."""
+    """Mask keys that are spread over several events of a stream. Only events with a part of a key change."""
     parts = _BLANK_LINES.split(body)
     events: dict[int, Any] = {}
     texts: dict[tuple[object, ...], list[tuple[int, dict[str, Any], str]]] = {}
@@ -127,7 +127,7 @@ def _masked_across_events(body: bytes, secrets: Secrets) -> bytes:
 
 
 def _texts(value: Any, path: tuple[object, ...]) -> Iterator[tuple[tuple[object, ...], dict[str, Any], str]]:
-    """Yield each text of an event with its path; a list's items are told apart by their `index`."""
+    """Yield each text of an event with its path. In the path, an item of a list has its `index`."""
     if isinstance(value, dict):
         for name, item in value.items():
             if isinstance(item, str):
@@ -140,7 +140,7 @@ def _texts(value: Any, path: tuple[object, ...]) -> Iterator[tuple[tuple[object,
 
 
 def _cut(places: list[tuple[int, dict[str, Any], str]], start: int, end: int) -> None:
-    """Put as many asterisks in place of a part of the joined texts, so that the places of other parts stay."""
+    """Replace a part of the joined texts by as many asterisks, so that the positions of other parts stay."""
     at = 0
     for _, holder, name in places:
         text = holder[name]
@@ -168,7 +168,7 @@ def _body(request: Any) -> bytes | None:
 
 
 def _address(uri: str) -> str:
-    """Without credentials, and without the port of a server on this machine, which is another one each time."""
+    """Return an address without credentials, and without the port of a local server, which differs in each run."""
     url = urlsplit(uri)
     host = url.hostname or ""
     shown = f"[{host}]" if ":" in host else host
@@ -177,7 +177,7 @@ def _address(uri: str) -> str:
 
 
 def same(one: Any, other: Any) -> bool:
-    """Whether two tidy requests are the same: method, path with query, and body; JSON whatever its layout."""
+    """Whether two tidy requests are equal: method, path with query, and body. The layout of JSON does not matter."""
     return _key(one) == _key(other)
 
 
@@ -196,7 +196,7 @@ def _value(request: Any) -> Any:
 
 
 def named(request: Any) -> str:
-    """Name a request in a message: `POST /v1/chat/completions (google/gemma-3-27b-it, 3 messages)`."""
+    """Return a request's name for messages: `POST /v1/chat/completions (google/gemma-3-27b-it, 3 messages)`."""
     query = f"?{urlsplit(request.uri).query}" if request.query else ""
     value = _value(request)
     details = []
@@ -209,7 +209,7 @@ def named(request: Any) -> str:
 
 
 def difference(sent: Any, recorded: Any) -> str:
-    """Say where a request differs from the one recorded: `messages[0].content is 'b', 'a' is recorded`."""
+    """Return how a request differs from a recorded one: `messages[0].content is 'b', 'a' is recorded`."""
     for what, now, then in (
         ("the method", sent.method, recorded.method),
         ("the path", sent.path, recorded.path),

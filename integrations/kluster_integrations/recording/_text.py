@@ -1,9 +1,8 @@
-"""A cassette as text: vcrpy's YAML, in which bodies are blocks that a reviewer can read.
+"""A cassette as text: vcrpy's YAML, with bodies as blocks that a reviewer can read.
 
-JSON is laid out with one item per line where it does not fit into one; an event stream stays as
-it was sent, one line per event.
-Whatever a block cannot hold (control characters, bytes that are no UTF-8) is quoted, or base64 as YAML has it, so that
-every body comes back as it was, but for the white space of JSON. vcrpy itself can read these files, too.
+JSON that does not fit into a line has one item per line. An event stream stays as it was sent, one line per event. A
+body that a block cannot contain (control characters, bytes that are not UTF-8) is quoted, or YAML's base64. So every
+body comes back as it was, except for white space in JSON. vcrpy itself can read these files, too.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ _Dumper.add_representer(_Quoted, lambda dumper, text: dumper.represent_scalar("t
 
 
 def dump(about: Mapping[str, str], interactions: list[dict[str, Any]]) -> str:
-    """Return the text of a cassette. `about` is its head; bodies are bytes, text or None."""
+    """Return the text of a cassette. `about` is its head. Bodies are bytes, text or None."""
     rows = []
     for row in interactions:
         request, response = dict(row["request"]), dict(row["response"])
@@ -63,10 +62,10 @@ def dump(about: Mapping[str, str], interactions: list[dict[str, Any]]) -> str:
 
 
 def load(text: str) -> dict[str, Any]:
-    """Return what a cassette holds: `recorded`, `version` and `interactions`.
+    """Return the content of a cassette: `recorded`, `version` and `interactions`.
 
     Raises:
-        ValueError: If it is not a cassette; the message says where.
+        ValueError: If the text is not a cassette; the message says where.
     """
     try:
         data = yaml.load(text, Loader=_LOADER)
@@ -111,7 +110,7 @@ def _shown(body: bytes | str | None) -> str | bytes | None:
 
 
 def readable(body: bytes) -> bytes:
-    """Return JSON laid out for people; anything else as it is."""
+    """Return JSON with a readable layout; anything else as it is."""
     try:
         value = json.loads(body)
     except (ValueError, RecursionError):
@@ -137,7 +136,7 @@ def _laid_out(value: Any, indent: str) -> str:
 
 
 def _filled(values: list[Any], indent: str) -> list[str]:
-    """Return lines of numbers and texts, each as full as it may be: vectors have a thousand of them."""
+    """Return full lines of numbers and texts, because vectors have a thousand numbers."""
     lines: list[str] = []
     for item in (json.dumps(value, ensure_ascii=False) for value in values):
         if lines and len(indent) + len(lines[-1]) + len(item) + 2 <= _WIDTH:
