@@ -11,7 +11,7 @@ from contextlib import aclosing
 from typing import Any, BinaryIO
 
 from kluster_integrations.config import KlusterConfig
-from kluster_integrations.core.errors import InternalServerError, KlusterError
+from kluster_integrations.core.errors import InternalServerError, KlusterError, shortened
 from kluster_integrations.core.transport import Transport, path_of
 
 __all__ = ["Files"]
@@ -110,7 +110,7 @@ def _query(after: str | None, limit: int | None) -> dict[str, object]:
 
 def _page(data: Any, limit: int | None) -> dict[str, Any]:
     if not isinstance(data, dict) or not isinstance(data.get("data"), list):
-        raise InternalServerError(f"The answer is not a list of batch jobs: {str(data)[:200]}")
+        raise InternalServerError(f"The answer is not a list of batch jobs: {shortened(data)}")
     batches = [_batch(one) for one in data["data"]]
     has_more = data.get("has_more", len(batches) == (limit or 20))  # OpenAI's default of `limit`
     return {"object": "list", "data": batches, "has_more": bool(batches and has_more)}
@@ -118,7 +118,7 @@ def _page(data: Any, limit: int | None) -> dict[str, Any]:
 
 def _batch(data: Any) -> dict[str, Any]:
     if not isinstance(data, dict) or not isinstance(data.get("id"), str):
-        raise InternalServerError(f"The answer is not a batch job: {str(data)[:200]}")
+        raise InternalServerError(f"The answer is not a batch job: {shortened(data)}")
     status = str(data.get("status"))
     shown = status if status in _RUNS | _ENDED else "validating" if status == "pre_schedule" else "in_progress"
     errors = data.get("errors")
@@ -151,7 +151,7 @@ def _problem(error: Mapping[str, Any]) -> dict[str, Any]:
 
 def _file(data: Any) -> dict[str, Any]:
     if not isinstance(data, dict) or not isinstance(data.get("id"), str):
-        raise InternalServerError(f"The answer is not a file: {str(data)[:200]}")
+        raise InternalServerError(f"The answer is not a file: {shortened(data)}")
     numbers = {name: _number(data.get(name)) or 0 for name in ("bytes", "created_at")}
     texts = {name: str(data.get(name) or default) for name, default in (("filename", ""), ("purpose", "batch"))}
     return {**data, "object": "file", **numbers, **texts}

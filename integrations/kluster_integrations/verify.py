@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kluster_integrations.core.config import KlusterConfig
-from kluster_integrations.core.errors import BadRequestError, InternalServerError
+from kluster_integrations.core.errors import BadRequestError, InternalServerError, shortened
 from kluster_integrations.core.limits import Limits, aadmitted, admitted, shared
 from kluster_integrations.core.streaming import read_usage
 from kluster_integrations.core.transport import Answer, Transport
@@ -90,7 +90,7 @@ def _body(prompt: str, output: str, context: str | None, search: bool) -> dict[s
 def _read(answer: Answer) -> Verdict:
     data = answer.data
     if not isinstance(data, dict) or not isinstance(data.get("is_hallucination"), bool):
-        raise InternalServerError(f"The answer is not a verdict: {str(data)[:200]}")
+        raise InternalServerError(f"The answer is not a verdict: {shortened(data)}")
     usage = read_usage(data.get("usage") or {}) or Usage(0, 0, 0, estimated=True)
     results = data.get("search_results")
     found = tuple(

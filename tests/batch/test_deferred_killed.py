@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import random
-import threading
 from pathlib import Path
 
 import pytest
@@ -72,18 +71,7 @@ def test_killed_at_each_step(service: Emulator, tmp_path: Path) -> None:
 @pytest.mark.parametrize("which", [1, 2])
 def test_killed_in_each_round(service: Emulator, tmp_path: Path, event: str, which: int) -> None:
     with Proxy(service.base_url) as proxy:
-        victim = Victim(work, str(tmp_path), proxy.base_url)
-        seen: list[str] = []
-
-        def watch(now: str) -> None:
-            if now.startswith(event):
-                seen.append(now)
-                if len(seen) == which:
-                    victim.kill()
-
-        proxy.hook = watch
-        victim.run()
-    assert victim.starts == 2
+        Victim(work, str(tmp_path), proxy.base_url).run_killed_at(proxy, event, which)
     check(service, tmp_path)
 
 
@@ -94,15 +82,5 @@ def test_killed_at_random_while_the_server_fails(service: Emulator, tmp_path: Pa
     failing = [BatchBehavior(create=how, list_lag=0.05) for how in ("500 before", "500 after", "hang after")]  # type: ignore[arg-type]
     service.batches.script(*failing)
     with Proxy(service.base_url) as proxy:
-        victim = Victim(work, str(tmp_path), proxy.base_url)
-        timers: list[threading.Timer] = []
-
-        def shoot() -> None:
-            if victim.starts <= 10:
-                timers.append(threading.Timer(chance.uniform(0.05, 0.8), victim.kill))
-                timers[-1].start()
-
-        victim.run(shoot)
-        for timer in timers:
-            timer.cancel()
+        Victim(work, str(tmp_path), proxy.base_url).run_killed_at_random(chance, 10, (0.05, 0.8))
     check(service, tmp_path)

@@ -7,7 +7,6 @@ before the last answer was seen. So a proxy that kills before and after each req
 from __future__ import annotations
 
 import random
-import threading
 from pathlib import Path
 
 import pytest
@@ -69,18 +68,7 @@ def test_killed_at_the_results(service: Emulator, tmp_path: Path, when: str) -> 
 
 def _killed_at(server: Emulator, folder: Path, event: str, which: int) -> None:
     with Proxy(server.base_url) as proxy:
-        victim = Victim(work, str(folder / "job"), proxy.base_url, 0.05)
-        seen: list[str] = []
-
-        def watch(now: str) -> None:
-            if now.startswith(event):
-                seen.append(now)
-                if len(seen) == which:
-                    victim.kill()
-
-        proxy.hook = watch
-        victim.run()
-    assert victim.starts == 2
+        Victim(work, str(folder / "job"), proxy.base_url, 0.05).run_killed_at(proxy, event, which)
     check(server, folder / "job")
 
 
@@ -92,14 +80,5 @@ def test_killed_at_random_while_the_server_fails(service: Emulator, tmp_path: Pa
     service.batches.script(*failing)
     with Proxy(service.base_url) as proxy:
         victim = Victim(work, str(tmp_path / "job"), proxy.base_url, 0.2)
-        timers: list[threading.Timer] = []
-
-        def shoot() -> None:
-            if victim.starts <= 12:
-                timers.append(threading.Timer(chance.uniform(0.01, 0.3), victim.kill))
-                timers[-1].start()
-
-        victim.run(shoot)
-        for timer in timers:
-            timer.cancel()
+        victim.run_killed_at_random(chance, 12, (0.01, 0.3))
     check(service, tmp_path / "job")

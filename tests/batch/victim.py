@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import random
 import signal
 import threading
 from collections.abc import Callable
@@ -63,3 +64,30 @@ class Victim:
         proxy.hook = count
         self.run(seen.clear)
         return died_at
+
+    def run_killed_at(self, proxy: Any, event: str, which: int) -> None:
+        """Kill the first process at an event of this name, the first (1) or a later one; the second runs to its end."""
+        seen: list[str] = []
+
+        def watch(now: str) -> None:
+            if now.startswith(event):
+                seen.append(now)
+                if len(seen) == which:
+                    self.kill()
+
+        proxy.hook = watch
+        self.run()
+        assert self.starts == 2
+
+    def run_killed_at_random(self, chance: random.Random, most: int, seconds: tuple[float, float]) -> None:
+        """Kill each of the first `most` processes after a random time between two numbers of seconds."""
+        timers: list[threading.Timer] = []
+
+        def shoot() -> None:
+            if self.starts <= most:
+                timers.append(threading.Timer(chance.uniform(*seconds), self.kill))
+                timers[-1].start()
+
+        self.run(shoot)
+        for timer in timers:
+            timer.cancel()

@@ -14,7 +14,7 @@ from typing import Any
 from kluster_integrations.batch.lines import replay
 from kluster_integrations.batch.types import Window
 from kluster_integrations.core.config import KlusterConfig
-from kluster_integrations.core.errors import BadRequestError, InternalServerError, from_body
+from kluster_integrations.core.errors import BadRequestError, InternalServerError, from_body, shortened
 from kluster_integrations.core.request import build
 from kluster_integrations.core.sse import loads
 from kluster_integrations.core.transport import CHAT_PATH, Answer, Transport, path_of
@@ -158,7 +158,7 @@ def _pending(answer: Answer, request: ChatRequest, transport: Transport) -> Pend
         id_, notice = answer.data["id"], answer.data["choices"][0]["message"]["content"]
     except (KeyError, IndexError, TypeError):
         raise InternalServerError(
-            f"The server did not accept the request as asynchronous: {str(answer.data)[:200]}"
+            f"The server did not accept the request as asynchronous: {shortened(answer.data)}"
         ) from None
     return PendingAnswer(str(id_), str(notice or ""), request, transport)
 

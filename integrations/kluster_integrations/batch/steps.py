@@ -61,6 +61,7 @@ from kluster_integrations.core.errors import (
     RateLimitError,
     SubmissionUnclearError,
     is_refusal,
+    shortened,
 )
 from kluster_integrations.core.plans import PLANS
 from kluster_integrations.core.sse import loads
@@ -143,7 +144,7 @@ class JobSteps:
         batch = _checked((yield Do("get", (path_of("batches", batch_id),))).data)
         file_id, window = batch.get("input_file_id"), batch.get("completion_window")
         if not file_id or not window:
-            raise InternalServerError(f"The answer has no input_file_id or no completion_window: {str(batch)[:200]}")
+            raise InternalServerError(f"The answer has no input_file_id or no completion_window: {shortened(batch)}")
         with journal.temporary() as file:
             try:
                 yield Do("download", (path_of("files", str(file_id), "content"), file))
@@ -296,7 +297,7 @@ class JobSteps:
             page = (yield Do("get", ("/batches",), {"query": query})).data
             batches = page.get("data") if isinstance(page, dict) else None
             if not isinstance(batches, list):  # an error inside a 200 is not an empty list: a second job would follow
-                raise InternalServerError(f"The answer is not a list of batch jobs: {str(page)[:200]}")
+                raise InternalServerError(f"The answer is not a list of batch jobs: {shortened(page)}")
             for batch in batches:
                 if batch.get("input_file_id") == part.file_id:
                     return _checked(batch)
@@ -566,14 +567,14 @@ class JobSteps:
 def _checked(batch: Any) -> dict[str, Any]:
     """Return a job as the service describes it, if it is one."""
     if not isinstance(batch, dict) or not isinstance(batch.get("id"), str):
-        raise InternalServerError(f"The answer is not a batch job: {str(batch)[:200]}")
+        raise InternalServerError(f"The answer is not a batch job: {shortened(batch)}")
     return batch
 
 
 def _id_of(data: Any) -> str:
     """Return the id of a file or an upload that was made."""
     if not isinstance(data, dict) or data.get("id") in (None, ""):
-        raise InternalServerError(f"The answer has no id: {str(data)[:200]}")
+        raise InternalServerError(f"The answer has no id: {shortened(data)}")
     return str(data["id"])
 
 

@@ -20,7 +20,7 @@ from kluster_integrations.core import budget, deferral, embeddings, own_models, 
 from kluster_integrations.core.config import KlusterConfig
 from kluster_integrations.core.embeddings import DEFAULT_MODEL as DEFAULT_EMBEDDING_MODEL
 from kluster_integrations.core.embeddings import MAX_BATCH as MAX_EMBEDDING_BATCH
-from kluster_integrations.core.errors import BadRequestError, KlusterError
+from kluster_integrations.core.errors import BadRequestError, KlusterError, shortened
 from kluster_integrations.core.json_text import find_json, read_arguments
 from kluster_integrations.core.limits import Limiter, Limits, aadmitted, admitted, shared
 from kluster_integrations.core.notices import warn
@@ -174,7 +174,7 @@ class Client:
             )
             if not isinstance(max_repairs, int) or isinstance(max_repairs, bool):
                 raise BadRequestError(
-                    f"max_repairs={max_repairs!r:.80} must be a whole number.",
+                    f"max_repairs={shortened(max_repairs)} must be a whole number.",
                     hint="write max_repairs=2, say, or leave it out.",
                 )
             made.max_repairs, made.check, made.options = max_repairs, check, options or {}

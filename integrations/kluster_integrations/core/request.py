@@ -18,8 +18,8 @@ from kluster_integrations.core.errors import (
     BadRequestError,
     ContextWindowExceededError,
     UnsupportedParameterError,
+    shortened,
 )
-from kluster_integrations.core.errors import shortened as _short
 from kluster_integrations.core.messages import check_list, to_wire
 from kluster_integrations.core.notices import warn
 from kluster_integrations.core.plans import PLANS
@@ -134,7 +134,8 @@ def _split_extra(
         return params, {}
     if not isinstance(extra_body, Mapping):
         raise BadRequestError(
-            f"extra_body={_short(extra_body)} must be a mapping of names to values.", hint='write it as {"top_k": 5}.'
+            f"extra_body={shortened(extra_body)} must be a mapping of names to values.",
+            hint='write it as {"top_k": 5}.',
         )
     ours = {k: v for k, v in extra_body.items() if k in _OPENAI}
     return {**params, **ours}, {k: v for k, v in extra_body.items() if k not in _OPENAI}
@@ -189,10 +190,10 @@ def _refuse_async(metadata: Mapping[str, Any] | None) -> None:
 
 
 def _refuse(refused: Mapping[str, Any], config: KlusterConfig, spec: ModelSpec) -> None:
-    names = ", ".join(f"{name}={_short(value)}" for name, value in refused.items())
+    names = ", ".join(f"{name}={shortened(value)}" for name, value in refused.items())
     instead = "; ".join(_INSTEAD[name] for name in refused if name in _INSTEAD)
     if unknown := {name: value for name, value in refused.items() if name not in _OPENAI}:
-        instead = f"{instead}; " * bool(instead) + f"a dedicated deployment takes it in extra_body={_short(unknown)}"
+        instead = f"{instead}; " * bool(instead) + f"a dedicated deployment takes it in extra_body={shortened(unknown)}"
     who = f"The server of {spec.id!r}" if "file" in spec.sources else "kluster.ai"
     if is_one := refused.keys() == {"n"} <= spec.native:
         who = "A request with one answer (a stream, a batch job, CrewAI)"
@@ -258,14 +259,14 @@ def _check(name: str, value: Any, rule: str) -> Any:
     allowed = (_NATIVE_CHECKS.get(rule) or _CHECKS[rule])(value)
     if allowed is not None:
         hint = f"set {name} to {allowed}, or leave it out for the default."
-        raise BadRequestError(f"{name}={_short(value)} must be {allowed}.", hint=hint)
+        raise BadRequestError(f"{name}={shortened(value)} must be {allowed}.", hint=hint)
     return value
 
 
 def _stops(stop: object) -> tuple[str, ...]:
     given = [] if stop is None else [stop] if isinstance(stop, str) else stop
     if not isinstance(given, Sequence) or not all(isinstance(s, str) for s in given):
-        raise BadRequestError(f"stop={_short(stop)} must be a text or a list of texts.", hint='such as stop="END".')
+        raise BadRequestError(f"stop={shortened(stop)} must be a text or a list of texts.", hint='such as stop="END".')
     return tuple(dict.fromkeys(s for s in given if s))
 
 
@@ -316,7 +317,7 @@ def _tool(tool: object, where: str) -> dict[str, Any]:
     parameters = function.get("parameters") or {"type": "object", "properties": {}}
     if not isinstance(parameters, Mapping):
         raise BadRequestError(
-            f"{where}.function.parameters={_short(parameters)} must be a JSON schema.",
+            f"{where}.function.parameters={shortened(parameters)} must be a JSON schema.",
             hint='write {"type": "object", "properties": {…}}; without parameters, leave it out.',
         )
     wire["parameters"] = parameters
@@ -328,7 +329,7 @@ def _tool_choice(choice: object, tools: Sequence[Mapping[str, Any]]) -> str | di
     names = [t["function"]["name"] for t in tools]
     if not tools and choice not in (None, "auto", "none"):
         raise BadRequestError(
-            f"tool_choice={_short(choice)} needs tools.", hint="pass tools, or leave tool_choice out."
+            f"tool_choice={shortened(choice)} needs tools.", hint="pass tools, or leave tool_choice out."
         )
     if isinstance(choice, Mapping):
         function = choice.get("function")
@@ -339,7 +340,7 @@ def _tool_choice(choice: object, tools: Sequence[Mapping[str, Any]]) -> str | di
         name = choice
     if name not in names:
         raise BadRequestError(
-            f"tool_choice={_short(choice)} must be auto, none, required or one of the tools: {', '.join(names)}.",
+            f"tool_choice={shortened(choice)} must be auto, none, required or one of the tools: {', '.join(names)}.",
             hint="name one of the tools in tools=…, or leave tool_choice out.",
         )
     return {"type": "function", "function": {"name": name}}
@@ -355,7 +356,7 @@ def _add_schema(request: ChatRequest, response_format: object, *, is_sent: bool)
     kind = response_format.get("type") if isinstance(response_format, Mapping) else None
     if not isinstance(response_format, Mapping) or kind not in ("text", "json_object", "json_schema"):
         raise BadRequestError(
-            f"response_format={_short(response_format)} must have type text, json_object or json_schema.",
+            f"response_format={shortened(response_format)} must have type text, json_object or json_schema.",
             hint='write {"type": "json_schema", "json_schema": {"schema": {…}}}, or leave it out.',
         )
     if kind == "text":

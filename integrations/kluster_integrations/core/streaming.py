@@ -241,7 +241,7 @@ class ChatStream:
 
     def _take(self, chunk: Any) -> Delta | None:
         if type(chunk) is not dict:
-            raise InternalServerError(f"The answer is not a JSON object: {str(chunk)[:200]!r}.")
+            raise InternalServerError(f"The answer is not a JSON object: {shortened(chunk)}.")
         if chunk.get("error") or self._events.failed or chunk.get("object") == "error":
             raise from_body(chunk)
         if usage := chunk.get("usage"):

@@ -33,6 +33,7 @@ from kluster_integrations.core.errors import (
     KlusterError,
     from_body,
     mapped,
+    shortened,
 )
 from kluster_integrations.core.specs import suggest
 from kluster_integrations.core.sse import loads
@@ -113,7 +114,7 @@ class _Call:
             _check_seconds("total_timeout", total_timeout)
         if max_retries is not None and (not isinstance(max_retries, int) or max_retries < 0):
             raise BadRequestError(
-                f"max_retries={max_retries!r:.80} must be a whole number, 0 or more.", hint="such as 2."
+                f"max_retries={shortened(max_retries)} must be a whole number, 0 or more.", hint="such as 2."
             )
         self.max_bytes: int | None = config.max_response_bytes
         self._total = config.total_timeout if total_timeout is None else total_timeout
@@ -235,7 +236,7 @@ class _Call:
 
 def _check_seconds(name: str, value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-        raise BadRequestError(f"{name}={value!r:.80} must be a number of seconds above 0.", hint="such as 60.")
+        raise BadRequestError(f"{name}={shortened(value)} must be a number of seconds above 0.", hint="such as 60.")
 
 
 def _with_headers(headers: _Headers, more: Mapping[str, Any]) -> _Headers:
