@@ -207,7 +207,7 @@ class TestRefusing:
         assert spent.usd == pytest.approx(100e-6 + 20e-6)
 
     @pytest.mark.parametrize("usd", [-1, -0.01, math.nan, "5", None, True, [5]])
-    def test_a_limit_that_is_not_one(self, usd: Any) -> None:
+    def test_what_is_not_a_limit_is_refused(self, usd: Any) -> None:
         with pytest.raises(ValueError, match=r"usd=.* must be a number of US\$, 0 or more"):
             budget(usd=usd)
 

@@ -178,7 +178,7 @@ class TestUnknownIds:
             assert catalog.get(model).known
 
     @pytest.mark.parametrize("model", ["", "  ", None, 3, b"x", [LLAMA_8B], {"id": LLAMA_8B}])
-    def test_what_is_no_id_is_refused(self, model: Any) -> None:
+    def test_what_is_not_an_id_is_refused(self, model: Any) -> None:
         with pytest.raises(ValueError, match="id="):
             catalog.get(model)
 

@@ -165,7 +165,7 @@ def test_a_key_that_the_server_echoes_in_a_header_is_in_no_error(server: RawServ
     assert KEY not in f"{caught.value} {vars(caught.value)} {pickle.dumps(caught.value)!r}"
 
 
-def test_a_client_that_is_none_is_refused_without_showing_the_key(server: RawServer) -> None:
+def test_what_is_not_a_client_is_refused_without_showing_the_key(server: RawServer) -> None:
     with pytest.raises(TypeError, match="http_client") as caught:
         Transport(config(server), http_client=object())
     assert KEY not in everything_of(caught.value)

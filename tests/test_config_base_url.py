@@ -32,7 +32,7 @@ class TestBaseUrl:
             ("http://[::1]:8000", "http://[::1]:8000/v1"),
         ],
     )
-    def test_one_form(self, given: str, used: str) -> None:
+    def test_an_address_is_brought_into_one_form(self, given: str, used: str) -> None:
         assert KlusterConfig(base_url=given).base_url == used
 
     @pytest.mark.parametrize(("given", "used"), [("https://host.example/", "https://host.example/v1")])
@@ -141,7 +141,7 @@ class TestBaseUrl:
             *("https://host/v1\r\nX-Evil: 1", "http://[::1", "http://[::1]example.com/v1", "localhost:8000"),
         ],
     )
-    def test_what_is_no_address_names_field_value_and_form(self, given: str) -> None:
+    def test_the_error_of_a_wrong_address_names_field_value_and_form(self, given: str) -> None:
         text = refusal(base_url=given)
         assert "base_url=" in text
         assert repr(given.strip()) in text

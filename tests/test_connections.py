@@ -122,7 +122,7 @@ def test_such_a_header_reaches_the_error_of_openai(server: RawServer) -> None:
 # Tries
 
 
-def test_a_try_again_says_so(server: RawServer, way: Way) -> None:
+def test_a_retry_has_a_header_with_its_number(server: RawServer, way: Way) -> None:
     server.script(failing(500, **{"retry-after-ms": "1"}), failing(429, **{"retry-after-ms": "1"}))
     way.post(config(server, max_retries=2))
     way.post(config(server, max_retries=2))

@@ -56,7 +56,7 @@ def test_a_missing_extra_is_one_traceback() -> None:
     assert done.stderr.count("Traceback (most recent call last)") == 1, done.stderr
 
 
-def test_another_module_s_absence_is_left_as_it_is() -> None:
+def test_the_absence_of_another_module_is_left_as_it_is() -> None:
     with pytest.raises(ModuleNotFoundError, match=r"^No module named 'no_such_module'$"), needs("langchain"):
         import no_such_module  # noqa: F401
 

@@ -164,7 +164,7 @@ def test_what_cannot_be_read_is_refused(message: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("finish", ["abort", "error", 5, ["stop"]])
-def test_an_end_that_is_none_is_refused(finish: Any) -> None:
+def test_a_wrong_finish_reason_is_refused(finish: Any) -> None:
     with pytest.raises(InternalServerError):
         read(body_of({"content": "a"}, finish), asked())
 
@@ -236,7 +236,7 @@ def test_numbers_of_tokens_that_no_request_has_are_estimated(number: Any) -> Non
         [{"embedding": "AACAPw=="}, {"embedding": "AADAfw=="}],
     ],
 )
-def test_vectors_that_are_none_are_refused(rows: list[Any]) -> None:
+def test_wrong_vectors_are_refused(rows: list[Any]) -> None:
     with pytest.raises(InternalServerError):
         embeddings.read({"data": rows}, {"input": ["a", "b"]})
 

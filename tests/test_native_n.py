@@ -146,7 +146,7 @@ def test_what_cannot_be_read_is_a_typed_error(config: KlusterConfig, choice: Any
 
 
 @pytest.mark.parametrize("n", [0, -1, "2", True, 2.0])
-def test_a_number_that_is_not_one(config: KlusterConfig, n: Any) -> None:
+def test_what_is_not_a_number_of_answers_is_refused(config: KlusterConfig, n: Any) -> None:
     with pytest.raises(BadRequestError, match=r"n=.* must be a whole number of 1 or more"):
         build(config, n)
 

@@ -45,7 +45,7 @@ class TestRender:
         render(messages, [WEATHER], "required")
         assert (messages, [WEATHER]) == before
 
-    def test_tools_are_one_json_object_a_line(self) -> None:
+    def test_tools_are_one_json_object_per_line(self) -> None:
         system = render([USER], [WEATHER, CLOCK], None)[0]["content"]
         lines = system.split("<tools>\n")[1].split("\n</tools>")[0].split("\n")
         assert [json.loads(line) for line in lines] == [WEATHER, CLOCK]
@@ -166,11 +166,11 @@ class TestToolCallSplitter:
         assert got.rstrip("\n") == left.rstrip("\n") if calls else got == left
 
     @pytest.mark.parametrize("text", NO_CALLS, ids=lambda text: text[:40])
-    def test_what_is_no_call_stays_text(self, text: str) -> None:
+    def test_what_is_not_a_call_stays_text(self, text: str) -> None:
         assert split(text) == (text, [])
 
     @pytest.mark.parametrize("text", [text for text in NO_CALLS if len(text) < 1_000], ids=lambda text: text[:40])
-    def test_what_is_no_call_stays_text_also_in_pieces(self, text: str) -> None:
+    def test_what_is_not_a_call_stays_text_also_in_pieces(self, text: str) -> None:
         assert split(f"a {text} b", size=1) == (f"a {text} b", [])
 
     def test_text_is_not_held_back(self) -> None:
@@ -266,7 +266,7 @@ class TestSchemaError:
             ("x", "object"),
         ],
     )
-    def test_what_is_wrong_is_said(self, value: object, words: str) -> None:
+    def test_the_error_says_what_is_wrong(self, value: object, words: str) -> None:
         assert words in (schema_error(value, SCHEMA) or "")
 
     @pytest.mark.parametrize(
@@ -406,6 +406,6 @@ class TestAttempts:
         )
         assert (answer.tool_calls, len(sent)) == ([CALL], 1)
 
-    def test_json_that_is_null_is_no_object(self) -> None:
+    def test_json_that_is_null_is_not_an_object(self) -> None:
         with pytest.raises(OutputValidationError):
             run(asking(schema={}), answers("null"), max_repairs=0)

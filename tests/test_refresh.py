@@ -266,7 +266,7 @@ class TestCache:
             *(b'[{"id": ["a"]}]', b'[{"id": 7}]', b'[{"id": "a", "limits": [1]}]', b'[{"id": "a", "tags": 5}]'),
         ],
     )
-    def test_what_is_no_cache_is_named_and_changes_nothing(self, tmp_path: Path, content: bytes) -> None:
+    def test_what_is_not_a_cache_is_named_and_changes_nothing(self, tmp_path: Path, content: bytes) -> None:
         cache = tmp_path / "models.json"
         cache.write_bytes(content)
         before = catalog.all_models()

@@ -137,7 +137,7 @@ class TestSent:
         assert make(model=model).body["model"] == model
 
     @pytest.mark.parametrize("model", ["", "  ", None, 3])
-    def test_what_is_no_model_is_refused(self, model: Any) -> None:
+    def test_what_is_not_a_model_is_refused(self, model: Any) -> None:
         with pytest.raises(BadRequestError, match="model"):
             build(model, HELLO, {}, config=ERROR)
 
@@ -313,7 +313,7 @@ class TestStop:
         assert (request.body["stop"], request.client_stops) == (sent, here)
 
     @pytest.mark.parametrize("stop", [3, 0, True, False, [1], [None], ["a", None], {"a"}, {"a": 1}, b"a", [["a"]]])
-    def test_what_is_no_text_is_refused(self, stop: object) -> None:
+    def test_what_is_not_a_text_is_refused(self, stop: object) -> None:
         assert "stop=" in refusal(params={"stop": stop})
 
 
@@ -420,6 +420,6 @@ class TestEstimate:
         assert estimate_prompt([{"role": "user", "content": "hello"}], count=len) == len("hello") + 4
 
 
-def test_an_extra_body_that_is_no_mapping_is_refused() -> None:
+def test_an_extra_body_that_is_not_a_mapping_is_refused() -> None:
     with pytest.raises(BadRequestError, match="extra_body=5 must be a mapping"):
         build(LLAMA, HELLO, {}, config=ERROR, extra_body=5)  # type: ignore[arg-type]

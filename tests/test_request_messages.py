@@ -84,7 +84,7 @@ class TestMessages:
     @pytest.mark.parametrize(
         "messages", ["hello", {"role": "user", "content": "hi"}, [None], ["hello"], [3], [["role", "user"]], None, 3]
     )
-    def test_what_is_no_list_of_messages_is_refused(self, messages: Any) -> None:
+    def test_what_is_not_a_list_of_messages_is_refused(self, messages: Any) -> None:
         assert "messages" in refusal(messages)
 
     def test_the_order_stays(self) -> None:
@@ -350,7 +350,7 @@ class TestResponseFormat:
         assert "JSON object" in request.body["messages"][0]["content"]
 
     @pytest.mark.parametrize("given", [None, {"type": "text"}])
-    def test_text_is_no_wish(self, given: object) -> None:
+    def test_format_text_asks_for_nothing(self, given: object) -> None:
         request = silent(params={"response_format": given})
         assert (request.schema, request.body["messages"]) == (None, HELLO)
 
@@ -368,10 +368,10 @@ class TestResponseFormat:
             *({"type": "json_schema", "json_schema": {"schema": "x"}}, {"type": "json_schema", "json_schema": 3}, [1]),
         ],
     )
-    def test_what_is_no_format_is_refused(self, given: object) -> None:
+    def test_what_is_not_a_format_is_refused(self, given: object) -> None:
         assert "response_format" in refusal(params={"response_format": given})
 
-    def test_what_is_no_schema_is_refused_before_any_request(self) -> None:
+    def test_what_is_not_a_schema_is_refused_before_any_request(self) -> None:
         given = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "objekt"}}}
         assert "objekt" in refusal(params={"response_format": given})
 

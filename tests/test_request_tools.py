@@ -63,7 +63,7 @@ class TestTools:
         "choice", ["get_wether", "", 3, True, [], ["auto"], {"type": "auto"}, {}, {"type": "function", "function": {}}]
     )
     @pytest.mark.parametrize("model", [LLAMA, NEMO])
-    def test_a_choice_that_is_none_is_refused(self, choice: object, model: str) -> None:
+    def test_what_is_not_a_choice_is_refused(self, choice: object, model: str) -> None:
         text = refusal(params={"tools": [WEATHER, CLOCK], "tool_choice": choice}, model=model)
         assert "tool_choice=" in text
         assert "auto, none, required" in text
@@ -106,11 +106,11 @@ class TestTools:
         ],
     )
     @pytest.mark.parametrize("model", [LLAMA, NEMO])
-    def test_what_is_no_tool_is_named(self, tool: object, model: str) -> None:
+    def test_what_is_not_a_tool_is_named(self, tool: object, model: str) -> None:
         assert "tools[1]" in refusal(params={"tools": [WEATHER, tool]}, model=model)
 
     @pytest.mark.parametrize("tools", [WEATHER, "get_weather", 3, True])
-    def test_what_is_no_list_of_tools_is_refused(self, tools: object) -> None:
+    def test_what_is_not_a_list_of_tools_is_refused(self, tools: object) -> None:
         assert "tools" in refusal(params={"tools": tools})
 
     @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ class TestPromptedTools:
             ({"type": "function", "function": {"name": "get_time"}}, "must call the tool `get_time`"),
         ],
     )
-    def test_a_forced_choice_is_said(self, choice: object, words: str) -> None:
+    def test_the_prompt_names_a_forced_choice(self, choice: object, words: str) -> None:
         request = make(params={"tools": [WEATHER, CLOCK], "tool_choice": choice}, model=NEMO)
         assert words in request.body["messages"][0]["content"]
         assert request.must_call
@@ -239,7 +239,7 @@ class TestToolMessages:
         ],
     )
     @pytest.mark.parametrize("model", [LLAMA, NEMO])
-    def test_what_is_no_call_is_named(self, call: object, model: str) -> None:
+    def test_what_is_not_a_call_is_named(self, call: object, model: str) -> None:
         messages = [*HELLO, {"role": "assistant", "content": "", "tool_calls": [call]}]
         assert "messages[1].tool_calls[0]" in refusal(messages, model=model)
 

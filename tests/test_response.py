@@ -262,7 +262,7 @@ def test_finish_reasons(finish: str) -> None:
 
 
 @pytest.mark.parametrize(("model", "content"), [(LLAMA, "ab"), (R1, "no thought"), (QWEN, "Use the <think> tag")])
-def test_a_finish_reason_that_comes_twice_is_told_once(model: str, content: str) -> None:
+def test_a_finish_reason_that_comes_twice_is_returned_once(model: str, content: str) -> None:
     # OpenRouter repeats it on the chunk with usage; LangChain would add up "stopstop".
     chunks = [chunk({"content": content}), chunk({}, "stop"), chunk({"content": ""}, "stop", usage=USAGE)]
     stream = ChatStream(asked(model))
@@ -334,7 +334,7 @@ def test_logprobs_are_put_together() -> None:
         ("text", InternalServerError),
     ],
 )
-def test_whole_answers_that_are_none(data: Any, kind: type[KlusterError]) -> None:
+def test_what_is_not_an_answer_is_an_error(data: Any, kind: type[KlusterError]) -> None:
     with pytest.raises(kind):
         read(data, asked())
 

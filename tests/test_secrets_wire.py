@@ -210,7 +210,7 @@ def test_nor_a_client_of_the_callers(server: RawServer) -> None:
         assert not leaks(caught.value, KEY)
 
 
-def test_trio_is_told() -> None:
+def test_trio_gets_an_error_that_names_asyncio() -> None:
     with RawServer() as server:
         with pytest.raises(errors.KlusterError, match="asyncio"):
             Client(config(server)).acomplete(_request(server)).send(None)

@@ -293,7 +293,7 @@ def test_an_error_after_the_finish_reason_is_an_error() -> None:
     [b"{", b"{}}", b"nonsense", b"\xff\xfe", b"[]", b"5", b'"x"', b"null", b"[" * 100_000, b'{"a":' * 50_000],
     ids=lambda p: repr(p[:12]),
 )
-def test_an_event_that_is_no_chunk_is_an_error(payload: bytes) -> None:
+def test_an_event_that_is_not_a_chunk_is_an_error(payload: bytes) -> None:
     with pytest.raises(InternalServerError):
         read_all([event(payload), *sse({"content": "x"})], reader())
 

@@ -205,7 +205,7 @@ NO_ANSWERS: dict[str, tuple[Reply, type[KlusterError]]] = {
 
 @pytest.mark.parametrize("name", NO_ANSWERS)
 @pytest.mark.parametrize("whole_answer", [False, True])
-def test_a_200_that_is_no_answer(server: RawServer, way: Way, name: str, whole_answer: bool) -> None:
+def test_a_200_that_is_not_an_answer_is_an_error(server: RawServer, way: Way, name: str, whole_answer: bool) -> None:
     reply, kind = NO_ANSWERS[name]
     server.script(reply)
     with pytest.raises(kind):
@@ -280,7 +280,7 @@ def test_what_will_not_pass_is_not_sent_again(
 
 
 @pytest.mark.parametrize("retries", [0, 1, 3])
-def test_the_number_of_tries_is_what_was_asked_for(server: RawServer, way: Way, retries: int) -> None:
+def test_there_are_as_many_retries_as_configured(server: RawServer, way: Way, retries: int) -> None:
     server.answer = lambda _: failing(500, **{"retry-after-ms": "1"})
     for number, send in enumerate((way.post, way.stream), 1):
         with pytest.raises(InternalServerError):

@@ -242,7 +242,7 @@ class TestRefusedAsAWhole:
         service.batches.behavior = BatchBehavior(errors=form)
         assert create(service, tmp_path, 2).wait().answered == 2
 
-    def test_a_smaller_plan_than_was_said(self, tmp_path: Path) -> None:
+    def test_a_plan_with_lower_limits_than_the_configured_one(self, tmp_path: Path) -> None:
         with Emulator(plan="trial") as server:
             job = create(server, tmp_path, 1_001)
             with pytest.raises(errors.BatchFailedError, match="1001 requests; allowed are 1000"):
@@ -344,7 +344,7 @@ class TestWhatWasSeenLive:
         assert places(job) == [True]
 
     @pytest.mark.parametrize("kind", ["status", "cut", "end"])
-    def test_a_broken_download_is_begun_anew(
+    def test_a_broken_download_begins_again(
         self, service: Emulator, tmp_path: Path, kind: Literal["status", "cut", "end"]
     ) -> None:
         job = create(service, tmp_path, 20)
@@ -448,7 +448,7 @@ class TestAdopted:
         assert not (tmp_path / "ours").exists()
 
     @pytest.mark.parametrize("id_", [None, "", " ", ".", "..", 5])
-    def test_an_id_that_is_none(self, service: Emulator, tmp_path: Path, id_: Any) -> None:
+    def test_what_is_not_an_id_is_refused(self, service: Emulator, tmp_path: Path, id_: Any) -> None:
         with pytest.raises(errors.BadRequestError, match="must be the id of a file or a batch job"):
             BatchJob.adopt(id_, folder=tmp_path / "ours", config=connection(service))
         assert service.requests == []

@@ -387,7 +387,7 @@ class TestFailures:
             with pytest.raises(errors.BadRequestError, match="another key or address"):
                 ask(other)
 
-    def test_an_on_progress_that_is_no_function_is_refused(self, service: Emulator, tmp_path: Path) -> None:
+    def test_an_on_progress_that_is_not_a_function_is_refused(self, service: Emulator, tmp_path: Path) -> None:
         with pytest.raises(errors.BadRequestError, match="on_progress=5 must be a function"):
             deferred(tmp_path, on_progress=5)  # type: ignore[arg-type]
         with pytest.raises(errors.BadRequestError, match="on_progress=5 must be a function"):

@@ -58,7 +58,7 @@ class TestResults:
         assert result.cost == pytest.approx(result.completion.usage.total_tokens * 0.03 / 1_000_000)
         assert status.cost == pytest.approx(result.cost)
 
-    def test_an_unknown_price_is_no_guess(self, service: Emulator, tmp_path: Path, own_catalog: None) -> None:
+    def test_an_unknown_price_is_not_guessed(self, service: Emulator, tmp_path: Path, own_catalog: None) -> None:
         catalog.add(catalog.ModelSpec(id=LLAMA))
         job = create(service, tmp_path, 1)
         assert job.wait().cost is None

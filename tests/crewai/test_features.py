@@ -182,7 +182,7 @@ def test_another_llm_for_functions(model: str, llm: Make) -> None:
 
 
 @EVERY
-def test_steps_are_told(model: str, tool_calling: Any, llm: Make) -> None:
+def test_callbacks_get_the_steps(model: str, tool_calling: Any, llm: Make) -> None:
     steps: list[object] = []
     weather(llm(model, tool_calling=tool_calling), agent={"step_callback": steps.append}).kickoff()
 

@@ -91,7 +91,7 @@ def test_the_connection_can_be_read_and_set(
     assert getattr(made, name) == default
 
 
-def test_tries_are_as_set(llm: Make, emulator: Emulator) -> None:
+def test_no_more_retries_than_set(llm: Make, emulator: Emulator) -> None:
     emulator.add_fault(Fault("status", status=500, times=None, headers={"retry-after-ms": "1"}))
     one: Any = llm()
     one.max_retries = 0

@@ -218,7 +218,7 @@ def test_a_stream_without_usage_counts_for_nothing(native: Any, server: RawServe
     assert here.total_tokens > 0
 
 
-def test_a_failed_call_is_told_of_twice(native: Any, llm: Make, emulator: Emulator, events: list[Any]) -> None:
+def test_a_failed_call_has_two_events(native: Any, llm: Make, emulator: Emulator, events: list[Any]) -> None:
     # completion.py:2387 and 684
     def failures(model: Any) -> int:
         events.clear()

@@ -83,7 +83,7 @@ def test_errors_and_headers(serve: Any) -> None:
     assert api.chat().headers["x-request-id"] == api.chat(stream=True).headers["x-request-id"] == "abc"
 
 
-def test_arguments_that_are_no_json_are_sent_as_they_are(serve: Any) -> None:
+def test_arguments_that_are_not_json_are_sent_as_they_are(serve: Any) -> None:
     server, api = serve()
     server.reply(tool_calls=[{"name": "nowhere", "arguments": '{"city": '}])
     (call,) = api.choice(tools=[WEATHER])["message"]["tool_calls"]
@@ -333,7 +333,7 @@ def test_replies_of_a_file(serve: Any, tmp_path: Any) -> None:
 
 
 @pytest.mark.parametrize("text", ["text: Hello", "- Hello", "- {", "5"])
-def test_a_file_that_is_no_list_of_replies(tmp_path: Any, text: str) -> None:
+def test_a_file_that_is_not_a_list_of_replies_is_refused(tmp_path: Any, text: str) -> None:
     (tmp_path / "replies.yaml").write_text(text, encoding="utf-8")
     with pytest.raises(ValueError, match=r"replies\.yaml"):
         load(tmp_path / "replies.yaml")

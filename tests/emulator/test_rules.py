@@ -113,7 +113,7 @@ def test_nan_is_refused(api: Api) -> None:
 
 
 @pytest.mark.parametrize("raw", [b"", b"{", b"[]", b'"x"', b"\xff", b"[" * 100_000])
-def test_bodies_that_are_no_object(api: Api, raw: bytes) -> None:
+def test_bodies_that_are_not_an_object_are_refused(api: Api, raw: bytes) -> None:
     answer = api.http.post("/chat/completions", content=raw)
     assert answer.status_code == 400
     assert answer.json()["error"]["code"] == "invalid_json"

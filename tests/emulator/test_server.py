@@ -45,7 +45,7 @@ def test_bad_argument_names_field_and_choices(field: str, value: object, allowed
     assert allowed in str(caught.value)
 
 
-def test_keys_are_not_told_in_errors() -> None:
+def test_errors_do_not_show_the_keys() -> None:
     with pytest.raises(ValueError, match="api_keys") as caught:
         Emulator(api_keys="sk-very-secret")
     assert "sk-very-secret" not in str(caught.value)

@@ -33,7 +33,7 @@ WRONG = "Hallucination: Yes\n\nExplanation: It is Paris."
 PAGE = {"title": "Paris", "snippet": "Paris is the capital of France.", "link": "https://example.com/"}
 
 
-def test_what_nobody_has_stated_is_no_objection(api: Api) -> None:
+def test_without_a_stated_verdict_an_answer_is_reliable(api: Api) -> None:
     found = verdict(api, "What is the capital of France?", "London", context="Paris is the capital.")
     assert found["is_hallucination"] is False
     assert "judges nothing" in found["explanation"]

@@ -103,7 +103,7 @@ def test_both_shapes_of_answers(shape: Any) -> None:
             assert called.tool_calls[0]["args"] == {"city": "Paris"}
 
 
-def test_new_tokens_are_told_to_callbacks(emulator: Emulator) -> None:
+def test_callbacks_get_new_tokens(emulator: Emulator) -> None:
     told: list[str] = []
 
     class Listener(BaseCallbackHandler):
@@ -278,7 +278,7 @@ def _called(arguments: Sequence[str]) -> list[dict[str, Any]]:
     [("invoke", False), ("ainvoke", False), ("invoke", True), ("ainvoke", True), ("stream", False), ("astream", False)],
 )
 @pytest.mark.parametrize("version", ["v0", "v1"])
-def test_arguments_that_are_no_json_object_are_invalid_calls(
+def test_arguments_that_are_not_a_json_object_are_invalid_calls(
     server: RawServer, way: str, streaming: bool, version: str
 ) -> None:
     cut = [WRITTEN[:length] for length in range(1, len(WRITTEN))]

@@ -88,7 +88,7 @@ def test_only_documented_fields_are_sent(embeddings: Callable[..., KlusterEmbedd
 
 
 @pytest.mark.parametrize("texts", [[""], ["a", "  "], ["a", None], [[1, 2, 3]], [3]], ids=str)
-async def test_what_is_no_text_is_refused_before_any_request(
+async def test_what_is_not_a_text_is_refused_before_any_request(
     embeddings: Callable[..., KlusterEmbeddings], emulator: Emulator, texts: Any
 ) -> None:
     where = rf"input\[{len(texts) - 1}\]"
@@ -116,7 +116,7 @@ def test_dimensions_are_refused(embeddings: Callable[..., KlusterEmbeddings], em
     assert emulator.requests == []
 
 
-def test_dimensions_are_left_out_on_demand(embeddings: Callable[..., KlusterEmbeddings], emulator: Emulator) -> None:
+def test_dimensions_are_never_dropped(embeddings: Callable[..., KlusterEmbeddings], emulator: Emulator) -> None:
     with pytest.raises(KlusterUnsupportedParameterError, match="dimensions=256"):
         embeddings(dimensions=256, unsupported="drop").embed_query("x")
     assert len(embeddings(dimensions=1024).embed_query("x")) == 1024

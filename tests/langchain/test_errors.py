@@ -161,7 +161,7 @@ def test_an_error_event(emulator: Emulator, name: str, status: int) -> None:
         Reply(sse({"content": "x"}, finish=None)),
     ],
 )
-def test_what_is_no_answer_is_one_of_all_three(server: RawServer, ask: Ask, reply: Reply) -> None:
+def test_the_error_of_a_broken_answer_has_all_three_classes(server: RawServer, ask: Ask, reply: Reply) -> None:
     server.script(reply)
     with pytest.raises(errors.KlusterError) as caught:
         ask(model_of(server))

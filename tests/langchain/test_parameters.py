@@ -153,7 +153,7 @@ def test_headers_of_the_answer(server: RawServer, ask_one: Ask) -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"extra_body": 5}, {"extra_headers": 5}])
-def test_what_is_no_mapping_is_refused(wrong: dict[str, Any], server: RawServer) -> None:
+def test_what_is_not_a_mapping_is_refused(wrong: dict[str, Any], server: RawServer) -> None:
     with pytest.raises(BadRequestError, match=f"{next(iter(wrong))}.* must be a mapping"):
         model_of(server, GEMMA).invoke("hi", **wrong)
     assert server.requests == []

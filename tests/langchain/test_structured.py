@@ -196,7 +196,7 @@ ROOTS: dict[str, tuple[Any, str, Any, str]] = {
 
 @pytest.mark.parametrize("model", [LLAMA, R1])
 @pytest.mark.parametrize("kind", ROOTS)
-def test_top_level_that_is_no_plain_object(server: RawServer, kind: str, model: str) -> None:
+def test_a_top_level_that_is_not_a_plain_object(server: RawServer, kind: str, model: str) -> None:
     schema, answer, expected, telling = ROOTS[kind]
 
     def reply(request: RawRequest) -> Reply:
@@ -249,7 +249,7 @@ def test_unknown_method_is_refused(chat: Callable[..., ChatKluster]) -> None:
 
 
 @pytest.mark.parametrize("schema", [list[Person], Person | PersonDict, int, "Person"], ids=str)
-def test_what_is_no_schema_is_refused_in_one_way(chat: Callable[..., ChatKluster], schema: Any) -> None:
+def test_what_is_not_a_schema_is_refused_in_one_way(chat: Callable[..., ChatKluster], schema: Any) -> None:
     with pytest.raises(ValueError, match=r"schema=.* must be a pydantic class"):
         chat().with_structured_output(schema, strict=True)
 

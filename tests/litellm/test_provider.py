@@ -312,7 +312,7 @@ RETRIES = [({}, 1), ({"max_retries": 2}, 3), ({"num_retries": 2}, 3), ({"num_ret
 
 @pytest.mark.parametrize(("asked", "requests"), RETRIES, ids=str)
 @pytest.mark.parametrize("way", WAYS)
-def test_tries_are_as_many_as_asked(kluster: Emulator, way: str, asked: dict[str, int], requests: int) -> None:
+def test_there_are_as_many_retries_as_asked(kluster: Emulator, way: str, asked: dict[str, int], requests: int) -> None:
     kluster.add_fault(Fault("status", status=500, times=None, headers={"retry-after-ms": "1"}))
     with pytest.raises(litellm.exceptions.openai.APIStatusError):
         WAYS[way](model=LLAMA, messages=ASK, **asked)

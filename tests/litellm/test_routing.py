@@ -113,7 +113,7 @@ def test_the_trial_plan_caps_windows() -> None:
     assert {d["litellm_params"]["rpm"] for d in model_list(plan="trial")} == {30}
 
 
-def test_ids_are_one_a_deployment_and_hold_no_key() -> None:
+def test_each_deployment_has_an_id_of_its_own_without_a_key() -> None:
     made = model_list(api_keys=["secret-one", "secret-two"])
     ids = [d["model_info"]["id"] for d in made]
     assert len(set(ids)) == len(ids) == 2 * len(model_list())
@@ -145,7 +145,7 @@ def test_the_plan_of_the_environment_in_any_case(monkeypatch: pytest.MonkeyPatch
     assert router().model_list == router(plan="core").model_list
 
 
-def test_a_plan_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_plan_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KLUSTER_PLAN", "gold")
     with pytest.raises(ValueError, match="plan='gold'"):
         model_list()

@@ -259,7 +259,7 @@ def test_an_unknown_mode(file: Path) -> None:
     assert all(mode in str(caught.value) for mode in get_args(Mode))
 
 
-def test_a_file_that_is_none(file: Path) -> None:
+def test_a_file_that_is_not_a_cassette(file: Path) -> None:
     file.parent.mkdir()
     file.write_text("interactions: 1")
     with pytest.raises(CassetteError, match="is not a cassette: it has no list `interactions`"), cassette(file):

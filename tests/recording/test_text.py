@@ -81,7 +81,7 @@ def test_json_is_laid_out_and_stays_what_it_was(value: Any) -> None:
     assert readable(laid_out) == laid_out
 
 
-def test_what_is_no_json_stays() -> None:
+def test_what_is_not_json_stays() -> None:
     assert readable(b"<html>") == b"<html>"
     assert readable(b"12") == b"12"
     assert readable(b"[" * 100_000) == b"[" * 100_000
@@ -125,7 +125,7 @@ def test_vcrpy_itself_can_play_it(tmp_path: Path) -> None:
         ("!!python/object:os.system {}", "not YAML"),
     ],
 )
-def test_what_is_no_cassette(text: str, said: str) -> None:
+def test_what_is_not_a_cassette_is_refused(text: str, said: str) -> None:
     with pytest.raises(ValueError, match=r".") as caught:
         load(text)
     assert said in str(caught.value)
