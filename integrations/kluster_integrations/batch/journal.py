@@ -84,8 +84,8 @@ class Row(NamedTuple):
 def _locked(folder: Path) -> int:
     """Return the open file whose lock says that this process works on a folder; the system frees it with the process.
 
-    SQLite's own lock is not enough: whoever in this process opens and closes the database's file, to copy it for one,
-    takes that lock away (fcntl's locks belong to a process and a file, not to an open file).
+    SQLite's own lock is not enough. fcntl's locks belong to a process and a file, not to an open file: if anything in
+    this process opens and closes the database's file, such as a copy, the lock is gone.
     """
     path = folder / _LOCK
     while True:
@@ -164,10 +164,11 @@ class Journal:
         return self._db is None
 
     def close(self, *, tidy: bool = True) -> None:
-        """Close it, once nobody in this process uses it, and let other processes in.
+        """Close the journal when no job of this process uses it, so that other processes can open it.
 
         Args:
-            tidy: Remove it if it is empty. Not from a finalizer, which may run in an event loop: nothing is read there.
+            tidy: Whether to remove an empty journal. False in a finalizer, which may run in an event loop and must not
+                read.
         """
         with _opening:
             self.users -= 1
@@ -197,7 +198,7 @@ class Journal:
             self._file = None
 
     def temporary(self) -> BinaryIO:
-        """Return a file in the folder that nobody else sees, and that goes when it is closed."""
+        """Return a temporary file in the folder, without a name; closing it removes it."""
         try:
             return tempfile.TemporaryFile(dir=self.folder)
         except OSError as err:
@@ -219,7 +220,7 @@ class Journal:
 
     @contextlib.contextmanager
     def commit(self) -> Iterator[None]:
-        """Commit all that is written inside, or nothing."""
+        """Commit everything that is written inside, or nothing."""
         with self._lock:
             self._write("begin immediate")
             try:
@@ -246,7 +247,7 @@ class Journal:
     # -- what holds for the whole job
 
     def get(self, name: str) -> Any:
-        """Return what is known under a name, None if nothing is."""
+        """Return the value of a name, or None."""
         found = self._all("select value from meta where name=?", name)
         return json.loads(found[0][0]) if found else None
 
@@ -289,11 +290,11 @@ class Journal:
         return int(self._all("select coalesce(sum(assumed), 0) from row")[0][0])
 
     def cost(self) -> float:
-        """Return what is known to be paid, in US$."""
+        """Return the known costs, in US$."""
         return float(self._all("select coalesce(sum(cost), 0) from row")[0][0])
 
     def has_unknown_cost(self) -> bool:
-        """Whether something was answered whose price is unknown."""
+        """Whether an answered request has an unknown price."""
         return bool(self._all("select 1 from answer join row using(number) where cost is null limit 1"))
 
     def rows(self) -> Iterator[Row]:
@@ -318,7 +319,7 @@ class Journal:
         return int(self._all("select coalesce(max(number) + 1, 0) from row")[0][0])
 
     def drop(self, where: str, *values: Any) -> list[str]:
-        """Forget the inputs of a condition on their row, and return their ids; inside a commit."""
+        """Remove the inputs whose rows meet a condition, and return their ids; inside a commit."""
         dropped = self._all(f"select number, custom_id from row where {where}", *values)
         for number, _ in dropped:
             for table in ("row", "input", "answer"):
@@ -346,7 +347,7 @@ class Journal:
         Args:
             most_lines: Lines of a file.
             most_bytes: Bytes of a file; a line that is longer makes a file of its own.
-            new: Whether only those are counted that are to be sent.
+            new: Whether to count only inputs that must be sent.
         """
         files: list[tuple[int, int, int]] = []
         first = last = lines = size = 0
@@ -377,7 +378,7 @@ class Journal:
         return [Part._make(p) for p in self._all(f"select {columns} from part {where} order by number")]
 
     def plan_adopted(self, custom_id: str, part: Part) -> None:
-        """Let an input belong to a part that exists already."""
+        """Assign an input to an existing part."""
         self._write("update row set state='sent', part=?, tries=1, lines=1 where custom_id=?", part.number, custom_id)
 
     def set_part(self, part: Part, **values: Any) -> Part:
@@ -400,13 +401,13 @@ class Journal:
     # -- answers
 
     def find(self, custom_id: str, part: Part) -> int | None:
-        """Return the number of an input whose line is still to be answered by a part, None if there is none."""
+        """Return the number of an input that waits for an answer in a part, or None."""
         where = "custom_id=? and part=? and state='sent'"
         found = self._all(f"select number from row where {where}", custom_id, part.number)
         return found[0][0] if found else None
 
     def tries(self, number: int) -> int:
-        """Return how often the present request for an input was sent."""
+        """Return how often the present request of an input was sent."""
         return int(self._all("select tries from row where number=?", number)[0][0])
 
     def keep_answer(self, number: int, body: str) -> None:
@@ -422,11 +423,11 @@ class Journal:
         )
 
     def send_again(self, number: int) -> None:
-        """Let a line be sent once more."""
+        """Mark a line to be sent again."""
         self._write("update row set state='new', part=null where number=?", number)
 
     def repair(self, number: int, line: Line, cost: float | None) -> None:
-        """Let the next request for an input be sent."""
+        """Set the next request of an input, a repair, to be sent."""
         self._write(
             "update row set state='new', part=null, tries=0, custom_id=?, size=?, prompt_tokens=?, cost=?"
             " where number=?",
@@ -440,7 +441,7 @@ _opening = free_in_forks(threading.RLock())
 
 
 def open_journal(folder: Path) -> Journal:
-    """Open the journal of a folder, or return the one that is open in this process: a notebook runs a cell again."""
+    """Return the journal of a folder: the open one of this process (a notebook runs a cell again), or a new one."""
     key = os.getpid(), os.path.realpath(folder)
     with _opening:
         journal = _opened.get(key)

@@ -40,13 +40,13 @@ class Line(NamedTuple):
     """A request as the journal keeps it.
 
     Attributes:
-        custom_id: The input's index and a hash of the body: the same input has the same id.
-        body: JSON, as it is sent.
-        extra: JSON of what reading the answer needs; None where the body is enough.
+        custom_id: The input's index and a hash of the body, so that the same input has the same id.
+        body: The body, as JSON.
+        extra: JSON with what is needed to read the answer besides the body; None if nothing is.
         size: Bytes of the line in a file.
-        prompt_tokens: Estimated.
-        completion_tokens: The most, or an assumption.
-        assumed: Whether it is an assumption.
+        prompt_tokens: The estimated tokens of the prompt.
+        completion_tokens: The request's limit of tokens, or 500.
+        assumed: Whether the request has no limit of tokens.
     """
 
     custom_id: str
@@ -80,7 +80,7 @@ def pack(index: int, request: ChatRequest) -> Line:
 
 
 def repack(index: int, request: ChatRequest) -> Line:
-    """Return the line of a repair; what reading its answer needs is kept already."""
+    """Return the line of a repair; the journal already has its `extra`."""
     body = dump(request.body)
     encoded = body.encode()
     custom_id = f"{index:08d}-{hashlib.sha256(encoded).hexdigest()[:12]}"
@@ -154,7 +154,7 @@ def not_a_line(where: str, why: str, hint: str = _ADOPTED) -> BadRequestError:
 
 
 class Replayed(NamedTuple):
-    """What the answers to an input come to: the next request (a repair), a completion, or an error."""
+    """The result of an input's answers: the next request (a repair), a completion, or an error."""
 
     request: ChatRequest | None
     completion: Completion | None
@@ -163,7 +163,7 @@ class Replayed(NamedTuple):
 
 
 def replay(request: ChatRequest, answers: Iterable[Mapping[str, Any]]) -> Replayed:
-    """Go through the answers to an input once more: the same answers always come to the same.
+    """Check the answers to an input again. The same answers always give the same result.
 
     Raises:
         KlusterError: If an answer cannot be read.

@@ -1,12 +1,12 @@
-"""The steps of a batch job: what is sent, what is looked at, and what is done with it. No I/O of their own.
+"""The steps of a batch job: what is sent, which answers are read, and what is done with them. Without I/O.
 
-The uploaded file's id is the idempotency key. The journal says what is about to be done before it is done, and after a
-crash or an unclear answer the account's list of jobs says whether it was:
+The uploaded file's id is the idempotency key. The journal records each action before it happens. After a crash or an
+unclear answer, the account's list of jobs tells whether it did happen:
 
 1. Upload a file; keep its id. A crash before that leaves an orphan file: nothing runs, nothing is paid.
-2. Keep the intent to create a job of it.
-3. `POST /batches`, with no retries: openai's SDK, retrying after a 500 that came too late, made two jobs.
-4. Where its answer is missing or says nothing, look for a job of that file, for as long as the list may lag.
+2. Record the intent to create a job from it.
+3. `POST /batches`, without retries: openai's SDK retried after a 500 that came too late, and made two jobs.
+4. If the answer is missing or unclear, look for a job of that file, for as long as the list may lag.
 """
 
 from __future__ import annotations
@@ -83,11 +83,11 @@ TRANSIENT = (APIConnectionError, InternalServerError, RateLimitError)
 
 
 class TimeOver(Exception):  # noqa: N818
-    """The time that an operation has is over; raised where it waits, so that all that was done is written down."""
+    """The time of an operation is over. It is raised at a wait, so that everything that was done is recorded."""
 
 
 class Do(NamedTuple):
-    """What a step asks for: a method of the transport, `sleep`, or `work` (a function that takes its time)."""
+    """What a step asks the driver to do: a method of the transport, `sleep`, or `work` (a slow function)."""
 
     name: str
     args: tuple[Any, ...]
@@ -118,12 +118,12 @@ class JobSteps:
 
     @property
     def _most_lines(self) -> int:
-        """Lines of a file. Without a plan Core's: Trial's would make a hundred jobs of one."""
+        """The most lines of a file. Without a plan those of Core: Trial's limit would turn one job into a hundred."""
         limits = PLANS[self._config.plan or "core"]
         return limits.max_batch_requests or 10**9
 
     def estimate(self) -> CostEstimate:
-        """Return what the whole job will cost, about; repairs are not counted."""
+        """Return the estimated cost of the whole job, without repairs."""
         journal = self._journal
         files = len(journal.split(self._most_lines, FILE_BYTES, new=False))
         models, assumed = journal.model_tokens(), journal.assumed()
@@ -161,7 +161,7 @@ class JobSteps:
                 journal.set_part(part, file_id=str(file_id), batch_id=batch["id"], status=str(batch.get("status")))
 
     def _add_lines(self, file_id: str, file: BinaryIO) -> int:
-        """Add the lines of a file that something else has made, and return how many they are."""
+        """Add the lines of another program's file, and return their number."""
         count = 0
         for number, raw in enumerate(file, 1):
             if raw.strip():
@@ -174,7 +174,7 @@ class JobSteps:
         return count
 
     def _add_foreign(self, number: int, custom_id: str, body: Mapping[str, Any]) -> None:
-        """Add a line with an id of its own, whose answer is taken as it is."""
+        """Add a line with its own id. Its answer is not checked."""
         spec = own_models.get(str(body.get("model")), config=self._config)
         request = ChatRequest(dict(body), spec, max_repairs=-1)
         line = pack(number, request)
@@ -201,7 +201,7 @@ class JobSteps:
                 yield from self._creating(part)
 
     def _plan(self) -> None:
-        """Make files of what is to be sent: all inputs at first; later repairs, and lines that were failed or lost."""
+        """Plan files for what must be sent: first all inputs, later repairs and failed or lost lines."""
         journal = self._journal
         files = journal.split(self._most_lines, FILE_BYTES)
         if not files:
@@ -282,9 +282,9 @@ class JobSteps:
         journal.set_part(part, batch_id=batch["id"], status=str(batch.get("status")))
 
     def _finding(self, part: Part) -> Steps:
-        """Return the job that was made of a part's file, None if there is none after the settle time.
+        """Return the job that was created from a part's file; None if there is none after the settle time.
 
-        The settle time goes on from one `wait(timeout=…)` to the next: with short ones it would never end.
+        The settle time continues from one `wait(timeout=…)` to the next; with short ones it would never end.
         """
         end = self._looked_since.setdefault((part.number, part.intent), time.monotonic()) + self.settle
         while (batch := (yield from self._listed(part))) is None and (left := end - time.monotonic()) > 0:
@@ -308,7 +308,7 @@ class JobSteps:
             query["after"] = page.get("last_id") or batches[-1]["id"]
 
     def _check_second(self, part: Part, found: object) -> None:
-        """Refuse to create a job of a part again, should it exist after all and both cost more than `max_cost`."""
+        """Refuse to create a part's job again if it may exist and both together could exceed `max_cost`."""
         most = self._journal.get("max_cost")
         if found is not None or most is None:
             return
@@ -425,7 +425,7 @@ class JobSteps:
                 yield Do("sleep", (self.poll,))
 
     def _take(self, part: Part, batch: Mapping[str, Any], file: BinaryIO) -> None:
-        """Take the results of a job that has ended, all at once or not at all."""
+        """Record the results of a job that has ended, all of them or none."""
         journal = self._journal
         with journal.commit():
             for raw in filter(bytes.strip, file):
@@ -493,7 +493,7 @@ class JobSteps:
             self._fail(number, {"what": "cancelled", "message": None}, again=False)
 
     def _has_to_cancel(self) -> bool:
-        """Whether a cancel has begun and was interrupted: by an error, or with its process."""
+        """Whether a cancel was interrupted, by an error or by the end of its process."""
         if not self._journal.get("is_cancelled"):
             return False
         unfinished = self._journal.parts(unfinished=True)
@@ -534,7 +534,7 @@ class JobSteps:
         return BatchStatus(sum(counts.values()), answered, failed, tuple(jobs), cost, str(journal.get("window")))
 
     def _check_whole(self) -> None:
-        """Raise where a job as a whole came to nothing, or its window was too short."""
+        """Raise an error if the service refused a job, or its window was too short."""
         journal = self._journal
         done = journal.numbers("state='answered'")
         for part in journal.parts():
@@ -565,21 +565,21 @@ class JobSteps:
 
 
 def _checked(batch: Any) -> dict[str, Any]:
-    """Return a job as the service describes it, if it is one."""
+    """Return the service's description of a job; raise an error if it is anything else."""
     if not isinstance(batch, dict) or not isinstance(batch.get("id"), str):
         raise InternalServerError(f"The answer is not a batch job: {shortened(batch)}")
     return batch
 
 
 def _id_of(data: Any) -> str:
-    """Return the id of a file or an upload that was made."""
+    """Return the id of a new file or upload."""
     if not isinstance(data, dict) or data.get("id") in (None, ""):
         raise InternalServerError(f"The answer has no id: {shortened(data)}")
     return str(data["id"])
 
 
 def _created(batch: Mapping[str, Any]) -> float:
-    """Return when a job was created: a number or, as seen live, its decimal text; now where it is neither."""
+    """Return when a job was created: a number or, as seen live, its decimal text; else the present time."""
     try:
         return float(batch["created_at"])
     except (KeyError, TypeError, ValueError):
@@ -587,7 +587,7 @@ def _created(batch: Mapping[str, Any]) -> float:
 
 
 def _errors_of(batch: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Return what is wrong with a job: `errors` is null, a list, or OpenAI's object with a list in `data`."""
+    """Return the errors of a job: `errors` is null, a list, or OpenAI's object with a list in `data`."""
     errors = batch.get("errors")
     listed = errors.get("data") if isinstance(errors, Mapping) else errors
     return [e for e in listed if isinstance(e, Mapping)] if isinstance(listed, list) else []

@@ -225,7 +225,7 @@ class Client:
                                 yield shown
                             delta = next(deltas, None)
                 finally:
-                    if budgets and reader.headers:  # also what nobody has waited for
+                    if budgets and reader.headers:  # also a stream that was left early
                         budget.count(budgets, current.spec, reader.usage())
                     if ticket is not None:
                         ticket.leave()
@@ -323,7 +323,7 @@ class Client:
                             step = steps.send((answer, budgets))
                     else:
                         with admitted(self.limiter):
-                            budgets = budget.check(step.spec)  # now, for others may have spent it in the meantime
+                            budgets = budget.check(step.spec)  # again, because others may have spent it meanwhile
                             answer = self._transport.post(step.path, step.body, **step.options)
                         step = steps.send((answer, budgets))
             except StopIteration as done:

@@ -358,7 +358,7 @@ def _plain(message: object) -> str:
     if isinstance(message, (bytes, bytearray)):
         message = message.decode("utf-8", "replace")
     text = message if isinstance(message, str) else str(message)
-    text = text.encode("utf-8", "replace").decode()  # half a surrogate pair, which nobody can print
+    text = text.encode("utf-8", "replace").decode()  # half a surrogate pair, which cannot be printed
     if text.lstrip()[:1] == "<":
         title = _TITLE.search(text)
         text = title.group(1) if title else _TAG.sub(" ", text)

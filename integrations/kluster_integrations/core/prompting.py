@@ -233,9 +233,9 @@ class Lines:
 
     def __init__(self) -> None:
         self._new: list[str] = []
-        self._line = ""  # the beginning of the line that is not complete
+        self._line = ""  # the beginning of the incomplete line
         self._last = ""  # the last character of that line, without white space
-        self._fence = ""  # the mark that opened the code block that is not closed
+        self._fence = ""  # the mark of the open code block
 
     def add(self, text: str) -> None:
         """Append text. It is parsed when a property is read."""
@@ -286,7 +286,7 @@ def doubtful_from(text: str, names: frozenset[str], *, prompted: bool, lines: Li
     for callish in (_PROMPTED_CALLISH if prompted else _CALLISH).finditer(text) if prompted or names else ():
         lines.add(text[seen : callish.start()])
         seen = callish.start()
-        if lines.is_new or (text.endswith("<think>", 0, seen) and not lines.in_fence):  # a draft, which nobody quotes
+        if lines.is_new or (text.endswith("<think>", 0, seen) and not lines.in_fence):  # a draft, which is not quoted
             return seen
     lines.add(text[seen:])
     return len(text)

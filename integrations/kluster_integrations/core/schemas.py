@@ -23,7 +23,7 @@ from kluster_integrations.core.errors import BadRequestError
 
 __all__ = ["check_schema", "schema_error"]
 
-_MAX_MESSAGE = 1_000  # characters of what is wrong; a value may be quoted in it
+_MAX_MESSAGE = 1_000  # characters of an error, which may quote a value
 _MAX_COMPILING = 1.0  # CPU seconds for the patterns of one schema; the largest that the engine takes needs 0.6
 _DATA = ("const", "default", "enum", "examples")  # keywords whose values are no schemas
 _ESCAPE = re.compile(r"\\.", re.DOTALL)

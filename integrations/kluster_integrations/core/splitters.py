@@ -50,13 +50,13 @@ class ThoughtSplitter:
     )
 
     def __init__(self, *, opens_in_thought: bool = False, thinks: bool = True, stops: tuple[str, ...] = ()) -> None:
-        self.before = ""  # the content before what comes next, to see a tag that is quoted in backticks
+        self.before = ""  # the previous content, to see whether a tag is quoted in backticks
         self._thinks = thinks
         self._thinking = opens_in_thought
         self._fresh = True  # nothing but white space so far in this thought, or in the answer since the last one
         self._after_thought = False
         self._held = ""  # may be the beginning of a tag
-        self._space: list[str] = []  # goes, if a thought begins or ends here
+        self._space: list[str] = []  # removed if the reasoning begins or ends here
         self.reopened = ""  # what follows a `<think>` in the middle of an answer that nothing has closed
         self._unclosed: list[str] | None = [] if opens_in_thought else None  # what comes back if nothing closes it
         self._stops = stops
@@ -212,7 +212,7 @@ class StopMatcher:
             return text, ""
         new, text = text, self._held + text
         found = [(text.find(stop) + len(stop), -len(stop), stop) for stop in self._stops if stop in text]
-        if found:  # the one that is complete first, however the text was cut; of two, the longer
+        if found:  # the sequence that is complete first, however the text was cut; of two, the longer one
             end, size, self.hit = min(found)
             self._held = ""
             return text[: end + size], text[end + size :]

@@ -41,7 +41,7 @@ class EventSplitter:
     __slots__ = ("_after_cr", "_rest", "failed")
 
     def __init__(self) -> None:
-        self._rest: list[bytes] = []  # of an event that is not complete: joined once, however many reads it takes
+        self._rest: list[bytes] = []  # lines of an incomplete event; joined only once, however many reads it takes
         self._after_cr = False
         self.failed = False
 

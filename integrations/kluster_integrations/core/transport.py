@@ -45,7 +45,7 @@ __all__ = ["CHAT_PATH", "Answer", "Transport", "get", "path_of"]
 CHAT_PATH = "/chat/completions"
 _KINDS = {"batches": "batch job", "files": "file", "uploads": "upload"}  # by the first segment of a path
 _LAST_SECONDS = 2.0  # for usage and `[DONE]` behind a finish reason: some servers send neither, and hang up late
-_LONGEST_WAIT = 60.0  # seconds; who is told to come back later than that gets the error, which says when
+_LONGEST_WAIT = 60.0  # seconds; the error of a longer `Retry-After` is raised
 # RFC 9110, 5.1 and 5.5. httpx would quote the value, which may be a credential.
 _HEADER = re.compile(r"[-!#$%&'*+.^_`|~0-9A-Za-z]+:[^\x00-\x08\x0a-\x1f\x7f]*")
 _CREDENTIAL = re.compile(r"authorization|api-?key|token|secret|cookie|password")
@@ -119,7 +119,7 @@ class _Call:
         self.max_bytes: int | None = config.max_response_bytes
         self._total = config.total_timeout if total_timeout is None else total_timeout
         self._until = deadline
-        # A stream and a file take as long as they take; else something is wrong if an answer takes twice as long.
+        # Streams and files have no limit. Any other answer that takes twice the timeout is broken.
         read = getattr(self._timeout, "read", self._timeout)
         is_bounded = self._total is None and read is not None and content is None
         self._seconds = 2 * read if is_bounded else self._total

@@ -241,7 +241,7 @@ def collect(deltas: Iterable[Delta]) -> Completion:
         usage = delta.usage or usage
         meta.update(delta.meta or {})
         headers, priced, earlier = delta.headers or headers, delta.priced or priced, delta.earlier or earlier
-        for key, more in (delta.logprobs or {}).items():  # lists (`content`, `refusal`), any of which may be null
+        for key, more in (delta.logprobs or {}).items():  # `content` and `refusal`, lists that may be null
             logprobs[key] = logprobs.get(key)
             if more:
                 logprobs[key] = known = logprobs[key] or []

@@ -58,7 +58,7 @@ class _EndsTask(errors.KlusterError):
         cls.__module__ = LITELLM_MODULE
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # By name, for pickle would look for the class in the module that it is said to be of.
+        # Pickle by name: it would look for the class in the module that `__module__` names.
         return (_restored, (type(self).__name__, self.message, self.__dict__.copy()))
 
 

@@ -126,7 +126,7 @@ class Turn:
         request = self._build(self._messages, params, stream=self.stream)
         self._spec = request.spec
         if self._checked is not None:
-            # Any JSON, for the class itself checks it: it takes "21" for a number, which its schema does not.
+            # Any JSON, because the class checks it: it accepts "21" as a number, but its schema does not.
             request.schema = {"title": self._checked.__name__}
         if self._checked or self._reacts or self._is_forced:
             request.check = self._check

@@ -94,7 +94,7 @@ class KlusterLLM(_compat.PortableLLM):
 
     # CrewAI rebuilds some LLMs of a crew (planning, chat) from their dumps, which have no key: they find it here.
     _connections: ClassVar[WeakValueDictionary[str, Client]] = WeakValueDictionary()
-    # What else than its configuration each client was made of.
+    # The arguments of each client besides its configuration.
     _ways: ClassVar[WeakKeyDictionary[Client, Mapping[str, Any]]] = WeakKeyDictionary()
 
     def __init__(

@@ -91,7 +91,7 @@ class Gate:
             await send(message)
 
         try:
-            # A client that is gone, a stopping emulator and a fault all end the answer where it stands.
+            # The client has gone, the emulator stops, or a fault ends the answer: leave it incomplete.
             await self._answer(scope, record, _Replay(raw, connection), connection, noted)
         except ClientGone:
             record.reason = record.reason or "the client hung up, or the emulator stopped"

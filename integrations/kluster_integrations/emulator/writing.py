@@ -127,7 +127,7 @@ class _Writer:
         self._calls = 0
         self._thinking = False  # as far as is written
         self._in_thought = False  # as far as is sent
-        self._held: list[tuple[Delta, str]] = []  # not sent yet, for a stop string may have begun in it
+        self._held: list[tuple[Delta, str]] = []  # held back, because a stop string may have begun in it
 
     def deltas(self, reply: Reply) -> Iterator[Delta]:
         """Yield the deltas of a reply, one per token."""

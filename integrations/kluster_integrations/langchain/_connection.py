@@ -155,7 +155,7 @@ class Connected(BaseModel):
     def _make_client(self, key: SecretStr | None) -> Client:
         fields = {name: getattr(self, name) for name in KlusterConfig.model_fields} | {"api_key": key}
         if isinstance(self.timeout, tuple):
-            fields["timeout"] = self.timeout[1]  # what else it says is an option of each request
+            fields["timeout"] = self.timeout[1]  # its other parts are an option of each request
         self._made = made = Client(
             KlusterConfig.merged(self.config, **fields),
             limits=self.limits,

@@ -49,7 +49,7 @@ class AsyncChunks(AsyncIterator[Any]):
 
 
 def _begin_stream(original: Callable[..., Any]) -> Callable[..., Any]:
-    # acompletion runs this in a thread, and awaits what it returns if that is a coroutine.
+    # acompletion runs this in a thread, and awaits the result if it is a coroutine.
     @functools.wraps(original)
     def completion(*args: Any, **kwargs: Any) -> Any:
         result = original(*args, **kwargs)

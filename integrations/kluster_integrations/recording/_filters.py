@@ -184,7 +184,7 @@ def same(one: Any, other: Any) -> bool:
 def _key(request: Any) -> tuple[object, ...]:
     value = _value(request)
     if not isinstance(value, bytes):
-        value = json.dumps(value, sort_keys=True)  # text, for to Python 1, 1.0 and True are the same
+        value = json.dumps(value, sort_keys=True)  # as text, because Python considers 1, 1.0 and True equal
     return request.method, request.path, request.query, value
 
 

@@ -14,7 +14,7 @@ from kluster_integrations.core.limits.limiter import Counts, Limiter, Limits
 __all__ = ["shared"]
 
 _limiters: WeakValueDictionary[tuple[str, Limits], Limiter] = WeakValueDictionary()
-_counts: dict[tuple[str, float], Counts] = {}  # longer than any limiter: a client that is made anew has sent before
+_counts: dict[tuple[str, float], Counts] = {}  # kept longer than any limiter, because a new client may have sent before
 _MOST_COUNTS = 1_000
 _limiters_lock = free_in_forks(threading.Lock())
 

@@ -24,7 +24,7 @@ _POLL_SECONDS = 0.05
 _IDLE_SECONDS = 1.0
 _REST_SECONDS = 10.0
 _REDIS_TIMEOUT = 2.0
-_MOST_QUESTIONS = 500  # in one script, for which all else in Redis waits
+_MOST_QUESTIONS = 500  # in one script; Redis does nothing else meanwhile
 _MOST_CONNECTIONS = 8  # of a process to one Redis, however many keys it has
 
 # It runs as one step, on Redis' clock, and answers any number of questions, each of three arguments: what is asked, the
@@ -190,7 +190,7 @@ class RedisLimiter(Limiter):
     def leaving(self, ticket: Ticket) -> Steps:
         """Yield the steps that give a slot back."""
         if ticket.in_redis and self._held.pop(ticket.id, None) is not None:
-            # Wait for it, for the process may be at its end; but not for a Redis that is gone.
+            # Wait, because the process may be about to end; but not for a Redis that is gone.
             yield Turn(self._ask("free", ticket.id).answer, time.monotonic() + _REDIS_TIMEOUT)
         ticket.in_redis = False
         yield from super().leaving(ticket)
@@ -284,7 +284,7 @@ class RedisLimiter(Limiter):
             for first in range(0, len(questions), _MOST_QUESTIONS):
                 part = questions[first : first + _MOST_QUESTIONS]
                 answers += self._script(keys=self._keys, args=[*head, *(a for q in part for a in q.arguments())])
-        except Exception as err:  # whatever it is: who waits here must not wait for ever
+        except Exception as err:  # any error: callers that wait here must not wait for ever
             self._down_until = time.monotonic() + _REST_SECONDS
             self._unsaid = type(err).__name__
             return None
