@@ -1,4 +1,4 @@
-"""The messages of a request: OpenAI's, and whatever frameworks put into them, as kluster.ai takes them."""
+"""Converts messages, in OpenAI's form or with parts of other APIs and frameworks, into the form of kluster.ai."""
 
 from __future__ import annotations
 
