@@ -82,7 +82,10 @@ _CLIENT = {"emulator": "openai", "recording": "openai"}
 _TESTS = (
     "test_import.py",
     "test_catalog.py",
+    "test_refresh.py",
     "test_config.py",
+    "test_config_base_url.py",
+    "test_config_key.py",
     "features",
     "cli/test_main.py",
     "emulator/test_chat.py",
