@@ -169,6 +169,41 @@ def test_a_refusal_names_what_was_sent(
     assert not upstream.requests
 
 
+LONG_NAME = "mcp__a_server_with_a_long_name__list_all_of_its_pages"
+QUOTES: list[tuple[str, dict[str, Any], str]] = [
+    (
+        RESPONSES,
+        {
+            "input": "Hi",
+            "tools": [{**NAMED, "name": "tool_call_id"}, {**NAMED, "name": "max_completion_tokens"}],
+            "tool_choice": {"type": "function", "name": "response_format"},
+        },
+        "tool_choice.name='response_format' must be one of the tools: tool_call_id, max_completion_tokens.",
+    ),
+    (
+        RESPONSES,
+        {"input": "Hi", "tools": [NAMED], "tool_choice": {"type": "function", "name": LONG_NAME}},
+        f"tool_choice.name='{LONG_NAME[:30]}",
+    ),
+    (
+        MESSAGES,
+        {"messages": HELLO, "tools": [{**TOOL, "name": "image_url"}], "tool_choice": {"type": "tool", "name": "stop="}},
+        "tool_choice.name='stop=' must be one of the tools: image_url.",
+    ),
+    (RESPONSES, {"input": "Hi", "temperature": "use KlusterEmbeddings"}, "temperature='use KlusterEmbeddings' "),
+    (RESPONSES, {"input": "Hi", "temperature": "no 'response_format'"}, "temperature=\"no 'response_format'\" "),
+    (RESPONSES, {"input": "Hi", "temperature": "response_format " * 9}, "temperature='response_format response_format"),
+    (MESSAGES, {"messages": [{"role": "stop=\\'", "content": ""}]}, 'messages[0].role="stop=\\\\\'" must be'),
+]
+
+
+@pytest.mark.parametrize(("path", "body", "start"), QUOTES)
+def test_what_an_error_quotes_stays_as_it_is(gate: httpx.Client, path: str, body: dict[str, Any], start: str) -> None:
+    message = refused(gate, path, **body)
+    assert message.startswith(start)
+    assert "'type'" not in message
+
+
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize(
     ("path", "body", "field"),
@@ -324,6 +359,7 @@ ODD_TYPE: Any = ["x"]  # cannot be hashed
 ODD: list[tuple[str, dict[str, Any]]] = [
     (CHAT, {"messages": HELLO, "tools": [{"type": "custom", "name": ODD_TYPE}]}),
     (CHAT, {"messages": [{"role": "assistant", "tool_calls": [5]}]}),
+    (CHAT, {"messages": HELLO, "tools": [{"type": "custom", "name": "", "description": 5}]}),
     (CHAT, {"messages": [{"role": "assistant", "tool_calls": [{"function": {"name": ODD_TYPE}}]}]}),
     (CHAT, {"messages": [{"role": "user", "content": [5], "where": "here", "parts": []}]}),
     (RESPONSES, {"input": [{"type": ODD_TYPE}]}),

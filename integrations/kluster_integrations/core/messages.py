@@ -49,7 +49,7 @@ def _message(message: object, where: str, spec: ModelSpec, images: list[dict[str
     role = _RENAMED_ROLES.get(role, role) if isinstance(role, str) else role
     if role not in _ROLES:
         raise BadRequestError(
-            f"{where}.role={role!r} must be one of {', '.join(_ROLES)}.",
+            f"{where}.role={shortened(role)} must be one of {', '.join(_ROLES)}.",
             hint='for the result of a function, use role "tool" with the tool_call_id of its call.'
             if role == "function"
             else 'use role "user" for what a person says, and "assistant" for what the model answered.',

@@ -83,7 +83,7 @@ def build(
         BadRequestError: Any other input that the server would refuse.
     """
     if not isinstance(model, str) or not model.strip():
-        raise BadRequestError(f"model={model!r} must be a model id.", hint="`kluster models` lists them.")
+        raise BadRequestError(f"model={shortened(model)} must be a model id.", hint="`kluster models` lists them.")
     spec = own_models.for_request(model, config)
     if spec.purpose == "embeddings":
         hint = "use KlusterEmbeddings, or a chat model."

@@ -67,7 +67,7 @@ def status_of(err: KlusterError) -> int:
 
 def message_of(err: KlusterError, path: str) -> str:
     """Return what happened and what to do, in the words of the API that is served at a path."""
-    message, hint = reworded(err.message, path), hint_of(err, path)
+    message, hint = reworded(err.message, path, quotes=err.status_code is None), hint_of(err, path)
     return f"{message.rstrip('. ')}. Hint: {hint}" if hint else message
 
 

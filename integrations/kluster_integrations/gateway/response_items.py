@@ -215,7 +215,7 @@ def function_of_custom(given: Mapping[str, Any], name: object) -> dict[str, Any]
     text = {"type": "string", "description": "The whole input, as plain text."}
     return {
         "name": name,
-        "description": "\n\n".join(filter(None, texts)),
+        "description": "\n\n".join(str(text) for text in texts if text),
         "parameters": {"type": "object", "properties": {INPUT: text}, "required": [INPUT]},
     }
 

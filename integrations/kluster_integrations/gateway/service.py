@@ -143,7 +143,7 @@ async def body_of(request: Request) -> dict[str, Any]:
     log.model = str(body.get("model"))[:200]
     stream = body.get("stream")
     if not isinstance(stream, bool | None):
-        raise BadRequestError(f"stream={str(stream)[:80]!r} must be true or false.", hint="leave it out for false.")
+        raise BadRequestError(f"stream={stream!r:.80} must be true or false.", hint="leave it out for false.")
     log.stream = stream is True
     return body
 

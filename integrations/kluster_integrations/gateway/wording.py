@@ -60,7 +60,14 @@ _PYTHON: _Words = (
     (r'text\.encode\("utf-8", "replace"\)\.decode\(\)', r"one is half of a pair, such as \\ud83d alone"),
     (r"\b(logprobs)=True", r"\1=true"),
 )
-_TOOL_CHOICE = r"tool_choice=\{'type': 'function', 'function': \{'name': (.+?)\}\} must be auto, none, required or"
+_TOOL_CHOICE = re.compile(
+    r"^tool_choice=\{'type': 'function', 'function': \{'name': (.+?)(?:\}\}|(?<=…)) must be auto, none, required or"
+)
+# What an error of the core quotes of a request: values as `repr` writes them, also if they are cut, and names of tools.
+_QUOTED = re.compile(
+    r"""(?<!\w)'(?:[^'\\]|\\.)*?(?:'(?!\w)|…(?=;| must| needs))|(?<==)"[^"]*'[^"]*"|(?<=one of the tools: ).+"""
+)
+_MARK = "\0"  # `repr` escapes it
 _RESPONSES: _Words = (
     (r"\bmax_completion_tokens\b", "max_output_tokens"),
     (r"\bresponse_format\.json_schema\b", "text.format"),
@@ -75,7 +82,6 @@ _RESPONSES: _Words = (
     (r"of the call from tool_calls of the assistant message before it", "of the function_call before it"),
     (r"\btool_call_id\b", "call_id"),
     (r"copy the id of the function_call", "copy the call_id of the function_call"),
-    (_TOOL_CHOICE, r"tool_choice.name=\1 must be"),
 )
 _MESSAGES: _Words = (
     (r"\bmax_completion_tokens\b", "max_tokens"),
@@ -90,15 +96,28 @@ _MESSAGES: _Words = (
     (r"\bimage_url\b", "image"),
     (r'\bstop="END"', 'stop_sequences=["END"]'),
     (r"\bstop=", "stop_sequences="),
-    (_TOOL_CHOICE, r"tool_choice.name=\1 must be"),
 )
 
 
-def reworded(text: str, path: str) -> str:
-    """Return a message or a hint of the core in the words of the API that is served at a path."""
+def reworded(text: str, path: str, *, quotes: bool = False) -> str:
+    """Return a message or a hint of the core in the words of the API that is served at a path.
+
+    Args:
+        text: The message or the hint.
+        path: The path.
+        quotes: Whether it quotes the request: what it quotes stays as it is. A server's message may quote a field.
+    """
     names = _RESPONSES if path.startswith("/v1/responses") else _MESSAGES if path.startswith("/v1/messages") else ()
+    quoted: list[str] = []
+    if names:
+        text = _TOOL_CHOICE.sub(r"tool_choice.name=\1 must be", text)
+    if quotes:
+        quoted = _QUOTED.findall(text)
+        text = _QUOTED.sub(_MARK, text)
     for pattern, instead in (*_PYTHON, *names):
         text = re.sub(pattern, instead, text)
+    for value in quoted:
+        text = text.replace(_MARK, value, 1)
     return text
 
 
