@@ -13,10 +13,10 @@ import httpx2
 import pytest
 from langchain_core.load import dumps, loads
 from langchain_openai import ChatOpenAI
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 
 from kluster_integrations.emulator import Emulator
-from kluster_integrations.errors import BadRequestError, UnsupportedParameterError
+from kluster_integrations.errors import BadRequestError, PermissionDeniedError, UnsupportedParameterError
 from kluster_integrations.langchain import (
     ChatKluster,
     KlusterAPITimeoutError,
@@ -198,6 +198,35 @@ async def test_a_function_gives_the_key_of_embeddings(emulator: Emulator) -> Non
     model = KlusterEmbeddings(api_key=lambda: called.append(1) or "kk-some-key", base_url=emulator.base_url)
     await model.aembed_documents(model.embed_documents(["a"]) and ["b"])
     assert called == [1, 1]
+
+
+def test_a_function_may_return_a_secret(server: RawServer) -> None:
+    model_of(server, api_key=lambda: SecretStr("kk-secret")).invoke("hi")
+    assert server.requests[-1].headers["authorization"] == "Bearer kk-secret"
+
+
+@pytest.mark.parametrize("key", [None, 5])
+def test_a_function_that_returns_no_key(server: RawServer, key: Any) -> None:
+    with pytest.raises(KlusterBadRequestError, match=f"api_key returned a {type(key).__name__}; it must return a text"):
+        model_of(server, api_key=lambda: key).invoke("hi")
+    assert not server.requests
+
+
+def test_a_key_that_is_neither_a_text_nor_a_function() -> None:
+    with pytest.raises(ValidationError, match=r"api_key must be a text, or a function .* not of type int") as caught:
+        ChatKluster(model=LLAMA, api_key=5)
+    assert caught.value.error_count() == 1
+
+
+def test_a_function_gives_the_key_of_a_batch_job(
+    server: RawServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("KLUSTER_API_KEY", "kk-environment")
+    server.answer = lambda _: Reply([b"{}"], 403, content_type="application/json", framing="length")
+    model = model_of(server, api_key=lambda: "kk-function")
+    with model.batch_job(["hi"], folder=tmp_path / "job") as job, pytest.raises(PermissionDeniedError):
+        job.submit()
+    assert {request.headers["authorization"] for request in server.requests} == {"Bearer kk-function"}
 
 
 def test_the_key_of_the_environment_is_not_taken_for_it(

@@ -56,10 +56,11 @@ def create_job(
     """Write the job for some inputs of a `ChatKluster` (not typed so, because its module imports this one)."""
     stop = settings.get("stop")
     kept = {name: value for name, value in settings.items() if name not in {*_NOT_IN_FILE, "stop"}}
-    requests = (model._request(model._fresh_client(), to_messages(model, one), stop, kept) for one in inputs)
-    with model._client.errors:
+    client = model._fresh_client()
+    requests = (model._request(client, to_messages(model, one), stop, kept) for one in inputs)
+    with client.errors:
         return BatchJob.create(
-            requests, folder=folder, window=window, max_cost=max_cost, strict=strict, config=model._client.config
+            requests, folder=folder, window=window, max_cost=max_cost, strict=strict, config=client.config
         )
 
 

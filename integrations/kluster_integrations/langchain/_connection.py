@@ -105,6 +105,15 @@ class Connected(BaseModel):
             del self
             raise refusal
 
+    @field_validator("api_key", mode="before")
+    @classmethod
+    def _check_key(cls, value: Any) -> Any:
+        if not isinstance(value, str | bytes | SecretStr | None) and not callable(value):
+            raise ValueError(
+                f"api_key must be a text, or a function that returns one, not of type {type(value).__name__}."
+            )
+        return value
+
     @field_validator("timeout", mode="before")
     @classmethod
     def _check_timeout(cls, value: Any) -> Any:
@@ -146,8 +155,14 @@ class Connected(BaseModel):
         key = self.api_key()
         return self._client_with(await key if inspect.isawaitable(key) else key)
 
-    def _client_with(self, key: str) -> Client:
-        secret = SecretStr(key)
+    def _client_with(self, key: object) -> Client:
+        secret = SecretStr(key) if isinstance(key, str) else key
+        if not isinstance(secret, SecretStr):
+            with self._client.errors:
+                raise BadRequestError(
+                    f"The function api_key returned a {type(key).__name__}; it must return a text.",
+                    hint="let it return the key.",
+                )
         if self._made is None or self._made.config.api_key != secret:
             return self._make_client(secret)
         return self._made
