@@ -54,6 +54,13 @@ def test_another_parameter(kluster: Run, emulator: Emulator, reach: dict[str, st
     assert (body["top_p"], body["stop"], body["seed"]) == (0.9, ["END"], 7)
 
 
+def test_a_parameter_of_a_deployment(kluster: Run, emulator: Emulator, reach: dict[str, str]) -> None:
+    kluster("chat", LLAMA, "Hello", "-o", 'extra_body={"top_k": 5}', env=reach)  # the strict emulator refuses it
+    body = emulator.requests[0].body
+    assert isinstance(body, dict)
+    assert body["top_k"] == 5
+
+
 @pytest.mark.parametrize(
     ("option", "code", "said"),
     [
@@ -126,6 +133,9 @@ def test_the_reasoning_can_be_hidden(kluster: Run, emulator: Emulator, reach: di
     [
         ("Here:\n\n```python\nprint(1)\n\nprint(2)\n```\nand\n```\nmore\n```\n", "print(1)\n\nprint(2)\n"),
         ("````md\n```\ninner\n```\n````", "```\ninner\n```\n"),
+        ("1. First:\n   ```py\n   if x:\n       y()\n   ```\n2. Then", "if x:\n    y()\n"),
+        ("~~~\nprint(1)\n~~~", "print(1)\n"),
+        ("```md\n```py\n```\n", "```py\n"),
         ("No code.", "No code.\n"),
     ],
 )

@@ -21,7 +21,7 @@ from kluster_integrations.errors import BadRequestError, KlusterError
 if TYPE_CHECKING:
     from kluster_integrations.config import KlusterConfig
     from kluster_integrations.core.client import Client
-    from kluster_integrations.core.types import Completion, Delta
+    from kluster_integrations.core.types import ChatRequest, Completion, Delta
 
 __all__ = ["STOPPED", "Conversation"]
 
@@ -74,11 +74,12 @@ class Conversation:
         """
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the first question says it
-            self._client.build(self.model, [{"role": "user", "content": "?"}], self._params, stream=True)
+            self._build([{"role": "user", "content": "?"}])
 
-    @property
-    def _params(self) -> dict[str, Any]:
-        return {**self.params, "tools": [tool.definition for tool in self.tools] or None}
+    def _build(self, messages: list[dict[str, Any]]) -> ChatRequest:
+        params = {**self.params, "tools": [tool.definition for tool in self.tools] or None}
+        extra = params.pop("extra_body", None)
+        return self._client.build(self.model, messages, params, stream=True, extra_body=extra)
 
     def check_vision(self) -> None:
         """Refuse an image that the model cannot see, before anything is asked.
@@ -209,7 +210,7 @@ class Conversation:
                 messages = self.messages
                 if not self._sees:
                     messages = [*map(_without_images, messages[:start]), *messages[start:]]
-                for delta in self._client.stream(self._client.build(self.model, messages, self._params, stream=True)):
+                for delta in self._client.stream(self._build(messages)):
                     received.append(delta)
                     if printer is not None:
                         printer.add(delta.content, delta.reasoning if self.shows_reasoning else "")

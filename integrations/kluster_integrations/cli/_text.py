@@ -10,7 +10,8 @@ __all__ = ["CONTROL", "extract", "plain"]
 
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 """Control characters, without tab and line feed: a terminal takes some of them for commands."""
-_FENCED = re.compile(r"^(`{3,})[^`\n]*\n(.*?)^\1", re.DOTALL | re.MULTILINE)
+# In a list the block is indented.
+_FENCED = re.compile(r"^([ \t]*)(`{3,}|~{3,})[^`\n]*\n(.*?)^[ \t]*\2[`~]*[ \t]*$", re.DOTALL | re.MULTILINE)
 
 
 def plain(text: str, to: TextIO | None = None) -> str:
@@ -26,4 +27,4 @@ def plain(text: str, to: TextIO | None = None) -> str:
 def extract(text: str) -> str:
     """Return the first fenced block of a Markdown text, without its fences; the whole text if there is none."""
     found = _FENCED.search(text)
-    return found[2].rstrip("\n") if found else text
+    return re.sub(f"^{found[1]}", "", found[3].rstrip("\n"), flags=re.MULTILINE) if found else text
