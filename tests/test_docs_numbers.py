@@ -66,7 +66,7 @@ SENTENCES = [
     ("gateway.md", f"the newest {memory._MAX_BYTES >> 20} MB, until it stops"),
     ("gateway.md", f"up to {chat._MAX_N} answers with `n`"),
     ("gateway.md", f"up to {jobs.MAX_FILE >> 20} MiB"),
-    ("gateway.md", f"After every {answers._PING_SECONDS:.0f} seconds without anything else a ping is sent"),
+    ("gateway.md", f"When nothing has been sent for {answers._PING_SECONDS:.0f} seconds, a ping is"),
     (
         "gateway.md",
         f"`http://127.0.0.1:{_port('gateway')}/v1`, or Anthropic's to `http://127.0.0.1:{_port('gateway')}`",
