@@ -204,6 +204,27 @@ def test_what_an_error_quotes_stays_as_it_is(gate: httpx.Client, path: str, body
     assert "'type'" not in message
 
 
+def test_a_field_of_the_client_is_not_taken_for_a_place(gate: httpx.Client) -> None:
+    message = {"role": "x", "content": "", "where": "nowhere"}
+    assert refused(gate, CHAT, messages=[message]).startswith("messages[0].role='x' ")
+
+
+@pytest.mark.parametrize(
+    ("item", "start"),
+    [
+        ({"role": "x", "content": ""}, "input[1].role='x' "),
+        ({"type": "unheard_of"}, "input[1].type='unheard_of' "),
+        ({"type": "additional_tools", "tools": [5]}, "input[1].tools[0] must be a tool object"),
+    ],
+)
+def test_the_input_is_counted_without_that_of_earlier_responses(
+    gate: httpx.Client, upstream: RawServer, item: dict[str, Any], start: str
+) -> None:
+    upstream.script(whole({"content": "Hi"}))
+    first = gate.post(RESPONSES, json={"model": "plain", "input": HELLO}).json()["id"]
+    assert refused(gate, RESPONSES, previous_response_id=first, input=[*HELLO, item]).startswith(start)
+
+
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize(
     ("path", "body", "field"),

@@ -39,6 +39,7 @@ async def _chat(request: Request) -> Response:
         {**{name: value for name, value in body.items() if name not in _OWN}, **tools.params},
         stream=stream,
         n=n,
+        placed=False,
     )
     if stream:
         include_usage = isinstance(options, Mapping) and options.get("include_usage") is True

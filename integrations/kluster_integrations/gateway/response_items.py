@@ -35,8 +35,16 @@ _CALLS = ("function_call", "custom_tool_call")
 _OUTPUTS = ("function_call_output", "custom_tool_call_output")
 
 
-def messages_of(items: Sequence[object], instructions: object, memory: Memory) -> list[dict[str, Any]]:
+def messages_of(
+    items: Sequence[object], instructions: object, memory: Memory, earlier: int = 0
+) -> list[dict[str, Any]]:
     """Return input items as chat messages. Calls go into the assistant message before them; `where` names the items.
+
+    Args:
+        items: The items, those of earlier responses first.
+        instructions: The system prompt.
+        memory: The items that a reference may name.
+        earlier: How many items are of earlier responses: the client counts its own.
 
     Raises:
         BadRequestError: If an item has no equivalent in a chat request.
@@ -46,7 +54,7 @@ def messages_of(items: Sequence[object], instructions: object, memory: Memory) -
     if instructions:
         messages.append({"role": "system", "content": instructions, "where": "instructions"})
     for i, item in enumerate(items):
-        for made in _messages(item, f"input[{i}]", memory):
+        for made in _messages(item, _place(i, earlier), memory):
             last = messages[-1] if messages else {}
             if (
                 made["role"] == "assistant" == last.get("role")
@@ -59,6 +67,10 @@ def messages_of(items: Sequence[object], instructions: object, memory: Memory) -
             else:
                 messages.append(made)
     return messages
+
+
+def _place(index: int, earlier: int) -> str:
+    return f"input[{index - earlier}]" if index >= earlier else f"(of an earlier response) input[{index}]"
 
 
 def _messages(item: object, where: str, memory: Memory) -> Iterator[dict[str, Any]]:
@@ -162,7 +174,7 @@ def _flattened(tools: object, where: str, namespace: str | None = None, *, is_de
             yield Tool(place, namespace, tool, later)
 
 
-def offered(tools: object, items: Sequence[object]) -> dict[str, Tool]:
+def offered(tools: object, items: Sequence[object], earlier: int = 0) -> dict[str, Tool]:
     """Return the tools of a request, and those that its input items add, by their names in the chat.
 
     Deferred tools are left out until the client's search has found them. Without such a search, all are offered.
@@ -175,7 +187,7 @@ def offered(tools: object, items: Sequence[object]) -> dict[str, Tool]:
         found = [tool for tool in found if not tool.is_deferred]
     for i, item in enumerate(items):
         if isinstance(item, Mapping) and item.get("type") in _ADDING:
-            found += _flattened(item.get("tools"), f"input[{i}].tools")
+            found += _flattened(item.get("tools"), f"{_place(i, earlier)}.tools")
     return {str(tool.name or tool.where): tool for tool in found}
 
 

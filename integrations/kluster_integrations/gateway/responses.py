@@ -56,10 +56,10 @@ async def _create(request: Request) -> Response:
         )
     items = [*earlier, *new]
     stream = body.get("stream") is True
-    tools = offered(body.get("tools"), items)
+    tools = offered(body.get("tools"), items, len(earlier))
     chat = service.build(
         service.model(body.get("model")),
-        messages_of(items, body.get("instructions"), service.memory),
+        messages_of(items, body.get("instructions"), service.memory, len(earlier)),
         _params(body, tools.values()),
         stream=stream,
     )

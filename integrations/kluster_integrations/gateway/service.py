@@ -83,12 +83,19 @@ class Service:
         return next((id_ for alias, id_ in self.aliases.items() if fnmatch.fnmatchcase(name, alias)), name)
 
     def build(
-        self, model: str, messages: Sequence[Mapping[str, Any]], params: Mapping[str, Any], *, stream: bool, n: int = 1
+        self,
+        model: str,
+        messages: Sequence[Mapping[str, Any]],
+        params: Mapping[str, Any],
+        *,
+        stream: bool,
+        n: int = 1,
+        placed: bool = True,
     ) -> ChatRequest:
         """Build a request; what OpenAI's API does not know goes to the server as it is.
 
         With `unsupported="drop"` that is left out, too. `n`, and what only says how to answer, is sent where the server
-        has it. Where a message or a tool has a `where`, errors name that.
+        has it. Where a message or a tool has a `where`, errors name that, unless it is the client's (not `placed`).
         """
         native = self.client.spec(model).native
         params = {name: value for name, value in params.items() if name not in _HINTS or name in native}
@@ -103,7 +110,8 @@ class Service:
         try:
             return self.client.build(model, messages, known, stream=stream, extra_body=extra, several=several)
         except BadRequestError as err:
-            place(err, messages, params.get("tools"))
+            if placed:
+                place(err, messages, params.get("tools"))
             raise
 
     def counted(self) -> AbstractContextManager[object]:
