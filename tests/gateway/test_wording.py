@@ -20,7 +20,7 @@ from kluster_integrations.limits import Limits
 
 from ..raw_server import Gate as SlowGate
 from ..raw_server import RawServer, Reply, chunk, event, whole
-from .conftest import user
+from .conftest import LLAMA, user
 from .test_other_servers import gate, upstream
 
 __all__ = ["gate", "upstream"]
@@ -260,6 +260,14 @@ def test_an_answer_that_stays_wrong(gate: httpx.Client, upstream: RawServer) -> 
     answer = gate.post(CHAT, json={"model": "plain", "messages": HELLO, "response_format": form})
     hint = answer.json()["error"]["message"].partition("Hint: ")[2]
     assert hint == "simplify the prompt or the schema, or use a larger model."
+
+
+@pytest.mark.filterwarnings("ignore:model=.* is not in the catalog")
+def test_a_model_that_the_server_does_not_have(gate: httpx.Client, upstream: RawServer) -> None:
+    upstream.answer = lambda _: Reply([b"{}"], 404, content_type="application/json", framing="length")
+    answer = gate.post(CHAT, json={"model": f"{LLAMA}x", "messages": HELLO})
+    hint = answer.json()["error"]["message"].partition("Hint: ")[2]
+    assert hint == f"did you mean {LLAMA!r}? GET /v1/models lists what the server has."
 
 
 @pytest.mark.parametrize("path", [CHAT, RESPONSES, MESSAGES])

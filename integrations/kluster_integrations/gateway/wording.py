@@ -44,6 +44,7 @@ _PYTHON: _Words = (
         f"use a model that has a price, or write its prices into {_CATALOG}",
     ),
     (r"raise max_wait, or take a higher plan", "or start the gateway with a longer --max-wait or a higher --plan"),
+    (r"`kluster models --refresh` lists", "GET /v1/models lists"),
     (r"set KLUSTER_API_KEY, or pass api_key=…", "set KLUSTER_API_KEY where the gateway runs"),
     (r"neither api_key nor (.+) is set", r"none of \1 is set where the gateway runs"),
     (r"check base_url and", "check KLUSTER_BASE_URL where the gateway runs, and"),
