@@ -107,6 +107,19 @@ def test_results_come_before_the_text_behind_them(claude: anthropic.Anthropic, e
     assert sent[4]["content"] == "And now?"
 
 
+@pytest.mark.parametrize(
+    ("content", "text"), [(None, "It failed."), (5, "5"), ({"reason": "Überlast"}, '{"reason": "Überlast"}')]
+)
+def test_a_failed_result_of_another_form(
+    claude: anthropic.Anthropic, emulator: Emulator, content: Any, text: str
+) -> None:
+    result = {"type": "tool_result", "tool_use_id": "a", "content": content, "is_error": True}
+    call = {"type": "tool_use", "id": "a", "name": "get_weather", "input": {"city": "Paris"}}
+    messages: Any = [*user(PARIS), {"role": "assistant", "content": [call]}, {"role": "user", "content": [result]}]
+    claude.messages.create(model=LLAMA, max_tokens=50, messages=messages, tools=TOOLS)
+    assert bodies(emulator)[0]["messages"][-1]["content"] == f"Error:\n{text}"
+
+
 def test_an_image_and_a_document(claude: anthropic.Anthropic, emulator: Emulator) -> None:
     image = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": SQUARE}}
     text = {

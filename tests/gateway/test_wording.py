@@ -44,6 +44,12 @@ REFUSED: list[tuple[str, dict[str, Any], str, str]] = [
     (RESPONSES, {"input": "Hi", "max_output_tokens": 0}, "max_output_tokens=0 ", "set max_output_tokens to"),
     (RESPONSES, {"input": [{"type": "reasoning", "summary": []}]}, "input=[] ", "add a user message"),
     (RESPONSES, {"input": "word " * 9_000}, "input has at least ", "shorten the input, lower max_output_tokens"),
+    (
+        RESPONSES,
+        {"input": "Hi", "tools": [NAMED], "parallel_tool_calls": 5},
+        "parallel_tool_calls=5 must be true or false",
+        "set parallel_tool_calls to true or false",
+    ),
     (RESPONSES, {"input": HELLO, "instructions": 5}, "instructions=5 ", ""),
     (RESPONSES, {"input": [{"role": "x", "content": ""}], "instructions": "Be brief."}, "input[0].role='x' ", ""),
     (

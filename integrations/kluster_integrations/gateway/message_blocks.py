@@ -103,7 +103,8 @@ def _result(block: Mapping[str, Any]) -> dict[str, Any]:
         pairs = zip(texts, content, strict=True)
         content = [inner if text is None else {"type": "text", "text": text} for text, inner in pairs]
     if block.get("is_error"):
-        given = content if isinstance(content, list) else [{"type": "text", "text": content or "It failed."}]
+        text = content if isinstance(content, str | list | None) else json.dumps(content, ensure_ascii=False)
+        given = text if isinstance(text, list) else [{"type": "text", "text": text or "It failed."}]
         content = [{"type": "text", "text": "Error:"}, *given]
     return {"role": "tool", "tool_call_id": block.get("tool_use_id"), "content": content}
 

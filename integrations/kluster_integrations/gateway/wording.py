@@ -60,13 +60,14 @@ _PYTHON: _Words = (
     ),
     (r'text\.encode\("utf-8", "replace"\)\.decode\(\)', r"one is half of a pair, such as \\ud83d alone"),
     (r"\b(logprobs)=True", r"\1=true"),
+    (r"\bTrue or False\b", "true or false"),
 )
 _TOOL_CHOICE = re.compile(
     r"^tool_choice=\{'type': 'function', 'function': \{'name': (.+?)(?:\}\}|(?<=…)) must be auto, none, required or"
 )
 # What an error of the core quotes of a request: values as `repr` writes them, also if they are cut, and names of tools.
 _QUOTED = re.compile(
-    r"""(?<!\w)'(?:[^'\\]|\\.)*?(?:'(?!\w)|…(?=;| must| needs))|(?<==)"[^"]*'[^"]*"|(?<=one of the tools: ).+"""
+    r"""(?<!\w)'(?:[^'\\]|\\.)*?(?:'(?!\w)|…(?=;| must| needs))|(?<==)"[^"']*'[^"]*"|(?<=one of the tools: ).+"""
 )
 _MARK = "\0"  # `repr` escapes it
 _RESPONSES: _Words = (
