@@ -249,7 +249,7 @@ def _bars(**options: Any) -> Iterator[Progress]:
     try:
         yield bars
     finally:
-        if bars.tasks:
+        if bars.live.is_started:
             bars.stop()
 
 
