@@ -189,7 +189,7 @@ QUOTES: list[tuple[str, dict[str, Any], str]] = [
     (
         RESPONSES,
         {"input": "Hi", "tools": [NAMED], "tool_choice": {"type": "function", "name": LONG_NAME}},
-        f"tool_choice.name='{LONG_NAME[:30]}",
+        f"tool_choice.name='{LONG_NAME}' must be one of the tools: look.",
     ),
     (
         MESSAGES,

@@ -63,7 +63,7 @@ _PYTHON: _Words = (
     (r"\bTrue or False\b", "true or false"),
 )
 _TOOL_CHOICE = re.compile(
-    r"^tool_choice=\{'type': 'function', 'function': \{'name': (.+?)(?:\}\}|(?<=…)) must be auto, none, required or"
+    r"^tool_choice=\{'type': 'function', 'function': \{'name': (.+?)\}\} must be auto, none, required or"
 )
 # What an error of the core quotes of a request: values as `repr` writes them, also if they are cut, and names of tools.
 _QUOTED = re.compile(
