@@ -84,6 +84,7 @@ ODD: list[tuple[dict[str, Any], str, tuple[Adapter, ...]]] = [
     ({"stop": 5}, r"stop=5 must be a text or a list of texts\.", (langchain, *LITE)),
     ({"max_repairs": "2"}, r"max_repairs='2' must be a whole number\.", (langchain, *LITE)),
     ({"timeout": -1}, r"timeout=-1\S* must be a number of seconds above 0\.", (langchain, *LITE)),
+    ({"timeout": float("inf")}, r"timeout=inf must be a number of seconds above 0\.", LITE),
     ({"messages": None}, f"messages=None {LIST}", (*LITE, crewai)),
     ({"messages": "Hello!"}, f"messages='Hello!' {LIST}", LITE),
     ({"messages": {}}, rf"messages=\{{\}} {LIST}", LITE),

@@ -120,6 +120,16 @@ def test_a_failed_result_of_another_form(
     assert bodies(emulator)[0]["messages"][-1]["content"] == f"Error:\n{text}"
 
 
+def test_results_within_results_end_somewhere(claude: anthropic.Anthropic, emulator: Emulator) -> None:
+    part: dict[str, Any] = {"type": "text", "text": "Here."}
+    for _ in range(400):
+        part = {"type": "tool_result", "tool_use_id": "a", "content": [part]}
+    call = {"type": "tool_use", "id": "a", "name": "get_weather", "input": {"city": "Paris"}}
+    messages: Any = [*user(PARIS), {"role": "assistant", "content": [call]}, {"role": "user", "content": [part]}]
+    claude.messages.create(model=LLAMA, max_tokens=50, messages=messages, tools=TOOLS)
+    assert bodies(emulator)[0]["messages"][-1]["content"] == "[nested too deeply]"
+
+
 def test_an_image_and_a_document(claude: anthropic.Anthropic, emulator: Emulator) -> None:
     image = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": SQUARE}}
     text = {

@@ -72,6 +72,7 @@ def _message(message: object, where: str, spec: ModelSpec, images: list[dict[str
 
 _PAST = ("assistant", "tool")
 _IMAGE_FOLLOWS = "The image follows."
+_DEEPEST = 20  # parts within parts
 
 
 def _past_content(content: object, spec: ModelSpec, images: list[dict[str, Any]] | None) -> str:
@@ -118,13 +119,15 @@ def _image_in(part: Mapping[str, Any]) -> object:
     return f"data:{media};base64,{data}" if isinstance(data, str) else part.get("image_url") or source.get("url")
 
 
-def _text_or_note(part: Mapping[str, Any]) -> str:
+def _text_or_note(part: Mapping[str, Any], depth: int = 0) -> str:
     """Return the text of a part, or a note about it: MCP's links and resources, files, tool references."""
+    if depth == _DEEPEST:
+        return "[nested too deeply]"
     kind = part.get("type")
     inner = next((v for key in ("resource", "file", "source") if isinstance(v := part.get(key), Mapping)), {})
     nested = part.get("content")
     if isinstance(nested, list | tuple):
-        nested = "\n".join(_text_or_note(p if isinstance(p, Mapping) else {"text": str(p)}) for p in nested)
+        nested = "\n".join(_text_or_note(p if isinstance(p, Mapping) else {"text": str(p)}, depth + 1) for p in nested)
     data = inner.get("data") if inner.get("type") == "text" else None  # Anthropic's document
     for text in (part.get("text"), part.get("refusal"), inner.get("text"), data, nested):
         if isinstance(text, str):

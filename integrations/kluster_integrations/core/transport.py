@@ -17,6 +17,7 @@ import time
 import urllib.parse
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from numbers import Real
 from typing import Any, BinaryIO, Literal, NamedTuple
 
 import httpx
@@ -235,7 +236,7 @@ class _Call:
 
 
 def _check_seconds(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 < float(value) < math.inf:
         raise BadRequestError(f"{name}={shortened(value)} must be a number of seconds above 0.", hint="such as 60.")
 
 
