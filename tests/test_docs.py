@@ -93,6 +93,7 @@ PYTHON = {
 # catalog, the page of batches mostly waits, and that of LiteLLM lists all batch jobs.
 CONCEPTS = [page for page in PYTHON if page.parent.name == "concepts"]
 ALONE = [page for page in PYTHON if page.name in ("batch.md", "litellm.md", "litellm-frameworks.md")]
+BATCH = ROOT / "docs" / "batch.md"  # its folders remember, and it says that a program may run again
 OTHERS = [README, *(page for page in PYTHON if page not in (*CONCEPTS, *ALONE, README))]
 
 
@@ -105,7 +106,11 @@ def test_blocks_can_be_pasted(pages: list[Path]) -> None:
     pages = [page for page in pages if page.stem not in FRAMEWORKS or _works(page.stem)]
     if not pages:
         pytest.skip("the page's framework is not installed, or not in a version that works")
-    printed = iter(run([group for page in pages for group in PYTHON[page]]))
+    groups = [group for page in pages for group in PYTHON[page]]
+    again = groups if pages == [BATCH] else []
+    texts = run([*groups, *again])
+    assert texts[len(groups) :] == texts[: len(again)], "pasted again, it prints something else"
+    printed = iter(texts)
     for page in pages:
         of_page = [next(printed) for _ in PYTHON[page]]
         assert page != README or all(text for each in of_page for text in each.values())
@@ -194,6 +199,16 @@ def test_a_missing_install_is_noticed() -> None:
     assert not_installed(f'pip install ".[langchain]"\n{block}') == {"kluster_integrations.emulator"}
     assert not_installed(f'pip install ".[langchain,emulator]"\n{block}') == set()
     assert not_installed(f'`pip install ".[langchain]"`, with the extra `emulator`\n{block}') == set()
+
+
+@pytest.mark.parametrize("page", PYTHON, ids=lambda page: page.name)
+def test_this_package_is_imported_before_litellm(page: Path) -> None:
+    """Else LiteLLM asks the network for its prices: without one that takes seconds, and prints warnings."""
+    text = page.read_text("utf-8")
+    lines = [line for block in blocks(text, "python") for line in block.code.splitlines()]
+    theirs = next((number for number, line in enumerate(lines) if line.startswith("import litellm")), None)
+    if theirs is not None and "export LITELLM_LOCAL_MODEL_COST_MAP" not in text.split("```python")[0]:
+        assert any(line.startswith("from kluster_integrations.litellm import") for line in lines[:theirs])
 
 
 def test_what_is_on_two_pages_prints_the_same() -> None:
