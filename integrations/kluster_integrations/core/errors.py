@@ -147,7 +147,10 @@ def _rebuild(cls: type[KlusterError], message: str, state: dict[str, Any]) -> Kl
 class AuthenticationError(KlusterError):
     """The key is missing or not accepted."""
 
-    default_hint = "set KLUSTER_API_KEY, or pass api_key=…; `kluster doctor` shows what is found."
+    default_hint = (
+        "check the key (KLUSTER_API_KEY, or api_key=…) and the base URL: a key of one server does not work with "
+        "another. `kluster doctor` shows which are used."
+    )
 
 
 class PermissionDeniedError(KlusterError):
