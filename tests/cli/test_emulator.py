@@ -81,6 +81,7 @@ def test_lenient_in_the_other_shape(start: Start) -> None:
 def test_keys_and_plan(start: Start) -> None:
     said = start("--api-key", KEY, "--plan", "trial", "--usage-in-stream")
     assert KEY not in said
+    assert "\nexport KLUSTER_API_KEY=...    # a key that you gave with --api-key\n" in said
     assert _ask(said, key="another").status_code == 401
     assert _ask(said, key=KEY, max_completion_tokens=5_000).status_code == 400
     assert '"usage":{' in _ask(said, key=KEY, stream=True).text

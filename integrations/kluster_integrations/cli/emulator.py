@@ -157,7 +157,8 @@ def _log(*, as_json: bool) -> None:
 
 def _announce(base_url: str, writer: str, *, any_key: bool, file: Any) -> None:
     """Say where it is; a line that is not an export is a comment, so that a shell can read all of it."""
-    key = "any-key" if any_key else "'one of those given with --api-key'"
+    # Not the key: what is printed may end up in a log. Pasted as it is, `...` is refused as a placeholder, with a hint.
+    key = "any-key" if any_key else "...    # a key that you gave with --api-key"
     lines = (
         f"# A local emulator, not kluster.ai, at {base_url} ({writer}), with a page at {base_url.removesuffix('v1')}",
         f"export KLUSTER_BASE_URL={base_url}",
