@@ -30,5 +30,5 @@ def main(model: str) -> None:
 
 if __name__ == "__main__":
     chosen = model_option("klusterai/Meta-Llama-3.3-70B-Instruct-Turbo")
-    with service():
+    with service({"text": "Ahoy, reader of large numbers!"}):
         main(chosen)

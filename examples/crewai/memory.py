@@ -13,6 +13,11 @@ from examples._service import service
 from kluster_integrations.crewai import kluster_embedder, kluster_llm
 
 FACTS = "The city library in Lisbon opens at nine. Its cafe is closed on Mondays."
+#: What the emulator answers, without a key: the task, and what is worth remembering of it.
+REPLIES = [
+    {"text": "The library opens at nine.", "when": "Current Task: When does the library open?"},
+    {"json": {"memories": ["The library opens at nine."]}, "when": "Extract memory statements"},
+]
 
 
 def main() -> None:
@@ -35,6 +40,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with service(), tempfile.TemporaryDirectory() as folder:
+    with service(*REPLIES), tempfile.TemporaryDirectory() as folder:
         os.environ["CREWAI_STORAGE_DIR"] = folder
         main()

@@ -14,6 +14,11 @@ QUESTIONS = [
     "I want to visit San Francisco in June for its bridges. What should I see first?",
     "Which city did I say that I want to visit, and when?",
 ]
+#: What the emulator answers, without a key.
+REPLIES = [
+    {"text": "The Golden Gate Bridge, early, before the fog."},
+    {"text": "You want to visit San Francisco in June."},
+]
 
 
 def main() -> None:
@@ -28,5 +33,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with service():
+    with service(*REPLIES):
         main()

@@ -1,8 +1,8 @@
 """Two LiteLLM proxies that share one limit through Redis, under load; starts everything, and stops everything.
 
 Run it with `python -m examples.litellm.fleet [--requests 45]`. Needs `litellm[proxy]` (1.94 or later) and a
-`redis-server` on the path. The plan is Trial's: 30 requests a minute. More than that are asked at once, half of each
-proxy; the rest wait, and nobody gets an error.
+`redis-server` on the path. The plan is Trial's: 30 requests per minute. More than that are asked at once, half of each
+proxy; the rest wait for the next minute, and nobody gets an error.
 """
 
 import argparse
@@ -27,6 +27,7 @@ from kluster_integrations.litellm.config_file import config_yaml
 
 MODEL = "klusterai/Meta-Llama-3.3-70B-Instruct-Turbo"
 PLAN_LIMIT = 30
+INSTALL = 'In a checkout: pip install ".[litellm,redis]" "litellm[proxy]"'
 
 
 def free_port() -> int:
@@ -35,12 +36,12 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def running(*command: str, **environ: str) -> Iterator[None]:
+def running(*command: str, **environ: str) -> Iterator[subprocess.Popen[bytes]]:
     """Run a program for as long as this lasts."""
     silent = subprocess.DEVNULL
     process = subprocess.Popen(command, env={**os.environ, **environ}, stdout=silent, stderr=silent)
     try:
-        yield
+        yield process
     finally:
         process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -48,13 +49,15 @@ def running(*command: str, **environ: str) -> Iterator[None]:
         process.kill()
 
 
-def wait_for(url: str) -> None:
+def wait_for(url: str, proxy: subprocess.Popen[bytes]) -> None:
     for _ in range(600):
         with contextlib.suppress(OSError):
             urllib.request.urlopen(url, timeout=5).close()
             return
+        if proxy.poll() is not None:
+            break
         time.sleep(0.2)
-    raise SystemExit(f"Error: {url} does not answer. Hint: start `litellm --config` by hand to see why.")
+    raise SystemExit(f"Error: no proxy answers at {url}.\nHint: see what `litellm --port 4000` prints. {INSTALL}")
 
 
 @contextlib.contextmanager
@@ -64,8 +67,7 @@ def fleet(count: int, master_key: str) -> Iterator[list[str]]:
     proxy = Path(sys.executable).with_name("litellm")
     if redis_server is None or not proxy.exists():
         raise SystemExit(
-            "Error: redis-server and litellm are needed.\n"
-            'Hint: apt-get install redis-server; pip install "kluster-integrations[litellm,redis]" "litellm[proxy]"'
+            f"Error: redis-server and LiteLLM's proxy are needed.\nHint: apt-get install redis-server. {INSTALL}"
         )
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -74,11 +76,12 @@ def fleet(count: int, master_key: str) -> Iterator[list[str]]:
         config = folder / "config.yaml"
         config.write_text(config_yaml(plan="trial", redis_url=f"redis://127.0.0.1:{redis_port}/0"), "utf-8")
         ports = [free_port() for _ in range(count)]
+        proxies = []
         for port in ports:
             arguments = (str(proxy), "--config", str(config), "--host", "127.0.0.1", "--port", str(port))
-            stack.enter_context(running(*arguments, LITELLM_MASTER_KEY=master_key))
-        for port in ports:
-            wait_for(f"http://127.0.0.1:{port}/health/liveliness")
+            proxies.append(stack.enter_context(running(*arguments, LITELLM_MASTER_KEY=master_key)))
+        for port, process in zip(ports, proxies, strict=True):
+            wait_for(f"http://127.0.0.1:{port}/health/liveliness", process)
         yield [f"http://127.0.0.1:{port}/v1" for port in ports]
 
 

@@ -14,12 +14,12 @@ EXAMPLES = ROOT / "examples" / "crewai"
 
 # Patterns that must be in the output, in this order.
 SAYS = {
-    "hello": [r"Greeting: \S.*Greet the reader", r"Tokens:   [1-9]\d*"],
+    "hello": [r"Greeting: Ahoy, reader", r"Tokens:   [1-9]\d*"],
     "research": [r"\[thinks\] \S", r"population\('Lisbon'\)", r"Found:   .*545796", r"Written: \S", r"Requests: 3"],
     "report": [r"Object: Weather\(city='Lisbon', temperature=18\)", r"JSON:   {'city': 'Tokyo', 'temperature': 18}"],
     "briefing": [r"Lisbon: 545,796 people, 24 degrees", r"Oslo: 717,710 people, 11 degrees", r"Advice: Go to Lisbon\."],
     "hierarchical": [r"get_price\('.*'\)", r"Answer:   .*12 euros", r"Requests: 4"],
-    "memory": [r"Answer: \S", r"Remembered: \S"],
+    "memory": [r"Answer: The library opens at nine", r"Remembered: The library opens at nine"],
     "project": [r"Greeter: \S.*Greet the reader", r"Reviewer: \S"],
 }
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 import re
+import socket
+import subprocess
+import sys
 from importlib.metadata import version
 
 import pytest
@@ -17,7 +21,12 @@ from tests.redis_server import running_redis
 SAYS = {
     "hello": [r"Answer: \S.*breakfast sandwich", r"Tokens: [1-9]\d*"],
     "streaming": [r"Answer: +\S.*breakfast sandwich", r"Thoughts: \S.*breakfast sandwich", r"Answer: +\S"],
-    "conversation": [r"You: .*San Francisco", r"Guide: \S", r"You: .*Which city", r"Guide: \S"],
+    "conversation": [
+        r"You: .*San Francisco",
+        r"Guide: .*Bridge",
+        r"You: .*Which city",
+        r"Guide: .*San Francisco in June",
+    ],
     "routing": [
         r"cheap: +\S",
         r"tools: +\S",
@@ -60,3 +69,15 @@ def test_fleet() -> None:
     with running_redis():  # or skipped: the example starts its own
         out = run_example("litellm.fleet", "--requests", "8", timeout=180)
     assert re.search(".*".join(SAYS["fleet"]), out, re.DOTALL), out
+
+
+def test_fleet_without_its_proxy_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`litellm` is a command of the bare package, too: then it ends, and nothing ever listens."""
+    monkeypatch.syspath_prepend(str(ROOT))
+    fleet = importlib.import_module("examples.litellm.fleet")
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    with socket.socket() as reserved:  # bound and not listening: a connection is refused
+        reserved.bind(("127.0.0.1", 0))
+        with pytest.raises(SystemExit, match=re.escape('pip install ".[litellm,redis]" "litellm[proxy]"')):
+            fleet.wait_for(f"http://127.0.0.1:{reserved.getsockname()[1]}/", ended)
