@@ -26,7 +26,7 @@ __all__ = ["handler"]
 _HEAD = """\
 # kluster.ai behind LiteLLM's proxy, written by `kluster export litellm`. To start it:
 #
-#   pip install "kluster-integrations[litellm{redis_extra}]" "litellm[proxy]"
+#   pip install "kluster-integrations[litellm{redis_extra}]" "litellm[proxy]" # in a checkout: ".[litellm{redis_extra}]"
 #   export KLUSTER_API_KEY=…          # your key; it is in no file
 #   export LITELLM_MASTER_KEY=sk-…    # what clients send; the proxy refuses a weak one
 #   export LITELLM_LOCAL_MODEL_COST_MAP=True   # else the proxy asks the network for a table of prices at its start

@@ -25,7 +25,7 @@ It asks LiteLLM's proxy, which takes all that this program sends, and asks klust
 _GATEWAY = """
 It asks `kluster gateway`, which takes all that this program sends, and asks kluster.ai for what it has:
 
-  pip install 'kluster-integrations[gateway]'
+  pip install 'kluster-integrations[gateway]'    # in a checkout: '.[gateway]'
   export KLUSTER_GATEWAY_KEY=a-key-of-your-own    # for both; without one the gateway takes any key
   kluster gateway
 """
