@@ -24,7 +24,13 @@ from kluster_integrations.cli import _local_llm
 from kluster_integrations.config import KlusterConfig
 from kluster_integrations.core.client import Client
 from kluster_integrations.core.types import Completion
-from kluster_integrations.errors import KlusterError, OutputValidationError
+from kluster_integrations.errors import (
+    APIConnectionError,
+    AuthenticationError,
+    KlusterError,
+    NotFoundError,
+    OutputValidationError,
+)
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "evidence.md"
@@ -106,11 +112,17 @@ def same(found: Mapping[str, Any], expected: Mapping[str, Any]) -> bool:
 
 
 def trial(row: Row, ask: Callable[[], Completion], is_true: Callable[[Completion], bool]) -> None:
-    """Ask once, and count the outcome."""
+    """Ask once, and count the outcome.
+
+    Raises:
+        KlusterError: If the model was not reached: no connection, a wrong key, no such model.
+    """
     try:
         done = ask()
     except OutputValidationError:
         row.failed += 1
+    except (APIConnectionError, AuthenticationError, NotFoundError):  # says nothing about a model
+        raise
     except KlusterError as err:  # an error of the server, not of the model: counted, and printed beside the row
         row.failed += 1
         row.broken.append(err.message)
@@ -197,10 +209,13 @@ def main() -> None:
     parser.add_argument("--model", default="local", help="the model's id there")
     parser.add_argument("--write", action="store_true", help="into docs/evidence.md")
     arguments = parser.parse_args()
-    with server(arguments) as (config, model, name):
-        if not arguments.base_url:
-            add(ModelSpec(id=model, context_window=8_192, supports_tools=True))
-        made = table(name, list(measure(Client(config), model, arguments.trials)))
+    try:
+        with server(arguments) as (config, model, name):
+            if not arguments.base_url:
+                add(ModelSpec(id=model, context_window=8_192, supports_tools=True))
+            made = table(name, list(measure(Client(config), model, arguments.trials)))
+    except KlusterError as err:
+        raise SystemExit(f"Error: {err}") from None
     if not arguments.write:
         print(made)
         return
