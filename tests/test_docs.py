@@ -163,7 +163,7 @@ _NEEDS = {
 
 
 def not_installed(text: str) -> set[str]:
-    """Return what a page's blocks import, and neither a `pip install` nor "extra `NAME`" on the page names."""
+    """Return what a page's blocks import or start, and neither a `pip install` nor "extra `NAME`" on the page names."""
     commands = re.findall(r"pip install ([^`\n#]+)", text)
     named = {f"[{extra}]" for extra in re.findall(r"extra `(\w+)`", text)}
     named |= {
@@ -177,6 +177,7 @@ def not_installed(text: str) -> set[str]:
     nodes = [node for tree in trees for node in ast.walk(tree)]
     imported = {name.name for node in nodes if isinstance(node, ast.Import) for name in node.names}
     imported |= {node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module}
+    imported |= {"pytest" for block in blocks(text, "console") if "$ pytest" in block.code}
     return {
         module
         for module, ways in _NEEDS.items()
@@ -198,6 +199,7 @@ def test_a_missing_install_is_noticed() -> None:
     block = "```python\nfrom kluster_integrations.emulator import Emulator\nimport langchain_core\n```\n"
     assert not_installed(f'pip install ".[langchain]"\n{block}') == {"kluster_integrations.emulator"}
     assert not_installed(f'pip install ".[langchain,emulator]"\n{block}') == set()
+    assert not_installed("```console\n$ pytest test_it.py\n```\n") == {"pytest"}
     assert not_installed(f'`pip install ".[langchain]"`, with the extra `emulator`\n{block}') == set()
 
 
