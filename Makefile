@@ -304,5 +304,6 @@ release-check: dist
 	$(VENVR)/bin/python -m release dist
 
 clean:
-	rm -rf $(VENV) $(VENV3) $(VENVL) $(VENVO) $(CLIENTS) $(VENVR) $(VENVY) $(VENVG) $(VENVD) $(VENVC) $(VENVF) $(VENVN) $(VENVW) .pytest_cache .mypy_cache .ruff_cache dist \
-		site
+	rm -rf $(VENV) $(VENV3) $(VENVL) $(VENVO) $(CLIENTS) $(VENVR) $(VENVY) $(VENVG) $(VENVD) $(VENVC) $(VENVF) $(VENVN) $(VENVW) \
+		.pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .cache dist site docs/assets/pictures
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
