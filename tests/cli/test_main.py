@@ -69,11 +69,13 @@ def test_an_address_of_another_machine_is_not_about_ports(kluster: Run, name: st
     assert "port" not in done.stderr
 
 
-def test_a_full_disk_is_said_in_words() -> None:
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_full_disk_is_said_in_words(unbuffered: str) -> None:
+    env = environment(PYTHONUNBUFFERED=unbuffered)
     with open("/dev/full", "w") as full:  # noqa: PTH123
-        done = subprocess.run(command("aliases"), stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+        done = subprocess.run(command("aliases"), stdout=full, stderr=subprocess.PIPE, env=env, text=True, check=False)
     assert done.returncode == 1
-    assert done.stderr.startswith("Error: No space left on device.\n")
+    assert done.stderr == "Error: No space left on device.\nHint: KLUSTER_DEBUG=1 shows where.\n"
 
 
 @pytest.mark.parametrize("args", [["--help"], ["-h"], []])

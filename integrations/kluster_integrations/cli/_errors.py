@@ -114,15 +114,19 @@ def _exit_code(run: Callable[[], object]) -> int:
     try:
         result = run()
         sys.stdout.flush()
-    except BrokenPipeError:
-        # The reader has gone (`| head`). What is still in the buffer must not be tried again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+    except BrokenPipeError:  # the reader has gone (`| head`)
+        code = 1
     except typer.Abort:
-        return _INTERRUPTED
+        code = _INTERRUPTED
     except Exception as err:
-        return report(err)
-    return result if isinstance(result, int) else 0
+        code = report(err)
+    else:
+        return result if isinstance(result, int) else 0
+    try:
+        sys.stdout.flush()
+    except OSError:  # else Python tries at exit to write what is still in the buffer, and ends with 120
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return code
 
 
 def report(err: Exception) -> int:
