@@ -8,6 +8,7 @@ import tempfile
 
 from crewai import Agent, Crew, Task
 from crewai.knowledge.source.string_knowledge_source import StringKnowledgeSource
+from crewai.memory.unified_memory import Memory
 from examples._service import service
 
 from kluster_integrations.crewai import kluster_embedder, kluster_llm
@@ -23,18 +24,18 @@ REPLIES = [
 def main() -> None:
     llm = kluster_llm("klusterai/Meta-Llama-3.3-70B-Instruct-Turbo")
     librarian = Agent(role="Librarian", goal="Answer visitors", backstory="You know your library.", llm=llm)
+    memory = Memory(llm=llm, embedder=kluster_embedder())  # with memory=True CrewAI 1.14 would ask OpenAI what to keep
     crew = Crew(
         agents=[librarian],
         tasks=[Task(description="{question}", expected_output="A sentence", agent=librarian)],
         knowledge_sources=[StringKnowledgeSource(content=FACTS)],
-        memory=True,
-        embedder=kluster_embedder(),
+        memory=memory,
+        embedder=kluster_embedder(),  # of the knowledge
         planning=True,
         planning_llm=llm,
     )
     print("Answer:", crew.kickoff(inputs={"question": "When does the library open?"}).raw)
-    memory = crew._memory  # written in the background
-    memory.drain_writes()
+    memory.drain_writes()  # they are written in the background
     for match in memory.recall("library", depth="shallow"):
         print("Remembered:", match.record.content)
 
