@@ -109,7 +109,7 @@ $(VENVL)/.test: $(WHAT) constraints-litellm.txt
 
 # The proxy's tests have an environment of their own, for CrewAI and the proxy want different versions of mcp.
 test:
-	@echo "make test: installs into $(VENV) the first time (1 to 3 minutes), then runs the tests (about 4 minutes on 2 idle cores)"
+	@echo "make test: installs into $(VENV) the first time (1 to 3 minutes), then runs the tests (under 4 minutes on 2 idle cores)"
 	@$(MAKE) --no-print-directory $(VENV)/.test
 	$(VENV)/bin/python $(PYTEST) --ignore=tests/litellm --ignore=tests/clients $(PYTEST_ARGS)
 

@@ -29,9 +29,14 @@ _HOME = tempfile.TemporaryDirectory(prefix="kluster-tests-", ignore_cleanup_erro
 os.environ.update(HOME=_HOME.name, USERPROFILE=_HOME.name)
 for _name in ("XDG_DATA_HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME", "CREWAI_STORAGE_DIR"):
     os.environ.pop(_name, None)
-# LiteLLM asks the network for its prices when it is imported, and without one fails now and then: a thread of its own
-# logs while the import runs.
-os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+os.environ |= {  # read when the frameworks are imported
+    "CREWAI_DISABLE_TELEMETRY": "true",
+    "CREWAI_TRACING_ENABLED": "false",
+    "OTEL_SDK_DISABLED": "true",
+    # Else LiteLLM asks the network for its prices, and without one fails now and then: a thread of its own logs while
+    # the import runs.
+    "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+}
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -77,9 +77,6 @@ def _as_a_reader(
     monkeypatch.setenv("KLUSTER_BATCH_POLL", "0.01")
     monkeypatch.setenv("KLUSTER_BATCH_QUIET", "1")
     monkeypatch.setenv("CREWAI_STORAGE_DIR", str(tmp_path))  # where CrewAI keeps memory and knowledge
-    monkeypatch.setenv("CREWAI_DISABLE_TELEMETRY", "true")
-    monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
-    monkeypatch.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "True")
     monkeypatch.chdir(tmp_path)
 
 

@@ -118,7 +118,6 @@ def shell(replying_emulator: Emulator, tmp_path: Path) -> Iterator[Shell]:
         "KLUSTER_BATCH_QUIET": "1",
         "PYTHONIOENCODING": "utf-8",
         "PYTHONUNBUFFERED": "1",  # in the order of a terminal, where a pipe would have stdout last
-        "LITELLM_LOCAL_MODEL_COST_MAP": "True",  # LiteLLM asks the network otherwise
     }
     running: list[subprocess.Popen[str]] = []
 

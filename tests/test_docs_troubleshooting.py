@@ -234,8 +234,6 @@ def said() -> Iterator[dict[str, str]]:
         for variable in list(os.environ):
             if variable.startswith(("KLUSTER", "OPENAI_")):
                 patch.delenv(variable)
-        for variable in ("CREWAI_DISABLE_TELEMETRY", "OTEL_SDK_DISABLED", "LITELLM_LOCAL_MODEL_COST_MAP"):
-            patch.setenv(variable, "true")
         specs._unknown.cache_clear()  # a warning comes once
         yield {name: raised(name, server) for name in RAISES if _runs(name)}
 

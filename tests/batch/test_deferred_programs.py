@@ -35,8 +35,6 @@ def _environment(service: Emulator, monkeypatch: pytest.MonkeyPatch, tmp_path: P
     monkeypatch.setenv("KLUSTER_API_KEY", KEY)
     monkeypatch.setenv("KLUSTER_BASE_URL", service.base_url)
     monkeypatch.setenv("CREWAI_STORAGE_DIR", str(tmp_path / "crewai"))
-    for name, value in {"CREWAI_DISABLE_TELEMETRY": "true", "OTEL_SDK_DISABLED": "true"}.items():
-        monkeypatch.setenv(name, value)
     for name, seconds in {"POLL": "0.01", "SETTLE": "0.05", "QUIET": "1.5"}.items():
         monkeypatch.setenv(f"KLUSTER_BATCH_{name}", seconds)
 
@@ -106,8 +104,7 @@ async def test_agents_with_a_tool(service: Emulator, tmp_path: Path, model: str)
 @pytest.mark.skipif(bool(_versions.problem(_versions.installed() or "")), reason="no LiteLLM that works")
 class TestLiteLLM:
     @pytest.fixture(autouse=True)
-    def _registered(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+    def _registered(self) -> None:
         from kluster_integrations.litellm import register
 
         register(KlusterConfig())

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
-
 from kluster_integrations.litellm import _versions
 
-os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
 VERSION = _versions.installed()
 if VERSION is None or _versions.problem(VERSION):
     collect_ignore = ["test_litellm_openai.py"]

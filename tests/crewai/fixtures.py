@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import socket
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-
-os.environ |= {  # read when CrewAI is imported
-    "CREWAI_DISABLE_TELEMETRY": "true",
-    "CREWAI_TRACING_ENABLED": "false",
-    "OTEL_SDK_DISABLED": "true",
-    "LITELLM_LOCAL_MODEL_COST_MAP": "true",  # CrewAI goes through LiteLLM for what it does not know
-}
-
 from crewai import LLM
 from crewai.events.base_events import BaseEvent
 from crewai.events.event_bus import crewai_event_bus

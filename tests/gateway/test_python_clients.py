@@ -61,7 +61,6 @@ def needs(module: str) -> pytest.MarkDecorator:
 def _quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HAYSTACK_TELEMETRY_ENABLED", "MEM0_TELEMETRY", "AGNO_TELEMETRY"):
         monkeypatch.setenv(name, "false")
-    monkeypatch.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "True")
 
 
 @pytest.fixture(autouse=True)

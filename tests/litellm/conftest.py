@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 
 from kluster_integrations.config import KlusterConfig
 from kluster_integrations.emulator import Emulator
 from kluster_integrations.litellm import _versions
 
-os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
 VERSION = _versions.installed()
 if VERSION is None or _versions.problem(VERSION):  # with openai 3.x there is none that works
     collect_ignore_glob = ["test_*.py"]

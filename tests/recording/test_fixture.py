@@ -19,12 +19,6 @@ from ..features.adapters import usable
 KEY = "kk-a-key-of-the-project"
 OURS = "kluster_integrations.pytest_plugin"
 PLUGINS = (OURS, "pytest_recording.plugin")  # by name: whatever else is installed here takes time
-QUIET = {
-    "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
-    "LITELLM_LOCAL_MODEL_COST_MAP": "True",
-    "CREWAI_DISABLE_TELEMETRY": "true",
-    "OTEL_SDK_DISABLED": "true",
-}
 NEMO = "mistralai/Mistral-Nemo-Instruct-2407"
 
 CORE = f'''
@@ -101,8 +95,8 @@ class Project:
         self._monkeypatch = monkeypatch
         (folder / "pytest.ini").write_text("[pytest]\n")
         monkeypatch.chdir(folder)
-        for name, value in (QUIET | {"CREWAI_STORAGE_DIR": str(folder)}).items():
-            monkeypatch.setenv(name, value)
+        monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+        monkeypatch.setenv("CREWAI_STORAGE_DIR", str(folder))
         monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
 
     def write(self, code: str, name: str = "test_calls.py") -> None:
