@@ -54,11 +54,15 @@ class Victim:
         """Kill the first process at its first event, the second at its second, and so on; return those events."""
         seen: list[str] = []
         died_at: list[str] = []
+        of_the_dead: set[threading.Thread] = set()
 
         def count(event: str) -> None:
+            if threading.current_thread() in of_the_dead:
+                return  # its request is still passed on, and is no event of the next process
             seen.append(event)
             if len(seen) == self.starts:
                 died_at.append(event)
+                of_the_dead.add(threading.current_thread())
                 self.kill()
 
         proxy.hook = count
